@@ -1,0 +1,12 @@
+//! The Lambda function `button`.
+
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+
+use button::Button;
+use gatehouse::OneByOne;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    gatehouse::run(async |setup| Ok(OneByOne(Button::new(setup).await?, NonZeroUsize::MIN))).await
+}

@@ -1,0 +1,12 @@
+//! The Lambda function `doorbell`.
+
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+
+use doorbell::Doorbell;
+use gatehouse::OneByOne;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    gatehouse::run(async |setup| Ok(OneByOne(Doorbell::new(setup).await?, NonZeroUsize::MIN))).await
+}

@@ -1,0 +1,46 @@
+//! What every Gatehouse function stands on.
+//!
+//! A Gatehouse function is a small program on AWS Lambda that is woken by AWS IoT Core. These words mean the same
+//! throughout the project:
+//!
+//! - An **event** is one thing that happened: a device published a message ([`DeviceEvent`]), or somebody gave an
+//!   order ([`Command`]). Both are an [`Input`]; each has an [`EventId`] that stays the same over every retry.
+//! - An **envelope** is the JSON object around a device's bytes. AWS IoT writes it, in the rule's SQL; what it says
+//!   (who, which topic, when) can be trusted, what the device says cannot.
+//! - A **delivery** is how events reach the function: one bare event, or a batch of Amazon SQS records. A handler
+//!   does not see the difference.
+//! - An **outcome** is what became of an event. There are three. *Done*: the effect is in place, and doing it again
+//!   changes nothing. *Refused*: this event can never succeed; it goes to quarantine, whole, with a [`Refusal`] that
+//!   says why. *Retry*: it may succeed later; only this event is handed back. No event is logged and dropped.
+//! - The **quarantine** is the DynamoDB table of refused events. They can be listed, and sent again.
+//! - A **claim** is a function's temporary right to carry out an effect that must not happen twice
+//!   ([`Idempotency`]).
+//!
+//! A function implements [`Each`] (one event at a time) or [`Bulk`] (many together), and its `main` calls [`run`].
+
+mod call;
+mod delivery;
+mod environment;
+mod event;
+mod handler;
+mod idempotency;
+mod metrics;
+mod outcome;
+mod payload;
+mod quarantine;
+mod runtime;
+mod sdk;
+mod timestamp;
+mod topic;
+
+pub use call::Call;
+pub use delivery::Function;
+pub use environment::{Environment, InitError};
+pub use event::{Command, DeviceEvent, Envelope, EventId, Input, ThingName};
+pub use handler::{Answers, Bulk, Each, OneByOne};
+pub use idempotency::{Idempotency, Once, OnceError, carry_out};
+pub use outcome::{BoxError, Failure, Refusal};
+pub use quarantine::Quarantine;
+pub use runtime::{Setup, run};
+pub use timestamp::Timestamp;
+pub use topic::{Attribute, NotPublished, Notification, Topic};

@@ -1,0 +1,90 @@
+use aws_sdk_sns::Client;
+use aws_sdk_sns::error::{BuildError, SdkError};
+use aws_sdk_sns::operation::publish::PublishError;
+use aws_sdk_sns::types::MessageAttributeValue;
+
+use crate::environment::{Environment, InitError};
+use crate::outcome::Failure;
+use crate::runtime::Setup;
+
+/// The longest subject that Amazon SNS takes: "less than 100 characters", of ASCII.
+const SUBJECT_LIMIT: usize = 99;
+
+/// An Amazon SNS topic that a function publishes to.
+#[derive(Debug, Clone)]
+pub struct Topic {
+    client: Client,
+    arn: String,
+}
+
+/// A message to a topic's subscribers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Notification {
+    /// For e-mail. What is not printable ASCII, or beyond 99 characters, is left out.
+    pub subject: String,
+    /// What subscribers read. Not empty.
+    pub message: String,
+    /// What subscribers can filter on.
+    pub attributes: Vec<(&'static str, Attribute)>,
+}
+
+/// A message attribute's value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attribute {
+    /// SNS's `String`.
+    Text(String),
+    /// SNS's `Number`.
+    Number(u64),
+}
+
+/// Amazon SNS did not take the message.
+#[derive(Debug, thiserror::Error)]
+#[error("the topic did not take the message")]
+pub struct NotPublished(#[from] Box<SdkError<PublishError>>);
+
+impl From<NotPublished> for Failure {
+    fn from(error: NotPublished) -> Self {
+        Self::retry(error)
+    }
+}
+
+impl Topic {
+    /// The topic that `TOPIC_ARN` names, with its connection warmed up.
+    pub async fn connect(setup: &Setup) -> Result<Self, InitError> {
+        let topic = Self::from(setup.environment(), Client::new(setup.sdk()))?;
+        setup.warm("SNS", topic.client.get_topic_attributes().topic_arn(&topic.arn).send()).await;
+        Ok(topic)
+    }
+
+    /// Reads `TOPIC_ARN`.
+    pub fn from(environment: &Environment, client: Client) -> Result<Self, InitError> {
+        Ok(Self { client, arn: environment.required("TOPIC_ARN")? })
+    }
+
+    /// Publishes, and returns once Amazon SNS has accepted the message.
+    ///
+    /// Twice called is twice published: SNS has no idempotency of its own.
+    pub async fn publish(&self, notification: Notification) -> Result<(), NotPublished> {
+        let Notification { subject, message, attributes } = notification;
+        let subject: String = subject.chars().filter(|c| matches!(c, ' '..='~')).take(SUBJECT_LIMIT).collect();
+        let mut publish = self.client.publish().topic_arn(&self.arn).subject(subject).message(message);
+        for (name, value) in attributes {
+            let value = value.try_into().map_err(|error: BuildError| SdkError::construction_failure(error));
+            publish = publish.message_attributes(name, value.map_err(Box::new)?);
+        }
+        publish.send().await.map_err(Box::new)?;
+        Ok(())
+    }
+}
+
+impl TryFrom<Attribute> for MessageAttributeValue {
+    type Error = BuildError;
+
+    fn try_from(attribute: Attribute) -> Result<Self, Self::Error> {
+        let (data_type, value) = match attribute {
+            Attribute::Text(text) => ("String", text),
+            Attribute::Number(number) => ("Number", number.to_string()),
+        };
+        Self::builder().data_type(data_type).string_value(value).build()
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use aws_config::environment::EnvironmentVariableCredentialsProvider;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
@@ -22,6 +23,9 @@ pub(crate) async fn config(environment: &Environment) -> Result<SdkConfig, InitE
         .operation_attempt_timeout(Duration::from_millis(2500))
         .build();
     Ok(aws_config::defaults(BehaviorVersion::latest())
+        // Where Lambda puts them, and the only place that is looked at: the default chain would make an STS client in
+        // every cold start, and could be sent to another provider by a variable.
+        .credentials_provider(EnvironmentVariableCredentialsProvider::new())
         .http_client(http_client(environment)?)
         .timeout_config(timeouts)
         .retry_config(RetryConfig::standard().with_initial_backoff(Duration::from_millis(100)))

@@ -8,7 +8,7 @@ use crate::outcome::BoxError;
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
     /// A required environment variable is not set, or is empty.
-    #[error("environment variable {0} is missing; the function's template sets it")]
+    #[error("environment variable {0} is missing")]
     Missing(String),
     /// An environment variable holds what it may not hold.
     #[error("environment variable {name} is {value:?}: {why}")]
@@ -28,6 +28,9 @@ pub enum InitError {
         /// What went wrong.
         source: BoxError,
     },
+    /// A TLS client cannot be made.
+    #[error("a TLS client cannot be made")]
+    Tls(#[source] BoxError),
 }
 
 /// The process's environment variables, as a value: tests make one of their own.
@@ -74,7 +77,7 @@ mod tests {
     #[test]
     fn a_missing_variable_is_named() {
         let error = Environment::default().required::<String>("TOPIC_ARN").unwrap_err();
-        assert_eq!(error.to_string(), "environment variable TOPIC_ARN is missing; the function's template sets it");
+        assert_eq!(error.to_string(), "environment variable TOPIC_ARN is missing");
     }
 
     #[test]

@@ -3,7 +3,7 @@ use std::fmt::Display;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use aws_config::SdkConfig;
+use aws_types::SdkConfig;
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use serde_json::value::RawValue;
 use tokio::time::timeout;
@@ -32,8 +32,8 @@ pub struct Setup {
 }
 
 impl Setup {
-    async fn new(environment: Environment) -> Result<Self, InitError> {
-        let sdk = sdk::config(&environment).await?;
+    fn new(environment: Environment) -> Result<Self, InitError> {
+        let sdk = sdk::config(&environment)?;
         let dynamodb = aws_sdk_dynamodb::Client::new(&sdk);
         Ok(Self { function: environment.required("AWS_LAMBDA_FUNCTION_NAME")?, environment, sdk, dynamodb })
     }
@@ -103,7 +103,7 @@ async fn init<H: Bulk>(
     environment: Environment,
     make: impl AsyncFnOnce(&Setup) -> Result<H, InitError>,
 ) -> Result<Function<H>, InitError> {
-    let setup = Setup::new(environment).await?;
+    let setup = Setup::new(environment)?;
     let quarantine = Quarantine::from(&setup.environment, setup.dynamodb(), &setup.function)?;
     let (handler, ()) = tokio::join!(make(&setup), setup.warm("DynamoDB", quarantine.warm()));
     Ok(Function::new(setup.function, handler?, quarantine))

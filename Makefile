@@ -1,0 +1,148 @@
+# Every command a person types. What a command needs, it installs itself into .tools/, pinned by tests/tools/.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules
+
+HOST := $(patsubst aarch64,arm64,$(shell uname -m))
+# The functions' processor: x86_64 or arm64. Locally they run as they ship, so there it must be this machine's.
+ARCH ?= $(HOST)
+STACK ?= gatehouse
+REGION ?= us-east-1
+
+TOOLS := .tools
+AWS := $(TOOLS)/aws/bin/aws
+# cargo-lambda finds zig, which links the functions against an old enough glibc, as the first python3's module.
+CARGO_LAMBDA := PATH="$(CURDIR)/$(TOOLS)/build/bin:$$PATH" cargo lambda
+CLOUD = cargo run --quiet --package tests --bin
+
+# Only these two reach an account. Everything else runs without anything that could name or open one.
+ifeq ($(filter deploy destroy,$(MAKECMDGOALS)),)
+unexport $(filter AWS_%,$(.VARIABLES))
+export AWS_CONFIG_FILE := /dev/null
+export AWS_SHARED_CREDENTIALS_FILE := /dev/null
+export AWS_EC2_METADATA_DISABLED := true
+endif
+
+say = @printf '%s\n' '==> $(1)'
+
+.PHONY: help
+help: ## list these commands
+	@echo 'Gatehouse: the serverless backend for AWS IoT. Commands:'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)$$/\1\t\2/' | expand -t 10 | sed 's/^/  make /'
+
+.PHONY: check
+check:
+	@tests/tools/check
+
+# --- tools: a virtual environment each, for they pin each other's dependencies differently
+
+$(TOOLS)/%/.installed: tests/tools/%.txt | check
+	$(call say,installing $* ($(shell grep -c . $<) packages) into $(TOOLS)/$*)
+	@rm -rf $(TOOLS)/$*
+	@python3 -m venv $(TOOLS)/$*
+	@$(TOOLS)/$*/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+$(TOOLS)/guard/.installed: tests/tools/guard.version | check
+	$(call say,compiling cfn-guard $(shell cat $<); this takes about two minutes)
+	@cargo install --quiet --locked --root $(TOOLS)/guard --version $$(cat $<) cfn-guard
+	@touch $@
+
+local_tools := $(foreach tool,cloud aws build,$(TOOLS)/$(tool)/.installed)
+
+# --- the main things
+
+.PHONY: replay
+replay: build $(local_tools) ## play the sample events on the local cloud (EVENTS=file.json for your own)
+	$(call say,compiling the local cloud and replay)
+	@cargo build --package tests --bins
+	@$(CLOUD) replay -- $(if $(JSON),--json) $(EVENTS)
+
+.PHONY: test
+test: build $(local_tools) ## run every test: units, properties, and whole journeys on the local cloud
+	$(call say,compiling and running the tests)
+	@cargo test --workspace --lib --bins --tests
+
+.PHONY: local
+local: build $(local_tools) ## leave the local cloud running, and print how to publish to it
+	@$(CLOUD) local
+
+.PHONY: watch
+watch: build $(local_tools) ## run the functions under cargo-lambda's emulator, on a local cloud; rebuilds on change
+	@$(CLOUD) local -- --watch
+
+.PHONY: invoke
+invoke: $(TOOLS)/build/.installed ## send an event to a function under `make watch`: FN=button EVENT=events/button/single.json
+	@$(CARGO_LAMBDA) invoke $(or $(FN),$(error FN is missing: make invoke FN=button EVENT=events/button/single.json)) \
+		--data-file $(or $(EVENT),$(error EVENT is missing: make invoke FN=button EVENT=events/button/single.json))
+
+.PHONY: build
+build: $(TOOLS)/build/.installed ## build the zips that ship (ARCH=x86_64 or arm64)
+	$(call say,building the functions for $(ARCH))
+	@$(CARGO_LAMBDA) build --release --output-format zip --$(subst _,-,$(ARCH))
+
+# Not below .tools/peers: that directory is made anew whenever its Python packages change.
+$(TOOLS)/peers-node/.installed: tests/bench/peers/node/package-lock.json | check
+	@mkdir -p $(@D) && cp tests/bench/peers/node/package*.json $(@D)/
+	@if command -v npm >/dev/null; then \
+		cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund --silent && touch .installed; \
+	else echo 'npm is missing: the Node peer is skipped'; fi
+
+.PHONY: bench
+bench: build $(TOOLS)/peers/.installed $(TOOLS)/peers-node/.installed ## measure cold start, speed and size beside Node and Python
+	$(call say,building the empty function and the benchmark)
+	@cd tests/bench/peers/empty && CARGO_TARGET_DIR=$(CURDIR)/target/peers \
+		$(CARGO_LAMBDA) build --release --output-format zip --$(subst _,-,$(ARCH))
+	@cargo bench --package tests --bench bench --profile dev -- $(BENCH)
+
+# --- checks
+
+.PHONY: lint
+lint: $(foreach tool,lint checkov guard,$(TOOLS)/$(tool)/.installed) ## check the code and the templates
+	$(call say,rustfmt)
+	@cargo fmt --all --check
+	$(call say,clippy)
+	@cargo clippy --workspace --all-targets --quiet -- --deny warnings
+	$(call say,what ships: no crate and no feature in it that must not be)
+	@tests/tools/check-shipped
+	$(call say,scripts)
+	@bash -n infra/quarantine tests/tools/check tests/tools/check-shipped .ci/run
+	$(call say,cfn-lint)
+	@$(TOOLS)/lint/bin/cfn-lint
+	$(call say,checkov)
+	@$(TOOLS)/checkov/bin/checkov --config-file .checkov.yaml
+	$(call say,cfn-guard)
+	@mkdir -p target
+	@$(TOOLS)/guard/bin/cfn-guard test --dir infra/guard > target/guard-test.log || { cat target/guard-test.log; exit 1; }
+	@$(TOOLS)/guard/bin/cfn-guard validate --show-summary fail --rules infra/guard/gatehouse.guard \
+		$(foreach template,$(wildcard infra/*.yaml),--data $(template))
+	$(call say,all is well)
+
+# --- a real account
+
+.PHONY: deploy
+deploy: build $(TOOLS)/aws/.installed ## put the stack into an AWS account: BUCKET=… STACK=… REGION=… ARCH=… PARAMETERS='…'
+	$(call say,packaging and deploying $(STACK) to $(REGION))
+	@mkdir -p target/deploy
+	@$(AWS) cloudformation package --region $(REGION) --template-file infra/gatehouse.yaml \
+		--s3-bucket $(or $(BUCKET),$(error BUCKET is missing: make deploy BUCKET=your-bucket)) --s3-prefix $(STACK) \
+		--output-template-file target/deploy/$(STACK).yaml > /dev/null
+	@$(AWS) cloudformation deploy --region $(REGION) --template-file target/deploy/$(STACK).yaml --stack-name $(STACK) \
+		--capabilities CAPABILITY_NAMED_IAM CAPABILITY_AUTO_EXPAND --no-fail-on-empty-changeset \
+		--parameter-overrides Prefix=$(STACK) Architecture=$(ARCH) $(PARAMETERS)
+	@$(AWS) cloudformation describe-stacks --region $(REGION) --stack-name $(STACK) \
+		--query 'Stacks[0].Outputs[].[OutputKey, OutputValue]' --output table
+
+.PHONY: destroy
+destroy: $(TOOLS)/aws/.installed ## remove the stack from an AWS account: STACK=… REGION=…
+	$(call say,deleting $(STACK) from $(REGION))
+	@$(AWS) cloudformation delete-stack --region $(REGION) --stack-name $(STACK)
+	@$(AWS) cloudformation wait stack-delete-complete --region $(REGION) --stack-name $(STACK)
+
+.PHONY: clean
+clean: ## remove everything that was built or installed here
+	rm -rf target $(TOOLS)

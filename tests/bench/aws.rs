@@ -1,0 +1,246 @@
+//! An AWS that answers at once: DynamoDB and SNS over TLS on loopback, one port a service as AWS has one address a
+//! service, and a record of every call, so that no benchmark measures a failure.
+
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::{Context, Result, ensure};
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_RSA_SHA256,
+};
+use tokio::net::TcpListener;
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
+    },
+};
+
+/// One call that a function made.
+#[derive(Debug)]
+pub struct Call {
+    /// The API's operation, for example `PutItem`.
+    pub operation: String,
+    /// The table's name or the topic's ARN.
+    pub target: String,
+    /// What was sent: JSON, or a form's decoded fields, one a line.
+    pub body: String,
+}
+
+type Calls = Arc<Mutex<Vec<Call>>>;
+
+/// Both endpoints and what they were asked. They live as long as the process.
+#[derive(Debug)]
+pub struct FakeAws {
+    /// `AWS_ENDPOINT_URL_DYNAMODB`
+    pub dynamodb: String,
+    /// `AWS_ENDPOINT_URL_SNS`
+    pub sns: String,
+    /// The authority that signed their certificate, as PEM.
+    pub ca: PathBuf,
+    calls: Calls,
+}
+
+impl FakeAws {
+    /// Starts both endpoints and writes their authority's certificate into `dir`.
+    pub async fn start(dir: &Path) -> Result<Self> {
+        let ca = dir.join("ca.pem");
+        let tls = TlsAcceptor::from(Arc::new(server_config(&ca)?));
+        let calls = Calls::default();
+        let dynamodb = listen(tls.clone(), calls.clone(), dynamodb).await?;
+        let sns = listen(tls, calls.clone(), sns).await?;
+        Ok(Self { dynamodb, sns, ca, calls })
+    }
+
+    /// The calls since the last time this was asked.
+    pub fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut *self.calls.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A chain like that of AWS's endpoints, made anew for each run: root, intermediate, server, the authorities with RSA
+/// keys, since what a client pays for a handshake is mostly the checking of signatures. The server's own key is an
+/// elliptic curve's, which costs the client a little more than AWS's RSA key would, but does not let it wait for a slow
+/// signature here.
+fn server_config(ca_file: &Path) -> Result<ServerConfig> {
+    let authority = |name: &str| -> Result<CertificateParams> {
+        let mut params = CertificateParams::new([])?;
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.use_authority_key_identifier_extension = true;
+        Ok(params)
+    };
+
+    let root = authority("bench root")?;
+    let root_key = rsa_key()?;
+    std::fs::write(ca_file, root.self_signed(&root_key)?.pem())
+        .with_context(|| format!("cannot write {}", ca_file.display()))?;
+    let root = Issuer::new(root, root_key);
+
+    let intermediate = authority("bench intermediate")?;
+    let intermediate_key = rsa_key()?;
+    let intermediate_certificate = intermediate.signed_by(&intermediate_key, &root)?;
+    let intermediate = Issuer::new(intermediate, intermediate_key);
+
+    let mut server = CertificateParams::new(["localhost".to_owned()])?;
+    server.distinguished_name.push(DnType::CommonName, "localhost");
+    server.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    server.use_authority_key_identifier_extension = true;
+    let server_key = KeyPair::generate()?;
+    let server_certificate = server.signed_by(&server_key, &intermediate)?;
+
+    let chain: Vec<CertificateDer<'static>> =
+        vec![server_certificate.der().clone(), intermediate_certificate.der().clone()];
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(server_key.serialize_der()));
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    // What DynamoDB and SNS offer: no HTTP/2.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// ring signs with RSA keys but cannot make them.
+fn rsa_key() -> Result<KeyPair> {
+    let made = Command::new("openssl")
+        .args(["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"])
+        .output()
+        .context("cannot run openssl")?;
+    ensure!(made.status.success(), "openssl made no key: {}", String::from_utf8_lossy(&made.stderr));
+    Ok(KeyPair::from_pem_and_sign_algo(&String::from_utf8(made.stdout)?, &PKCS_RSA_SHA256)?)
+}
+
+/// The status, the content type, the body, and for the record: which call it was.
+struct Answer {
+    call: Call,
+    status: StatusCode,
+    content_type: &'static str,
+    body: String,
+}
+
+type Service = fn(&hyper::HeaderMap, &[u8]) -> Result<Answer>;
+
+/// Serves `service` on a port of its own; the answer is its address.
+async fn listen(tls: TlsAcceptor, calls: Calls, service: Service) -> Result<String> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let address = format!("https://localhost:{}", listener.local_addr()?.port());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (tls, calls) = (tls.clone(), calls.clone());
+            tokio::spawn(async move {
+                let _ = stream.set_nodelay(true);
+                // A client that hangs up, as every killed function does, is no error here.
+                let Ok(stream) = tls.accept(stream).await else { return };
+                let answer = service_fn(|request| respond(request, &calls, service));
+                let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+            });
+        }
+    });
+    Ok(address)
+}
+
+async fn respond(request: Request<Incoming>, calls: &Calls, service: Service) -> Result<Response<Full<Bytes>>> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await?.to_bytes();
+    let signed =
+        head.headers.get("authorization").is_some_and(|value| value.as_bytes().starts_with(b"AWS4-HMAC-SHA256 "));
+    let answer = match service(&head.headers, &body) {
+        Ok(answer) if signed => answer,
+        other => {
+            let why = match other {
+                Ok(_) => "the call is not signed".to_owned(),
+                Err(error) => format!("{error:#}"),
+            };
+            Answer {
+                call: Call {
+                    operation: "NotUnderstood".to_owned(),
+                    target: why,
+                    body: String::from_utf8_lossy(&body).into_owned(),
+                },
+                status: StatusCode::BAD_REQUEST,
+                content_type: "text/plain",
+                body: String::new(),
+            }
+        }
+    };
+    let mut response = Response::builder()
+        .status(answer.status)
+        .header("x-amzn-requestid", "7a62c49f-347e-4fc4-9331-6e8e7a96aa73")
+        .header("content-type", answer.content_type);
+    if answer.body == "{}" {
+        // DynamoDB's checksum, which some SDKs verify.
+        response = response.header("x-amz-crc32", "2745614147");
+    }
+    calls.lock().unwrap_or_else(PoisonError::into_inner).push(answer.call);
+    Ok(response.body(Full::new(Bytes::from(answer.body)))?)
+}
+
+/// DynamoDB's JSON 1.0. Nothing is stored: each event of a benchmark is new, so every condition holds, and a read
+/// finds nothing.
+fn dynamodb(headers: &hyper::HeaderMap, body: &[u8]) -> Result<Answer> {
+    let target = headers.get("x-amz-target").context("no x-amz-target")?.to_str()?;
+    let operation = target.strip_prefix("DynamoDB_20120810.").with_context(|| format!("x-amz-target is {target}"))?;
+    ensure!(
+        matches!(operation, "PutItem" | "UpdateItem" | "GetItem" | "DeleteItem"),
+        "{operation} is not among the fake's operations"
+    );
+    let request: serde_json::Value = serde_json::from_slice(body)?;
+    let table = request.get("TableName").and_then(serde_json::Value::as_str).context("no TableName")?;
+    Ok(Answer {
+        call: Call { operation: operation.to_owned(), target: table.to_owned(), body: request.to_string() },
+        status: StatusCode::OK,
+        content_type: "application/x-amz-json-1.0",
+        body: "{}".to_owned(),
+    })
+}
+
+/// SNS's Query protocol.
+fn sns(_: &hyper::HeaderMap, body: &[u8]) -> Result<Answer> {
+    let fields: Vec<(String, String)> = form_urlencoded::parse(body).into_owned().collect();
+    let field = |name: &str| -> Result<String> {
+        let found = fields.iter().find(|(key, _)| key == name);
+        Ok(found.with_context(|| format!("no {name}"))?.1.clone())
+    };
+    let operation = field("Action")?;
+    let topic = field("TopicArn")?;
+    let result = match operation.as_str() {
+        "Publish" => "<MessageId>94f20ce6-13c5-43a0-9a9e-ca52d816e90b</MessageId>".to_owned(),
+        "GetTopicAttributes" => {
+            format!("<Attributes><entry><key>TopicArn</key><value>{topic}</value></entry></Attributes>")
+        }
+        other => anyhow::bail!("{other} is not among the fake's operations"),
+    };
+    Ok(Answer {
+        status: StatusCode::OK,
+        content_type: "text/xml",
+        body: format!(
+            "<{operation}Response xmlns=\"http://sns.amazonaws.com/doc/2010-03-31/\">\
+             <{operation}Result>{result}</{operation}Result><ResponseMetadata>\
+             <RequestId>f187a3c1-376f-11df-8963-01868b7c937a</RequestId></ResponseMetadata>\
+             </{operation}Response>"
+        ),
+        call: Call {
+            operation,
+            target: topic,
+            body: fields.iter().map(|(key, value)| format!("{key}={value}\n")).collect::<Vec<_>>().concat(),
+        },
+    })
+}

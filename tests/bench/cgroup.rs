@@ -1,0 +1,125 @@
+//! A CPU share as Lambda gives it: a cgroup with a quota, version 1 or 2.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::Duration,
+};
+
+/// Lambda's share for 128 MB: 128 / 1769 of a CPU.
+const QUOTA_US: u32 = 1440;
+/// With the kernel's default of 100 ms a short invocation would never be throttled.
+const PERIOD_US: u32 = 20_000;
+
+/// Where cgroups can be made, and in which version's way.
+#[derive(Debug, Clone)]
+pub struct Cgroups {
+    parent: PathBuf,
+    unified: bool,
+}
+
+impl Cgroups {
+    /// Finds a place by trying: the way in differs between distributions, containers and users.
+    pub fn find() -> Result<Self, String> {
+        let mut tried = Vec::new();
+        for found in candidates() {
+            match found.create().and_then(|group| group.limit()) {
+                Ok(()) => return Ok(found),
+                Err(error) => tried.push(format!("{}: {error}", found.parent.display())),
+            }
+        }
+        if tried.is_empty() {
+            tried.push("no cgroup with a CPU controller is mounted".to_owned());
+        }
+        Err(tried.join("; "))
+    }
+
+    /// A new cgroup, without a limit yet.
+    pub fn create(&self) -> io::Result<Cgroup> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let dir = self.parent.join(format!("gatehouse-bench-{}-{count}", std::process::id()));
+        fs::create_dir(&dir)?;
+        let group = Cgroup { dir, unified: self.unified };
+        if self.unified && !group.dir.join("cpu.max").exists() {
+            fs::write(self.parent.join("cgroup.subtree_control"), "+cpu")?;
+        }
+        Ok(group)
+    }
+}
+
+/// This process's own cgroup first (a user or a container may write there), then the top.
+fn candidates() -> Vec<Cgroups> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let mut found = Vec::new();
+    for mount in mounts.lines() {
+        let mut fields = mount.split(' ').skip(1);
+        let (Some(at), Some(kind), Some(options)) = (fields.next(), fields.next(), fields.next()) else {
+            continue;
+        };
+        let unified = match kind {
+            "cgroup" if options.split(',').any(|option| option == "cpu") => false,
+            "cgroup2" if has_cpu(Path::new(at)) => true,
+            _ => continue,
+        };
+        // `4:cpu,cpuacct:/user.slice`, or for version 2 `0::/user.slice`.
+        let path = own.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let controllers = fields.next()?;
+            let path = fields.next()?;
+            let ours = if unified { controllers.is_empty() } else { controllers.split(',').any(|name| name == "cpu") };
+            ours.then_some(path.trim_start_matches('/'))
+        });
+        let top = PathBuf::from(at);
+        if let Some(path) = path.filter(|path| !path.is_empty()) {
+            found.push(Cgroups { parent: top.join(path), unified });
+        }
+        found.push(Cgroups { parent: top, unified });
+    }
+    found
+}
+
+fn has_cpu(mount: &Path) -> bool {
+    fs::read_to_string(mount.join("cgroup.controllers"))
+        .is_ok_and(|names| names.split_whitespace().any(|name| name == "cpu"))
+}
+
+/// One run's cgroup. Dropped, it is removed.
+#[derive(Debug)]
+pub struct Cgroup {
+    dir: PathBuf,
+    unified: bool,
+}
+
+impl Cgroup {
+    /// The file that a process writes `0` into to join.
+    pub fn procs(&self) -> PathBuf {
+        self.dir.join("cgroup.procs")
+    }
+
+    /// From now on the share is Lambda's for 128 MB.
+    pub fn limit(&self) -> io::Result<()> {
+        if self.unified {
+            fs::write(self.dir.join("cpu.max"), format!("{QUOTA_US} {PERIOD_US}"))
+        } else {
+            fs::write(self.dir.join("cpu.cfs_period_us"), PERIOD_US.to_string())?;
+            fs::write(self.dir.join("cpu.cfs_quota_us"), QUOTA_US.to_string())
+        }
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // The kernel lets go of a killed process a moment after it was waited for.
+        for _ in 0..50 {
+            if fs::remove_dir(&self.dir).is_ok() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        eprintln!("cannot remove {}", self.dir.display());
+    }
+}

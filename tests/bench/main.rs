@@ -1,0 +1,174 @@
+//! `make bench`: every function as it ships, beside an empty one and beside the same button in Node and Python.
+//!
+//! Each subject's real process is fed by a Lambda Runtime API host and calls a fake AWS over TLS, both in this program.
+//! Cold: many fresh processes, one event each, all subjects in turn so that what else the machine does hits all alike.
+//! Warm: one process, many events. Every event's effects are checked; a run that misses one ends the bench.
+
+#![allow(clippy::cast_precision_loss, reason = "no measurement here is exact to 52 bits")]
+
+mod aws;
+mod cgroup;
+mod clock;
+mod process;
+mod report;
+mod runtime_api;
+mod sandbox;
+mod subjects;
+
+use std::{
+    io::{IsTerminal, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+
+use crate::{
+    cgroup::Cgroups,
+    report::{Measured, Mode},
+    sandbox::Sandbox,
+    subjects::{FUNCTIONS, Subject, World},
+};
+
+/// Cold starts, warm latency, CPU, memory and size of every function, beside an empty one and the peers.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Only these functions (the empty one is always there)
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Cold starts of each subject in each mode
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..))]
+    cold_runs: u32,
+    /// Events of each warm process; a fifth of it at 128 MB
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(5..))]
+    events: u32,
+    /// Only this mode
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
+    /// Where the functions' zips are, one directory each
+    #[arg(long, default_value = "target/lambda")]
+    zips: PathBuf,
+    /// Where the rows go
+    #[arg(long, default_value = "target/bench.json")]
+    json: PathBuf,
+    /// What cargo says to every benchmark
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1).peekable();
+    let done = if arguments.next_if(|first| first == sandbox::LAUNCH).is_some() {
+        sandbox::launch(arguments)
+    } else {
+        run(&Options::parse())
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One thread: the functions get the other cores, and no answer waits for a thread to wake.
+#[tokio::main(flavor = "current_thread")]
+async fn run(options: &Options) -> Result<()> {
+    tokio::select! {
+        done = bench(options) => done,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    }
+}
+
+async fn bench(options: &Options) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the tests have no workspace")?;
+    for name in &options.only {
+        ensure!(
+            FUNCTIONS.iter().any(|function| function.name == name),
+            "there is no function {name}; there are: {}",
+            FUNCTIONS.iter().map(|it| it.name).collect::<Vec<_>>().join(", ")
+        );
+    }
+    let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|it| it == name);
+
+    let world = World::new().await?;
+    let (subjects, mut notes) = world.subjects(root, &root.join(&options.zips), wanted)?;
+    let mut modes = vec![(Mode::Full, None)];
+    match Cgroups::find() {
+        Ok(cgroups) => modes.push((Mode::Throttled, Some(cgroups))),
+        Err(why) => {
+            notes.push(format!("128mb: left out, no cgroup with a CPU quota can be made here (are you root?): {why}"));
+        }
+    }
+    modes.retain(|(mode, _)| options.mode.is_none_or(|wanted| wanted == *mode));
+
+    let measured = measure(options, &world, &subjects, &modes).await?;
+    print!("{}", report::tables(&measured, &notes));
+    let json = root.join(&options.json);
+    if let Some(dir) = json.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    std::fs::write(&json, report::json(&measured)?).with_context(|| format!("cannot write {}", json.display()))?;
+    println!("\nEvery row is in {}.", options.json.display());
+    Ok(())
+}
+
+async fn measure<'a>(
+    options: &Options,
+    world: &World,
+    subjects: &'a [Subject],
+    modes: &[(Mode, Option<Cgroups>)],
+) -> Result<Vec<Measured<'a>>> {
+    let runs: Vec<(&Subject, Mode, Option<&Cgroups>)> = modes
+        .iter()
+        .flat_map(|(mode, cgroups)| subjects.iter().map(move |subject| (subject, *mode, cgroups.as_ref())))
+        .collect();
+    let mut measured: Vec<Measured> = runs.iter().map(|(subject, mode, _)| Measured::new(subject, *mode)).collect();
+
+    // The first round fills the disk's cache and counts for nothing.
+    for round in 0..=options.cold_runs {
+        progress(&format!("cold starts, round {round} of {}", options.cold_runs));
+        for ((subject, _, cgroups), measured) in runs.iter().zip(&mut measured) {
+            let mut sandbox = Sandbox::start(subject, world, *cgroups).await?;
+            let first = sandbox.event().await?;
+            if round > 0 {
+                measured.cold(sandbox.init, first);
+            }
+            sandbox.stop().await?;
+        }
+    }
+    for ((subject, mode, cgroups), measured) in runs.iter().zip(&mut measured) {
+        progress(&format!("warm events, {} {}", subject.name(), mode.name()));
+        let (unmeasured, events) = match mode {
+            Mode::Full => (50, options.events),
+            Mode::Throttled => (10, options.events / 5),
+        };
+        let mut sandbox = Sandbox::start(subject, world, *cgroups).await?;
+        for _ in 0..unmeasured {
+            sandbox.event().await?;
+        }
+        let before = sandbox.cpu();
+        let mut took = Vec::new();
+        for _ in 0..events {
+            took.push(sandbox.event().await?);
+        }
+        let cpu_us = process::cpu_us_between(&before, &sandbox.cpu());
+        measured.warm(took, cpu_us, sandbox.peak_mib()?);
+        sandbox.stop().await?;
+    }
+    progress("");
+    Ok(measured)
+}
+
+/// What is being done, on one line that is overwritten, or a line each where nobody looks at a terminal.
+fn progress(what: &str) {
+    let mut out = std::io::stderr();
+    if out.is_terminal() {
+        let _ = write!(out, "\r\x1b[K{what}");
+        let _ = out.flush();
+    } else if !what.is_empty() {
+        let _ = writeln!(out, "{what}");
+    }
+}

@@ -1,0 +1,71 @@
+//! What a process and its children used, from `/proc`.
+
+use std::{collections::HashMap, fs};
+
+use anyhow::{Context, Result};
+
+/// Nanoseconds of CPU, by process and thread.
+pub type Cpu = HashMap<(u32, String), u64>;
+
+/// `root` and everything it started.
+fn tree(root: u32) -> Vec<u32> {
+    let parents: Vec<(u32, u32)> = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|pid: u32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            // The second field, in parentheses, is a name that may hold anything.
+            let parent = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
+            Some((pid, parent))
+        })
+        .collect();
+    let mut tree = vec![root];
+    let mut next = 0;
+    while let Some(&parent) = tree.get(next) {
+        tree.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| pid));
+        next += 1;
+    }
+    tree
+}
+
+/// CPU time so far. By the scheduler's own count: `stat` counts in hundredths of a second.
+pub fn cpu(root: u32) -> Cpu {
+    let mut cpu = Cpu::new();
+    for pid in tree(root) {
+        for entry in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+            let thread = entry.file_name().to_string_lossy().into_owned();
+            let used = fs::read_to_string(entry.path().join("schedstat"))
+                .ok()
+                .and_then(|text| text.split(' ').next()?.parse().ok());
+            if let Some(used) = used {
+                cpu.insert((pid, thread), used);
+            }
+        }
+    }
+    cpu
+}
+
+/// The CPU time between two looks, in microseconds.
+pub fn cpu_us_between(before: &Cpu, after: &Cpu) -> f64 {
+    let ns: u64 =
+        after.iter().map(|(thread, used)| used.saturating_sub(before.get(thread).copied().unwrap_or(0))).sum();
+    ns as f64 / 1e3
+}
+
+/// The most memory that was ever in use, in MiB, summed over the tree.
+pub fn peak_mib(root: u32) -> Result<f64> {
+    let mut kib = 0;
+    for pid in tree(root) {
+        let status =
+            fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid} is gone"))?;
+        let peak: u64 = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"))
+            .context("no VmHWM in /proc")?
+            .trim()
+            .parse()?;
+        kib += peak;
+    }
+    Ok(kib as f64 / 1024.0)
+}

@@ -1,0 +1,423 @@
+//! What is measured. A new function is one more row of [`FUNCTIONS`].
+
+use std::{
+    cell::Cell,
+    ffi::OsString,
+    fs, io,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, ensure};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use zip::{CompressionMethod, ZipArchive, ZipWriter, write::SimpleFileOptions};
+
+use crate::{
+    aws::{Call, FakeAws},
+    sandbox::which,
+};
+
+/// A function that ships, and what one event of its does.
+#[derive(Debug)]
+pub struct Function {
+    /// Its crate's and its zip's name.
+    pub name: &'static str,
+    /// The nth event, no two alike; `received_at` is in milliseconds.
+    event: fn(n: usize, received_at: u64) -> Value,
+    /// The calls that the event must make, in order.
+    effects: fn(event: &Value) -> Vec<Effect>,
+    /// Whether the peers do the same.
+    pub has_peers: bool,
+}
+
+/// Every function, in the order of the tables.
+pub const FUNCTIONS: &[Function] = &[BUTTON, DOORBELL];
+
+const BUTTON: Function = Function {
+    name: "button",
+    event: |n, received_at| {
+        let payload = json!({
+            "serialNumber": "G030JF055364XVRB", "batteryVoltage": "2000mV", "clickType": "SINGLE",
+        });
+        device_event("iotbutton", "G030JF055364XVRB", n, received_at, &payload)
+    },
+    effects: |event| {
+        vec![
+            Effect::new("PutItem", IDEMPOTENCY_TABLE, [trace_id(event)]),
+            Effect::new(
+                "Publish",
+                &topic_arn("button"),
+                [
+                    "Received SINGLE message from button ID: G030JF055364XVRB".to_owned(),
+                    "=clickType\n".to_owned(),
+                    "=batteryVoltage\n".to_owned(),
+                    "=2000\n".to_owned(),
+                ],
+            ),
+            Effect::new("UpdateItem", IDEMPOTENCY_TABLE, [trace_id(event), "COMPLETED".to_owned()]),
+        ]
+    },
+    has_peers: true,
+};
+
+const DOORBELL: Function = Function {
+    name: "doorbell",
+    event: |n, received_at| {
+        let payload = json!({ "msg": "Somebody is at the door!", "ts": "1468958915.41" });
+        device_event("doorbell", &format!("door-{n}"), n, received_at, &payload)
+    },
+    effects: |event| {
+        let thing = event["thing"].as_str().unwrap_or_default().to_owned();
+        vec![
+            Effect::new("GetItem", IDEMPOTENCY_TABLE, [thing.clone()]),
+            Effect::new("PutItem", IDEMPOTENCY_TABLE, [thing.clone()]),
+            Effect::new(
+                "Publish",
+                &topic_arn("doorbell"),
+                ["Message=Somebody is at the door!\n".to_owned(), "=Transactional\n".to_owned()],
+            ),
+            Effect::new("PutItem", IDEMPOTENCY_TABLE, [thing]),
+        ]
+    },
+    has_peers: false,
+};
+
+const PREFIX: &str = "gatehouse";
+const QUARANTINE_TABLE: &str = "gatehouse-quarantine";
+const IDEMPOTENCY_TABLE: &str = "gatehouse-idempotency";
+
+fn topic_arn(function: &str) -> String {
+    format!("arn:aws:sns:eu-west-1:123456789012:{PREFIX}-{function}")
+}
+
+/// What the rules make of a published message.
+fn device_event(topic: &str, thing: &str, n: usize, received_at: u64, payload: &Value) -> Value {
+    json!({
+        "payloadBase64": STANDARD.encode(payload.to_string()),
+        "thing": thing,
+        "topic": format!("{topic}/{thing}"),
+        "clientId": thing,
+        "principal": "5f29a6cf2bb0c4cf7a39c4f0a2b9d9d9cb2d9cc5c0a8be0f21a3f4d4e1b1a0c7",
+        "traceId": format!("6f1c1d0c-7c5b-4c1e-9a3e-{n:012x}"),
+        "receivedAt": received_at,
+    })
+}
+
+fn trace_id(event: &Value) -> String {
+    event["traceId"].as_str().unwrap_or_default().to_owned()
+}
+
+/// A call that must come, and what its body must mention.
+#[derive(Debug)]
+pub struct Effect {
+    operation: &'static str,
+    target: String,
+    mentions: Vec<String>,
+}
+
+impl Effect {
+    fn new(operation: &'static str, target: &str, mentions: impl IntoIterator<Item = String>) -> Self {
+        Self { operation, target: target.to_owned(), mentions: mentions.into_iter().collect() }
+    }
+}
+
+/// One event of a benchmark and what must come of it.
+#[derive(Debug)]
+pub struct BenchEvent {
+    /// The Lambda request id.
+    pub request_id: String,
+    /// The function's input.
+    pub body: String,
+    effects: Vec<Effect>,
+}
+
+impl BenchEvent {
+    /// Whether `calls` are the event's effects, all of them and no others. What a function does to warm its
+    /// connections may still be under way and does not count.
+    pub fn check(&self, calls: &[Call]) -> Result<(), String> {
+        let calls: Vec<&Call> = calls
+            .iter()
+            .filter(|call| call.operation != "GetTopicAttributes")
+            .filter(|call| (call.operation.as_str(), call.target.as_str()) != ("GetItem", QUARANTINE_TABLE))
+            .collect();
+        let as_expected = calls.len() == self.effects.len()
+            && calls.iter().zip(&self.effects).all(|(call, effect)| {
+                call.operation == effect.operation
+                    && call.target == effect.target
+                    && effect.mentions.iter().all(|text| call.body.contains(text))
+            });
+        if as_expected {
+            return Ok(());
+        }
+        let expected: Vec<String> = self
+            .effects
+            .iter()
+            .map(|effect| format!("  {} {} {:?}\n", effect.operation, effect.target, effect.mentions))
+            .collect();
+        let came: Vec<String> = calls
+            .iter()
+            .map(|call| format!("  {} {} {}\n", call.operation, call.target, call.body.escape_debug()))
+            .collect();
+        Err(format!("did not do what its event asks for.\nExpected:\n{}Came:\n{}", expected.concat(), came.concat()))
+    }
+}
+
+/// In what a subject is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// A function of ours.
+    Rust,
+    /// The floor.
+    Empty,
+    /// The AWS SDK for JavaScript.
+    Node,
+    /// boto3.
+    Python,
+}
+
+impl Peer {
+    /// As in `bench.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rust => "rust",
+            Self::Empty => "empty",
+            Self::Node => "node",
+            Self::Python => "python",
+        }
+    }
+}
+
+/// Something to measure.
+#[derive(Debug)]
+pub struct Subject {
+    /// `None` is the empty function.
+    function: Option<&'static Function>,
+    /// In what it is written.
+    pub peer: Peer,
+    /// What is executed.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// `/var/task`
+    pub task_root: PathBuf,
+    /// The size of what is deployed.
+    pub zip_bytes: u64,
+    environment: Vec<(&'static str, String)>,
+    events: Cell<usize>,
+}
+
+impl Subject {
+    /// For people.
+    pub fn name(&self) -> String {
+        format!("{} ({})", self.function_name(), self.peer.name())
+    }
+
+    /// The function's name, `empty` for the empty one.
+    pub fn function_name(&self) -> &'static str {
+        self.function.map_or("empty", |function| function.name)
+    }
+
+    /// The function's ARN.
+    pub fn arn(&self) -> String {
+        format!("arn:aws:lambda:eu-west-1:123456789012:function:{PREFIX}-{}", self.function_name())
+    }
+
+    /// An event that it has not seen.
+    pub fn next_event(&self) -> BenchEvent {
+        let n = self.events.replace(self.events.get() + 1);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let received_at = u64::try_from(now.as_millis()).unwrap_or_default();
+        let function = self.function.unwrap_or(&BUTTON);
+        let event = (function.event)(n, received_at);
+        BenchEvent {
+            request_id: format!("8476a536-e9f4-11e8-9739-{n:012x}"),
+            effects: self.function.map(|function| (function.effects)(&event)).unwrap_or_default(),
+            body: event.to_string(),
+        }
+    }
+}
+
+/// What every subject finds around it.
+#[derive(Debug)]
+pub struct World {
+    /// The fake AWS.
+    pub aws: FakeAws,
+    /// A directory for as long as the bench runs.
+    pub dir: TempDir,
+}
+
+impl World {
+    /// A fake AWS and an empty directory.
+    pub async fn new() -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("gatehouse-bench-").tempdir()?;
+        Ok(Self { aws: FakeAws::start(dir.path()).await?, dir })
+    }
+
+    /// The whole environment, nothing inherited.
+    pub fn environment(&self, subject: &Subject) -> Vec<(&'static str, String)> {
+        let function = subject.function_name();
+        let mut environment = vec![
+            ("AWS_ACCESS_KEY_ID", "ASIAIOSFODNN7EXAMPLE".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY".to_owned()),
+            ("AWS_SESSION_TOKEN", "AQoDYXdzEJr".repeat(60)),
+            ("AWS_REGION", "eu-west-1".to_owned()),
+            ("AWS_DEFAULT_REGION", "eu-west-1".to_owned()),
+            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+            ("AWS_CONFIG_FILE", "/dev/null".to_owned()),
+            ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null".to_owned()),
+            ("AWS_ENDPOINT_URL_DYNAMODB", self.aws.dynamodb.clone()),
+            ("AWS_ENDPOINT_URL_SNS", self.aws.sns.clone()),
+            ("AWS_LAMBDA_FUNCTION_NAME", format!("{PREFIX}-{function}")),
+            ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST".to_owned()),
+            ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128".to_owned()),
+            ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand".to_owned()),
+            ("AWS_LAMBDA_LOG_GROUP_NAME", format!("/aws/lambda/{PREFIX}-{function}")),
+            ("AWS_LAMBDA_LOG_STREAM_NAME", "2026/11/21/[$LATEST]bench".to_owned()),
+            ("LAMBDA_TASK_ROOT", subject.task_root.display().to_string()),
+            ("LANG", "en_US.UTF-8".to_owned()),
+            ("PATH", "/usr/local/bin:/usr/bin:/bin".to_owned()),
+            ("TZ", ":UTC".to_owned()),
+            ("QUARANTINE_TABLE", QUARANTINE_TABLE.to_owned()),
+            ("IDEMPOTENCY_TABLE", IDEMPOTENCY_TABLE.to_owned()),
+            ("TOPIC_ARN", topic_arn(function)),
+        ];
+        let trust = match subject.peer {
+            Peer::Rust | Peer::Empty => "SSL_CERT_FILE",
+            Peer::Node => "NODE_EXTRA_CA_CERTS",
+            Peer::Python => "AWS_CA_BUNDLE",
+        };
+        environment.push((trust, self.aws.ca.display().to_string()));
+        environment.extend(subject.environment.iter().cloned());
+        environment
+    }
+
+    /// The subjects there are, and a line for each that is missing.
+    pub fn subjects(
+        &self,
+        root: &Path,
+        zips: &Path,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<(Vec<Subject>, Vec<String>)> {
+        let mut subjects = vec![self.native(None, &root.join("target/peers/lambda/empty"))?];
+        let mut missing = Vec::new();
+        for function in FUNCTIONS.iter().filter(|function| wanted(function.name)) {
+            subjects.push(self.native(Some(function), &zips.join(function.name))?);
+            if !function.has_peers {
+                continue;
+            }
+            for peer in [self.python(root, function)?, self.node(root, function)?] {
+                match peer {
+                    Ok(subject) => subjects.push(subject),
+                    Err(why) => missing.push(why),
+                }
+            }
+        }
+        Ok((subjects, missing))
+    }
+
+    fn task_root(&self, function: &str, peer: Peer) -> Result<PathBuf> {
+        let dir = self.dir.path().join(format!("{function}-{}", peer.name()));
+        fs::create_dir_all(&dir)?;
+        Ok(dir)
+    }
+
+    /// A function as it is deployed: its `bootstrap`, out of the zip.
+    fn native(&self, function: Option<&'static Function>, dir: &Path) -> Result<Subject> {
+        let peer = if function.is_some() { Peer::Rust } else { Peer::Empty };
+        let zip = dir.join("bootstrap.zip");
+        let file =
+            fs::File::open(&zip).with_context(|| format!("cannot read {} (`make bench` builds it)", zip.display()))?;
+        let zip_bytes = file.metadata()?.len();
+        let task_root = self.task_root(function.map_or("empty", |it| it.name), peer)?;
+        ZipArchive::new(file)
+            .and_then(|mut archive| archive.extract(&task_root))
+            .with_context(|| format!("cannot unpack {}", zip.display()))?;
+        Ok(Subject {
+            function,
+            peer,
+            program: task_root.join("bootstrap"),
+            arguments: Vec::new(),
+            task_root,
+            zip_bytes,
+            environment: Vec::new(),
+            events: Cell::new(0),
+        })
+    }
+
+    /// `tests/bench/peers/python`, run by AWS's own runtime client. boto3 is in Lambda's image, so that the zip is the
+    /// handler alone.
+    fn python(&self, root: &Path, function: &'static Function) -> Result<Result<Subject, String>> {
+        let program = root.join(".tools/peers/bin/python");
+        if !program.is_file() {
+            return Ok(Err(format!("{} (python): skipped, `.tools/peers` is not installed", function.name)));
+        }
+        let task_root = self.task_root(function.name, Peer::Python)?;
+        let handler = format!("{}.py", function.name);
+        fs::copy(root.join("tests/bench/peers/python").join(&handler), task_root.join(&handler))?;
+        Ok(Ok(Subject {
+            function: Some(function),
+            peer: Peer::Python,
+            program,
+            arguments: ["-m", "awslambdaric", &format!("{}.handler", function.name)].map(OsString::from).into(),
+            zip_bytes: zipped_size(&task_root)?,
+            environment: vec![("_HANDLER", format!("{}.handler", function.name))],
+            task_root,
+            events: Cell::new(0),
+        }))
+    }
+
+    /// `tests/bench/peers/node`, run by a loop of its own that is lighter than Lambda's.
+    fn node(&self, root: &Path, function: &'static Function) -> Result<Result<Subject, String>> {
+        let skipped = |why: &str| Ok(Err(format!("{} (node): skipped, {why}", function.name)));
+        let Some(program) = which("node") else {
+            return skipped("there is no `node` on the path");
+        };
+        let modules = root.join(".tools/peers-node/node_modules");
+        if !modules.is_dir() {
+            return skipped("`.tools/peers-node` is not installed");
+        }
+        let sources = root.join("tests/bench/peers/node");
+        let task_root = self.task_root(function.name, Peer::Node)?;
+        let handler = format!("{}.mjs", function.name);
+        fs::copy(sources.join(&handler), task_root.join(&handler))?;
+        std::os::unix::fs::symlink(&modules, task_root.join("node_modules"))?;
+        Ok(Ok(Subject {
+            function: Some(function),
+            peer: Peer::Node,
+            program,
+            // The heap as Lambda sets it at 128 MB.
+            arguments: vec![
+                "--max-old-space-size=115".into(),
+                "--max-semi-space-size=6".into(),
+                sources.join("runtime.mjs").into(),
+            ],
+            zip_bytes: zipped_size(&task_root)?,
+            environment: vec![("_HANDLER", format!("{}.handler", function.name))],
+            task_root,
+            events: Cell::new(0),
+        }))
+    }
+}
+
+/// The size of `dir`'s zip, its symbolic links followed, as a deployment tool would make it.
+fn zipped_size(dir: &Path) -> Result<u64> {
+    let mut zip = ZipWriter::new(tempfile::tempfile()?);
+    let options = SimpleFileOptions::default().compression_method(CompressionMethod::Deflated);
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(next) = dirs.pop() {
+        for entry in fs::read_dir(&next)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else {
+                zip.start_file_from_path(path.strip_prefix(dir)?, options)?;
+                io::copy(&mut fs::File::open(&path)?, &mut zip)?;
+            }
+        }
+    }
+    let size = zip.finish()?.metadata()?.len();
+    ensure!(size > 0, "the zip of {} is empty", dir.display());
+    Ok(size)
+}

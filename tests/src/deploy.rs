@@ -1,0 +1,204 @@
+//! Puts the shipped templates and zips into an account of the local cloud, with the AWS CLI, as anyone would into AWS.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::Deserialize;
+use tokio::time::{Instant, sleep};
+
+use crate::cloud::Cloud;
+use crate::isolation::{self, Account, Inherit};
+use crate::progress::Progress;
+use crate::tools;
+
+const LIMIT: Duration = Duration::from_mins(2);
+
+/// A deployed stack.
+#[derive(Debug, Clone)]
+pub struct Deployment {
+    /// The stack's name.
+    pub stack: String,
+    /// The stack's outputs.
+    pub outputs: BTreeMap<String, String>,
+}
+
+impl Deployment {
+    /// An output that must be there.
+    pub fn output(&self, name: &str) -> Result<&str> {
+        let found = self.outputs.get(name).map(String::as_str);
+        found.ok_or_else(|| anyhow!("stack {} has no output {name}", self.stack))
+    }
+}
+
+/// Puts all of `infra/gatehouse.yaml` into an account, with every name beginning with `prefix`.
+pub async fn everything(cloud: &Cloud, account: &Account, prefix: &str, progress: Progress) -> Result<Deployment> {
+    let template = progress.step("Packaging templates and functions", package(cloud, account)).await?;
+    // The local cloud speaks plain HTTP.
+    let parameters = [("Prefix", prefix), ("RequireTls", "false")];
+    progress.step("Deploying", deploy(cloud, account, &template, prefix, &parameters)).await
+}
+
+/// Uploads the templates and zips under `infra/` to a bucket of the account; returns the template to deploy.
+pub async fn package(cloud: &Cloud, account: &Account) -> Result<PathBuf> {
+    tools::require_zips()?;
+    let packaged = cloud.scratch.join(format!("packaged-{}.yaml", account.id()));
+    // The accounts of a cloud share one space of bucket names.
+    let bucket = format!("gatehouse-code-{}", account.id());
+    aws(cloud, account, ["s3", "mb", &format!("s3://{bucket}")]).await?;
+    let template = tools::root().join("infra/gatehouse.yaml");
+    let arguments: [&OsStr; 8] = [
+        "cloudformation".as_ref(),
+        "package".as_ref(),
+        "--template-file".as_ref(),
+        template.as_ref(),
+        "--s3-bucket".as_ref(),
+        bucket.as_ref(),
+        "--output-template-file".as_ref(),
+        packaged.as_ref(),
+    ];
+    aws(cloud, account, arguments).await?;
+    Ok(packaged)
+}
+
+/// Deploys a packaged template as a new stack, with these parameters, and waits until it is complete.
+pub async fn deploy(
+    cloud: &Cloud,
+    account: &Account,
+    template: &Path,
+    stack: &str,
+    parameters: &[(&str, &str)],
+) -> Result<Deployment> {
+    let template = template.to_str().context("the path of the template is not UTF-8")?;
+    let overrides: Vec<String> = parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let mut arguments = vec!["cloudformation", "deploy", "--template-file", template, "--stack-name", stack];
+    arguments.extend(["--capabilities", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"]);
+    // The CLI looks at a stack that it has told to change at once, and then after 30 seconds; here it takes one.
+    arguments.push("--no-execute-changeset");
+    if !overrides.is_empty() {
+        arguments.push("--parameter-overrides");
+        arguments.extend(overrides.iter().map(String::as_str));
+    }
+    let said = aws(cloud, account, arguments).await?;
+    let change = said
+        .split_whitespace()
+        .find(|word| word.starts_with("arn:") && word.contains(":changeSet/"))
+        .ok_or_else(|| anyhow!("`aws cloudformation deploy` named no change set; it said:\n{said}"))?;
+    aws(cloud, account, ["cloudformation", "execute-change-set", "--change-set-name", change]).await?;
+
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let stack = describe(cloud, account, stack).await?;
+        match stack.status.as_str() {
+            "CREATE_COMPLETE" | "UPDATE_COMPLETE" => return Ok(stack.into()),
+            status if status.ends_with("_IN_PROGRESS") && Instant::now() < deadline => {
+                sleep(Duration::from_millis(200)).await;
+            }
+            status => {
+                let reasons = reasons(cloud, account, &stack.name).await?;
+                bail!("stack {} ended as {status}:\n{reasons}", stack.name);
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Stack {
+    #[serde(rename = "StackName")]
+    name: String,
+    #[serde(rename = "StackStatus")]
+    status: String,
+    #[serde(default, rename = "Outputs")]
+    outputs: Vec<Output>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Output {
+    output_key: String,
+    output_value: String,
+}
+
+impl From<Stack> for Deployment {
+    fn from(stack: Stack) -> Self {
+        let outputs = stack.outputs.into_iter().map(|output| (output.output_key, output.output_value)).collect();
+        Self { stack: stack.name, outputs }
+    }
+}
+
+async fn describe(cloud: &Cloud, account: &Account, stack: &str) -> Result<Stack> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Stacks {
+        stacks: Vec<Stack>,
+    }
+    let said = aws(cloud, account, ["cloudformation", "describe-stacks", "--stack-name", stack]).await?;
+    let found: Stacks =
+        serde_json::from_str(&said).context("cannot read what `aws cloudformation describe-stacks` said")?;
+    found.stacks.into_iter().next().ok_or_else(|| anyhow!("there is no stack {stack}"))
+}
+
+/// One line for each resource that failed, nested stacks included.
+async fn reasons(cloud: &Cloud, account: &Account, stack: &str) -> Result<String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Events {
+        stack_events: Vec<Event>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Event {
+        stack_name: String,
+        logical_resource_id: String,
+        #[serde(default)]
+        physical_resource_id: String,
+        resource_type: String,
+        resource_status: String,
+        #[serde(default)]
+        resource_status_reason: String,
+    }
+    let mut lines = Vec::new();
+    let mut stacks = vec![stack.to_owned()];
+    while let Some(stack) = stacks.pop() {
+        let arguments = ["cloudformation", "describe-stack-events", "--stack-name", &stack];
+        let Ok(said) = aws(cloud, account, arguments).await else { continue };
+        let events: Events = serde_json::from_str(&said).context("cannot read the stack's events")?;
+        for event in events.stack_events {
+            let nested =
+                event.resource_type == "AWS::CloudFormation::Stack" && event.physical_resource_id.starts_with("arn:");
+            if nested && event.stack_name != event.logical_resource_id && !stacks.contains(&event.physical_resource_id)
+            {
+                stacks.push(event.physical_resource_id);
+            }
+            if event.resource_status.ends_with("_FAILED") {
+                lines.push(format!("  {}: {}", event.logical_resource_id, event.resource_status_reason));
+            }
+        }
+        // A stack names itself in its events.
+        stacks.retain(|next| *next != stack);
+        if lines.len() > 50 {
+            break;
+        }
+    }
+    lines.dedup();
+    Ok(if lines.is_empty() { "  the local cloud gave no reason; see its log".to_owned() } else { lines.join("\n") })
+}
+
+/// Runs the AWS CLI against the local cloud; its standard output, or an error with what it said of its failure.
+pub async fn aws<A: AsRef<OsStr>>(
+    cloud: &Cloud,
+    account: &Account,
+    arguments: impl IntoIterator<Item = A>,
+) -> Result<String> {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    let mut command = isolation::command(tools::aws()?, Inherit::Basics, cloud.endpoint, account, &cloud.scratch);
+    command.args(&arguments).args(["--output", "json"]);
+    // Ends with this process's task: a command that is interrupted does not wait for the CLI.
+    let mut command = tokio::process::Command::from(command);
+    let output = command.kill_on_drop(true).output().await.context("cannot run the AWS CLI")?;
+    let shown = || arguments.iter().take(2).map(|part| part.as_ref().to_string_lossy()).collect::<Vec<_>>().join(" ");
+    ensure!(output.status.success(), "`aws {}` failed: {}", shown(), String::from_utf8_lossy(&output.stderr).trim());
+    String::from_utf8(output.stdout).with_context(|| format!("`aws {}` said something that is not text", shown()))
+}

@@ -1,0 +1,316 @@
+//! Plays scenarios: publishes what devices say, and holds what came of it against what must come of it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::aws::Clients;
+use crate::cloud::Cloud;
+use crate::device::{Device, Identity, Published};
+use crate::observe::{Arrived, Effect, Observer, Rule, Timed, Told, millis};
+use crate::scenario::{Expect, Scenario, Step};
+
+/// How long an effect may take. It takes some 20 milliseconds where nothing else runs.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// How long a message of which nothing must come is watched.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// How long to wait for a notification that a function says it sent, and at the end for one too many.
+const SETTLE: Duration = Duration::from_millis(750);
+
+/// One message and what came of it.
+#[derive(Debug, Clone)]
+pub struct Played {
+    /// The scenario's name.
+    pub scenario: String,
+    /// Which of its steps, from 0.
+    pub step: usize,
+    /// The step's words, and which of several copies.
+    pub what: String,
+    /// The device.
+    pub thing: String,
+    /// Where it published.
+    pub topic: String,
+    /// The event's id; none where AWS IoT did not take the message.
+    pub event_id: Option<String>,
+    /// The rule that heard it.
+    pub rule: Option<String>,
+    /// The function that the rule woke.
+    pub function: Option<String>,
+    /// What came of it.
+    pub effect: Option<Effect>,
+    /// Whether AWS IoT turned it away.
+    pub denied: bool,
+    /// From publish to effect.
+    pub millis: Option<u64>,
+    /// What should have come of it.
+    pub expected: Expect,
+    /// In what way that did not come; none when it did.
+    pub wrong: Option<String>,
+}
+
+/// Where scenarios are played: a deployment, watched, with its devices.
+#[derive(Debug)]
+pub struct Stage {
+    observer: Observer,
+    devices: HashMap<String, tokio::sync::Mutex<Device>>,
+    /// Messages already held against a step.
+    claimed: std::sync::Mutex<Vec<String>>,
+    played: AtomicUsize,
+}
+
+impl Stage {
+    /// Registers a device for each thing. `registered` counts them.
+    pub async fn new(
+        cloud: &Cloud,
+        clients: &Clients,
+        policy: &str,
+        things: impl IntoIterator<Item = &str>,
+        registered: &AtomicUsize,
+    ) -> Result<Self> {
+        let observer = Observer::start(clients).await?;
+        let devices = stream::iter(things)
+            .map(async |thing| {
+                let identity = Identity::register(clients, thing, policy).await?;
+                let mut device = Device::new(cloud, identity);
+                device.connect().await?;
+                registered.fetch_add(1, Ordering::Relaxed);
+                Ok::<_, anyhow::Error>((thing.to_owned(), tokio::sync::Mutex::new(device)))
+            })
+            .buffer_unordered(4)
+            .try_collect()
+            .await?;
+        Ok(Self { observer, devices, claimed: std::sync::Mutex::default(), played: AtomicUsize::new(0) })
+    }
+
+    /// What watches the account.
+    pub fn observer(&self) -> &Observer {
+        &self.observer
+    }
+
+    /// How many messages have been played.
+    pub fn played(&self) -> usize {
+        self.played.load(Ordering::Relaxed)
+    }
+
+    /// Plays a scenario: each thing's steps one after the other, different things at the same time. The messages in the
+    /// order of the file.
+    pub async fn play(self: Arc<Self>, scenario: Arc<Scenario>) -> Result<Vec<Played>> {
+        let mut things: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (index, step) in scenario.steps.iter().enumerate() {
+            things.entry(&step.thing).or_default().push(index);
+        }
+        let mut lanes = JoinSet::new();
+        for steps in things.into_values() {
+            let (stage, scenario) = (Arc::clone(&self), Arc::clone(&scenario));
+            lanes.spawn(async move {
+                let mut played = Vec::new();
+                for index in steps {
+                    let Some(step) = scenario.steps.get(index) else { continue };
+                    let outcome = stage.step(&scenario.name, index, step).await;
+                    played
+                        .extend(outcome.with_context(|| format!("{}: steps[{index}] ({})", scenario.name, step.what))?);
+                }
+                Ok::<_, anyhow::Error>(played)
+            });
+        }
+        let mut played = Vec::new();
+        while let Some(lane) = lanes.join_next().await {
+            played.extend(lane??);
+        }
+        played.sort_by_key(|played| played.step);
+        Ok(played)
+    }
+
+    async fn step(&self, scenario: &str, index: usize, step: &Step) -> Result<Vec<Played>> {
+        let payload = step.payload()?;
+        let mut expected = step.expected();
+        sleep(step.delay()).await;
+        let rounds = if step.together { vec![step.times.get()] } else { vec![1; step.times.get()] };
+        let mut all = Vec::new();
+        for copies in rounds {
+            let device = self.devices.get(&step.thing).with_context(|| format!("thing {} is unknown", step.thing))?;
+            let mut device = device.lock().await;
+            let (begin, published) = device.publish(&step.topic, &vec![&*payload; copies]).await?;
+            let new = Played {
+                scenario: scenario.to_owned(),
+                step: index,
+                what: step.what.clone(),
+                thing: step.thing.clone(),
+                topic: step.topic.clone(),
+                event_id: None,
+                rule: None,
+                function: None,
+                effect: None,
+                denied: published == Published::Denied,
+                millis: None,
+                expected: Expect::Denied,
+                wrong: None,
+            };
+            match published {
+                Published::Denied => {
+                    for _ in 0..copies {
+                        let expected = expected.remove(0);
+                        let wrong = (expected != Expect::Denied).then(|| "AWS IoT turned it away".to_owned());
+                        all.push(Played { expected, wrong, ..new.clone() });
+                    }
+                }
+                Published::Accepted => {
+                    let arrived = self.arrived(step, &payload, copies).await?;
+                    let mut lookouts = Vec::new();
+                    for arrived in arrived {
+                        lookouts.push(self.lookout(arrived, new.clone(), &expected, millis(begin)));
+                    }
+                    for mut played in futures_util::future::join_all(lookouts).await {
+                        // The copies of one moment may meet the expectations in any order.
+                        let fits = |expect: &Expect| mismatch(expect, &played).is_none();
+                        let at = expected.iter().position(fits).unwrap_or_default();
+                        played.expected = expected.remove(at);
+                        played.wrong = mismatch(&played.expected, &played).map(|wrong| self.explain(wrong, &played));
+                        all.push(played);
+                    }
+                }
+            }
+            self.played.fetch_add(copies, Ordering::Relaxed);
+        }
+        let copies = all.len();
+        if copies > 1 {
+            for (index, played) in all.iter_mut().enumerate() {
+                played.what = format!("{} ({} of {copies})", played.what, index + 1);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The messages as AWS IoT took them in, told from others by what they hold.
+    async fn arrived(&self, step: &Step, payload: &[u8], copies: usize) -> Result<Vec<Arrived>> {
+        let found = self.observer.until(Instant::now() + LIMIT, |observer| {
+            let mut claimed = self.claimed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut found = observer.arrived(0);
+            found.retain(|arrived| {
+                let is_it =
+                    arrived.topic == step.topic && arrived.client_id == step.thing && arrived.payload == payload;
+                is_it && !claimed.contains(&arrived.trace_id)
+            });
+            found.truncate(copies);
+            (found.len() == copies).then(|| {
+                claimed.extend(found.iter().map(|arrived| arrived.trace_id.clone()));
+                found
+            })
+        });
+        found.await.ok_or_else(|| match self.observer.trouble() {
+            Some(trouble) => anyhow!("{trouble}"),
+            None => anyhow!("AWS IoT acknowledged it, but no rule saw it in {LIMIT:?}"),
+        })
+    }
+
+    /// Waits for what comes of one message.
+    async fn lookout(&self, arrived: Arrived, new: Played, expected: &[Expect], begin: u64) -> Played {
+        let rule = self.observer.rule(&arrived.topic);
+        let function = rule.and_then(|rule: &Rule| rule.function.clone());
+        let is_silent = function.is_none() || expected.iter().all(|expect| *expect == Expect::Nothing);
+        let deadline = Instant::now() + if is_silent { SILENCE } else { LIMIT };
+        let mut played = Played { rule: rule.map(|rule| rule.name.clone()), function, ..new };
+        played.event_id = Some(arrived.trace_id.clone());
+
+        let found = self.observer.outcome(&arrived.trace_id, deadline).await;
+        if let Some(Timed { effect, at }) = found {
+            played.millis = Some(at.saturating_sub(begin));
+            played.effect = Some(effect);
+        }
+        played
+    }
+
+    /// Adds what helps to find the cause.
+    fn explain(&self, wrong: String, played: &Played) -> String {
+        if played.effect.is_some() {
+            return wrong;
+        }
+        let lines = played.function.as_ref().map(|function| self.observer.last_lines(function)).unwrap_or_default();
+        let lines: Vec<_> = lines.iter().map(|line| format!("\n{line}")).collect();
+        let heading = if lines.is_empty() { "" } else { "; the function's last lines:" };
+        format!("{wrong}{heading}{}", lines.concat())
+    }
+
+    /// Waits a little, then tells what came too often: an event is told once at most.
+    pub async fn told_twice(&self, played: &mut [Played]) {
+        sleep(SETTLE).await;
+        for played in played {
+            let Some(event_id) = &played.event_id else { continue };
+            let effects = self.observer.effects(event_id);
+            let told = effects.iter().filter(|timed| matches!(timed.effect, Effect::Told(_))).count();
+            let expected = usize::from(matches!(played.expected, Expect::Notification(_)));
+            if told > expected && played.wrong.is_none() {
+                played.wrong = Some(format!("it was told {told} times"));
+            }
+        }
+    }
+}
+
+/// In what way an outcome is not the expected one.
+fn mismatch(expected: &Expect, played: &Played) -> Option<String> {
+    let is = match (expected, &played.effect) {
+        (Expect::Notification(expected), Some(Effect::Told(told))) => return differs(expected, told),
+        (Expect::Quarantine(expected), Some(Effect::Quarantined { reason, .. })) => *reason == expected.reason,
+        (Expect::Quieted, Some(Effect::Quieted)) | (Expect::Nothing, None) => true,
+        _ => false,
+    };
+    if is {
+        return None;
+    }
+    Some(match &played.effect {
+        None if played.function.is_none() => "no rule hears this topic".to_owned(),
+        None => format!("nothing came of it in {LIMIT:?}"),
+        Some(effect) => format!("it was {effect}"),
+    })
+}
+
+fn differs(expected: &crate::scenario::Notification, told: &Told) -> Option<String> {
+    let text = |name: &str, expected: &Option<String>, got: Option<&str>| {
+        let expected = expected.as_deref()?;
+        (got != Some(expected)).then(|| match got {
+            Some(got) => format!("its {name} is {got:?}"),
+            None => format!("it has no {name}"),
+        })
+    };
+    text("message", &expected.message, Some(&told.message))
+        .or_else(|| text("subject", &expected.subject, told.subject.as_deref()))
+        .or_else(|| {
+            expected.attributes.iter().find_map(|(name, value)| {
+                let got = told.attributes.get(name).map(String::as_str);
+                text(&format!("attribute {name}"), &Some(value.clone()), got)
+            })
+        })
+}
+
+/// Plays all scenarios at once; `ended` gets each as it ends.
+pub async fn play_all(
+    stage: &Arc<Stage>,
+    scenarios: &[Scenario],
+    ended: impl Fn(&Scenario, &[Played]),
+) -> Result<Vec<Played>> {
+    ensure!(!scenarios.is_empty(), "there is no scenario to play");
+    let mut playing = JoinSet::new();
+    for scenario in scenarios {
+        let (stage, scenario) = (Arc::clone(stage), scenario.clone());
+        playing.spawn(async move {
+            let mut played = Arc::clone(&stage).play(Arc::new(scenario.clone())).await?;
+            stage.told_twice(&mut played).await;
+            Ok::<_, anyhow::Error>((scenario, played))
+        });
+    }
+    let mut all = Vec::new();
+    while let Some(played) = playing.join_next().await {
+        let (scenario, played) = played??;
+        ended(&scenario, &played);
+        all.extend(played);
+    }
+    Ok(all)
+}

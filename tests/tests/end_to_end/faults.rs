@@ -1,0 +1,134 @@
+//! Something goes wrong at every call of a handler, one after the other, and the event is told all the same.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use aws_sdk_lambda::types::Environment;
+use libtest_mimic::Trial;
+use serde_json::Value;
+use tests::fault::{Call, Fault, Proxy};
+use tests::observe::Effect;
+use tokio::time::sleep;
+
+use crate::stage::{Stage, Suite, click, ring};
+
+/// A function under test, what it is handed, and how many calls it makes: to warm up, and for an event.
+#[derive(Clone, Copy)]
+struct Subject {
+    function: &'static str,
+    event: fn(&str, &str) -> Value,
+    what: &'static str,
+    calls: usize,
+}
+
+const SUBJECTS: [Subject; 2] = [
+    Subject { function: "button", event: click, what: "a click", calls: 2 + 3 },
+    Subject { function: "doorbell", event: ring, what: "a ring", calls: 2 + 4 },
+];
+
+const FAULTS: [(Fault, &str); 5] = [
+    (Fault::LostRequest, "whichever request is lost"),
+    (Fault::LostAnswer, "whichever answer is lost"),
+    (Fault::Throttled, "whichever call is throttled"),
+    (Fault::KilledBefore, "when its function is killed before any call is served"),
+    (Fault::KilledAfter, "when its function is killed after any call is served"),
+];
+
+pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    // The slowest first.
+    for (fault, when) in FAULTS.into_iter().rev() {
+        for subject in SUBJECTS {
+            let name = format!("{} is told {when}", subject.what);
+            trials.push(suite.trial(name, move |suite| every_call(suite, subject, fault)));
+        }
+    }
+    trials.push(suite.trial("a click that cannot be told is kept in the dead-letter queue", never_told));
+    trials
+}
+
+/// Lets the first call of an event go wrong, then the second, until a run is untouched.
+async fn every_call(suite: Arc<Suite>, subject: Subject, fault: Fault) -> Result<()> {
+    let stage = suite.stage().await?;
+    let proxy = Proxy::start(&stage.cloud).await?;
+    put_behind(&stage, &proxy, subject.function).await?;
+    let mut nth = 1;
+    loop {
+        // Each time a process that is new, so that what it does to warm up is among the calls.
+        proxy.kill(&stage.cloud);
+        proxy.plan(nth, fault);
+        let (event_id, thing) = (format!("event-{nth}"), format!("thing-{nth}"));
+        stage.invoke_later(subject.function, &(subject.event)(&event_id, &thing)).await?;
+        let calls = || proxy.calls().into_iter().map(|call| call.operation).collect::<Vec<_>>().join(", ");
+        stage.done(&event_id, 1).await.with_context(|| format!("call {nth} of: {}", calls()))?;
+
+        let made = proxy.calls();
+        let struck = made.iter().position(|call| call.fault.is_some());
+        let told = stage.told(&event_id).len();
+        let allowed = if may_repeat(&made, struck, fault) { 1..=2 } else { 1..=1 };
+        ensure!(allowed.contains(&told), "told {told} times after {fault:?} at call {nth} of: {}", calls());
+        let effects = stage.observer.effects(&event_id);
+        let is_refused = effects.iter().any(|timed| matches!(timed.effect, Effect::Quarantined { .. }));
+        ensure!(!is_refused, "quarantined after {fault:?} at call {nth} of: {}", calls());
+        if struck.is_none() {
+            ensure!(nth == subject.calls + 1, "{} calls were expected, and there were: {}", subject.calls, calls());
+            break;
+        }
+        nth += 1;
+    }
+    ensure!(dead_letters(&stage, subject.function).await?.is_empty(), "something is in the dead-letter queue");
+    Ok(())
+}
+
+/// Whether SNS had taken the message and the function could not know: the one case in which it is told again.
+fn may_repeat(made: &[Call], struck: Option<usize>, fault: Fault) -> bool {
+    let operation = |at: usize| made.get(at).map(|call| &*call.operation);
+    struck.is_some_and(|at| match fault {
+        Fault::LostAnswer | Fault::KilledAfter => operation(at) == Some("Publish"),
+        Fault::KilledBefore => at > 0 && operation(at - 1) == Some("Publish"),
+        Fault::LostRequest | Fault::Throttled => false,
+    })
+}
+
+/// Puts a function behind the proxy, with a time-out that is over before Lambda's first retry, as it is in AWS.
+async fn put_behind(stage: &Stage, proxy: &Proxy, function: &str) -> Result<()> {
+    let name = stage.name(function)?;
+    let found = stage.clients.lambda.get_function_configuration().function_name(name).send().await?;
+    let mut variables = found.environment().and_then(|all| all.variables()).cloned().unwrap_or_default();
+    for service in ["DYNAMODB", "SNS"] {
+        variables.insert(format!("AWS_ENDPOINT_URL_{service}"), proxy.url());
+    }
+    let environment = Environment::builder().set_variables(Some(variables)).build();
+    let update = stage.clients.lambda.update_function_configuration().function_name(name);
+    update.environment(environment).timeout(3).send().await?;
+    Ok(())
+}
+
+/// A topic that is gone: nothing that a retry could mend.
+async fn never_told(suite: Arc<Suite>) -> Result<()> {
+    let stage = suite.stage().await?;
+    let topic = stage.deployment.output("ButtonTopicArn")?;
+    stage.clients.sns.delete_topic().topic_arn(topic).send().await?;
+    let event = click("never-told", "thing-1");
+    stage.invoke_later("button", &event).await?;
+    for _ in 0..60 {
+        sleep(Duration::from_secs(1)).await;
+        let letters = dead_letters(&stage, "button").await?;
+        if let Some(letter) = letters.first() {
+            ensure!(letters.len() == 1, "the event is there {} times", letters.len());
+            ensure!(letter.get("requestPayload") == Some(&event), "the event is not whole: {letter}");
+            return Ok(());
+        }
+    }
+    anyhow::bail!("the event is not in the dead-letter queue")
+}
+
+/// What is in a function's dead-letter queue.
+async fn dead_letters(stage: &Stage, function: &str) -> Result<Vec<Value>> {
+    let output = if function == "button" { "ButtonDeadLetterQueueUrl" } else { "DoorbellDeadLetterQueueUrl" };
+    let url = stage.deployment.output(output)?;
+    let received = stage.clients.sqs.receive_message().queue_url(url).max_number_of_messages(10).send().await?;
+    let bodies = received.messages().iter().filter_map(|message| message.body());
+    bodies.map(|body| Ok(serde_json::from_str(body)?)).collect()
+}

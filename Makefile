@@ -27,7 +27,8 @@ export AWS_SHARED_CREDENTIALS_FILE := /dev/null
 export AWS_EC2_METADATA_DISABLED := true
 endif
 
-say = @printf '%s\n' '==> $(1)'
+# To stderr: stdout is for what was asked for.
+say = @printf '%s\n' '==> $(1)' >&2
 
 .PHONY: help
 help: ## list these commands
@@ -73,6 +74,8 @@ local: build $(local_tools) ## leave the local cloud running, and print how to p
 
 .PHONY: watch
 watch: build $(local_tools) ## run the functions under cargo-lambda's emulator, on a local cloud; rebuilds on change
+	$(call say,compiling the functions for the emulator)
+	@cargo build
 	@$(CLOUD) local -- --watch
 
 .PHONY: invoke

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -11,6 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::cloud::Cloud;
 use crate::isolation::{self, Account, Inherit};
+use crate::keeper;
 use crate::progress::Progress;
 use crate::tools;
 
@@ -195,9 +197,12 @@ pub async fn aws<A: AsRef<OsStr>>(
     let arguments: Vec<_> = arguments.into_iter().collect();
     let mut command = isolation::command(tools::aws()?, Inherit::Basics, cloud.endpoint, account, &cloud.scratch);
     command.args(&arguments).args(["--output", "json"]);
-    // Ends with this process's task: a command that is interrupted does not wait for the CLI.
-    let mut command = tokio::process::Command::from(command);
-    let output = command.kill_on_drop(true).output().await.context("cannot run the AWS CLI")?;
+    let mut cli = tokio::process::Command::from(keeper::command(&command)?);
+    let mut cli = cli.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("cannot run the AWS CLI")?;
+    // Open as long as the CLI may run.
+    let pipe = cli.stdin.take();
+    let output = cli.wait_with_output().await.context("cannot run the AWS CLI")?;
+    drop(pipe);
     let shown = || arguments.iter().take(2).map(|part| part.as_ref().to_string_lossy()).collect::<Vec<_>>().join(" ");
     ensure!(output.status.success(), "`aws {}` failed: {}", shown(), String::from_utf8_lossy(&output.stderr).trim());
     String::from_utf8(output.stdout).with_context(|| format!("`aws {}` said something that is not text", shown()))

@@ -100,9 +100,13 @@ pub fn command(
             basics.chain(["HOME", "TMPDIR"].map(|name| (OsString::from(name), home.into()))).collect()
         }
         Inherit::Toolchain => {
-            let mut all: BTreeMap<_, _> = std::env::vars_os()
-                .filter(|(name, _)| !name.as_encoded_bytes().to_ascii_uppercase().starts_with(b"AWS_"))
-                .collect();
+            // What cargo tells a program of its own package would make another cargo build some crates anew.
+            let dropped: [&[u8]; 3] = [b"AWS_", b"CARGO_PKG_", b"CARGO_MANIFEST_"];
+            let is_kept = |name: &OsString| {
+                let name = name.as_encoded_bytes().to_ascii_uppercase();
+                !dropped.iter().any(|prefix| name.starts_with(prefix))
+            };
+            let mut all: BTreeMap<_, _> = std::env::vars_os().filter(|(name, _)| is_kept(name)).collect();
             // A proxy may stay, for crates; the local cloud is not behind it.
             for name in ["NO_PROXY", "no_proxy"] {
                 let direct = all.entry(name.into()).or_default();

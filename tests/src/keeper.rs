@@ -1,8 +1,9 @@
-//! The keeper: a small process of its own that runs a server and lets nothing outlive the command that asked for it.
+//! The keeper: a small process of its own that runs a program and lets nothing of it outlive the command that asked for
+//! it.
 //!
 //! It is this same program, started again. It holds one end of a pipe; the command holds the other and writes nothing.
 //! However the command ends (it returns, panics, is interrupted, is killed with `kill -9`), the system closes the pipe,
-//! and the keeper ends the server and every process that came of it. As a "child subreaper" it is the parent of each
+//! and the keeper ends the program and every process that came of it. As a "child subreaper" it is the parent of each
 //! orphan among them, so that none is missed, whatever process group or session it moved to.
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, wait};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,8 +26,8 @@ const KEEP: &str = "__keep";
 /// How long a process has to end by itself before it is killed.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Must be called first in every `main` that uses [`Keeper::start`]: does the keeper's work when this process was
-/// started as one, and returns `None` otherwise.
+/// Must be called first in every `main` that starts anything: does the keeper's work when this process was started as
+/// one, and returns `None` otherwise.
 pub fn main() -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);
     if args.next()? != KEEP {
@@ -35,13 +36,30 @@ pub fn main() -> Option<ExitCode> {
     let (Some(scratch), Some(program)) = (args.next(), args.next()) else {
         return Some(ExitCode::FAILURE);
     };
-    match keep(Path::new(&scratch), &program, args) {
-        Ok(()) => Some(ExitCode::SUCCESS),
-        Err(error) => {
-            eprintln!("the keeper failed: {error:#}");
-            Some(ExitCode::FAILURE)
-        }
+    let ended = keep(&program, args);
+    remove(Path::new(&scratch));
+    Some(ended.unwrap_or_else(|error| {
+        eprintln!("{error:#}");
+        ExitCode::FAILURE
+    }))
+}
+
+/// The command that runs `program`, which names its whole environment, under a keeper. Its standard input is a pipe: the
+/// program ends when that is closed. It ends as the program does.
+pub fn command(program: &Command) -> Result<Command> {
+    keeping(program, Path::new(""))
+}
+
+fn keeping(program: &Command, scratch: &Path) -> Result<Command> {
+    let mut keeper = Command::new(std::env::current_exe().context("this program's own path")?);
+    keeper.arg(KEEP).arg(scratch).arg(program.get_program()).args(program.get_args());
+    keeper.env_clear().envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(directory) = program.get_current_dir() {
+        keeper.current_dir(directory);
     }
+    // Out of reach of a terminal's Ctrl-C: the keeper ends after the command, not with it.
+    keeper.stdin(Stdio::piped()).process_group(0);
+    Ok(keeper)
 }
 
 /// A server that ends with this value.
@@ -54,18 +72,10 @@ impl Keeper {
     /// Starts `server`, which names its whole environment. What it writes goes to `log`, or to where this program
     /// writes. `scratch` is removed once everything has ended.
     pub fn start(server: &Command, scratch: &Path, log: Option<&File>) -> Result<Self> {
-        let mut keeper = Command::new(std::env::current_exe().context("this program's own path")?);
-        keeper.arg(KEEP).arg(scratch).arg(server.get_program()).args(server.get_args());
-        keeper.env_clear().envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        if let Some(directory) = server.get_current_dir() {
-            keeper.current_dir(directory);
-        }
-        keeper.stdin(Stdio::piped());
+        let mut keeper = keeping(server, scratch)?;
         if let Some(log) = log {
             keeper.stdout(log.try_clone()?).stderr(log.try_clone()?);
         }
-        // Out of reach of a terminal's Ctrl-C: the keeper ends after the command, not with it.
-        keeper.process_group(0);
         let keeper = keeper.spawn().context("cannot start the keeper")?;
         Ok(Self { keeper })
     }
@@ -95,42 +105,45 @@ impl Drop for Keeper {
     }
 }
 
-fn keep(scratch: &Path, program: &OsString, args: impl Iterator<Item = OsString>) -> Result<()> {
+fn keep(program: &OsString, args: impl Iterator<Item = OsString>) -> Result<ExitCode> {
     set_child_subreaper(Some(getpid())).context("cannot become a child subreaper")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(async {
-        let mut server = tokio::process::Command::new(program);
-        // Its own standard input is the pipe, which the server must not hold.
-        let mut server = server
-            .args(args)
-            .stdin(Stdio::null())
-            .spawn()
-            .with_context(|| format!("cannot start {}", program.display()))?;
-        let mut signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()]
-            .map(|kind| signal(kind).context("cannot listen for signals"));
-        let [Ok(terminate), Ok(interrupt), Ok(hangup)] = &mut signals else {
-            anyhow::bail!("cannot listen for signals");
+    let code = runtime.block_on(async {
+        let told_to_end = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+        let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = told_to_end else {
+            bail!("the keeper cannot listen for signals");
         };
+        // Its own standard input is the pipe, which the program must not hold.
+        let started = tokio::process::Command::new(program).args(args).stdin(Stdio::null()).spawn();
+        let mut started = started.with_context(|| format!("cannot start {}", program.display()))?;
         let mut pipe = [0_u8; 1];
         let mut stdin = tokio::io::stdin();
-        tokio::select! {
-            _ = stdin.read(&mut pipe) => {}
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = hangup.recv() => {}
-            status = server.wait() => { let _ = status; }
-        }
+        let status = tokio::select! {
+            status = started.wait() => Some(status?),
+            _ = stdin.read(&mut pipe) => None,
+            _ = terminate.recv() => None,
+            _ = interrupt.recv() => None,
+            _ = hangup.recv() => None,
+        };
         end_all().await;
-        Ok(())
+        let code = status.and_then(|status| u8::try_from(status.code()?).ok());
+        Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
     });
     // The read of standard input runs on a thread that cannot be interrupted.
     runtime.shutdown_background();
-    match std::fs::remove_dir_all(scratch) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => eprintln!("cannot remove {}: {error}", scratch.display()),
+    code
+}
+
+fn remove(scratch: &Path) {
+    if scratch.as_os_str().is_empty() {
+        return;
     }
-    ended
+    match std::fs::remove_dir_all(scratch) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            eprintln!("cannot remove {}: {error}", scratch.display());
+        }
+        _ => {}
+    }
 }
 
 /// Ends every descendant of this process, politely at first.

@@ -239,8 +239,8 @@ impl Stage {
         format!("{wrong}{heading}{}", lines.concat())
     }
 
-    /// Waits a little, then tells what came too often: an event is told once at most.
-    pub async fn told_twice(&self, played: &mut [Played]) {
+    /// Waits a little, then marks what was told too often: once is the most.
+    async fn find_repeats(&self, played: &mut [Played]) {
         sleep(SETTLE).await;
         for played in played {
             let Some(event_id) = &played.event_id else { continue };
@@ -302,7 +302,7 @@ pub async fn play_all(
         let (stage, scenario) = (Arc::clone(stage), scenario.clone());
         playing.spawn(async move {
             let mut played = Arc::clone(&stage).play(Arc::new(scenario.clone())).await?;
-            stage.told_twice(&mut played).await;
+            stage.find_repeats(&mut played).await;
             Ok::<_, anyhow::Error>((scenario, played))
         });
     }

@@ -182,7 +182,7 @@ pub fn json(played: &[Played], took: Duration) -> Value {
                 "function": played.function,
                 "effect": effect,
                 "millis": played.millis,
-                "expected": expectation(&played.expected),
+                "expected": played.expected,
                 "ok": played.wrong.is_none(),
                 "wrong": played.wrong,
             })

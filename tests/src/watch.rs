@@ -51,7 +51,7 @@ pub async fn start(
         isolation::command(tools::cargo_lambda()?, Inherit::Toolchain, cloud.endpoint, account, directory);
     command.current_dir(tools::root()).args(["lambda", "watch", "--invoke-address"]);
     command.arg(address().to_string()).arg("--invoke-port").arg(port.to_string()).env(runner_variable()?, &runner);
-    Keeper::start(&command, &directory.join("none"), None)
+    Keeper::start(&command, Path::new(""), None)
 }
 
 /// Where the emulator listens: `cargo lambda invoke` looks for it on IPv6's loopback first, where there is one.

@@ -22,6 +22,9 @@ use crate::timestamp::Timestamp;
 /// Lambda gives INIT ten seconds; one slow endpoint may not use them up.
 const WARM_UP_LIMIT: Duration = Duration::from_secs(3);
 
+/// The templates' time-out, for a runtime that names no deadline.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What a function is put together from during INIT.
 #[derive(Debug)]
 pub struct Setup {
@@ -89,8 +92,10 @@ pub async fn run<H: Bulk>(make: impl AsyncFnOnce(&Setup) -> Result<H, InitError>
         Err(error) => return fail("the function cannot start", &error),
     };
     let handler = service_fn(async |event: LambdaEvent<Box<RawValue>>| {
-        let deadline = Timestamp::from_millis(event.context.deadline);
-        let call = Call::new(event.context.request_id, Timestamp::now(), deadline);
+        let (now, deadline) = (Timestamp::now(), Timestamp::from_millis(event.context.deadline));
+        // cargo-lambda's emulator names a deadline in 1970.
+        let deadline = if deadline > now { deadline } else { now.plus(DEFAULT_TIMEOUT) };
+        let call = Call::new(event.context.request_id, now, deadline);
         function.invoke(&event.payload, &call).await
     });
     match lambda_runtime::run(handler).await {

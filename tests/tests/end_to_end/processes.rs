@@ -28,8 +28,20 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
         suite.trial(format!("nothing outlives a replay that is {how}"), async move |_| ended_by(signal, late))
     };
     let mut trials: Vec<_> = cases.into_iter().map(trial).collect();
+    trials
+        .push(suite.trial("nothing outlives a replay that is killed with kill -9 as it starts", async |_| starting()));
     trials.push(suite.trial("nothing outlives a replay whose parent is killed with kill -9", async |_| orphaned()));
     trials
+}
+
+fn starting() -> Result<()> {
+    let mut watched = Watched::spawn(replay().stdout(Stdio::null()).stderr(Stdio::null()))?;
+    let is_cli = |pid: Pid| {
+        let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains("cloudformation")
+    };
+    watched.wait_for("the AWS CLI", is_cli)?;
+    watched.end(Signal::KILL, Duration::from_secs(5))
 }
 
 /// As `make` runs it, when `make` is killed with `kill -9`.
@@ -123,18 +135,24 @@ impl Watched {
 
     /// Waits until a function runs.
     pub fn wait_for_a_function(&mut self) -> Result<()> {
+        self.wait_for("a function", |pid| {
+            keeper::variables(pid).is_ok_and(|all| all.contains_key("AWS_LAMBDA_RUNTIME_API"))
+        })
+    }
+
+    /// Waits until there is such a process.
+    fn wait_for(&mut self, what: &str, is_it: impl Fn(Pid) -> bool) -> Result<()> {
         let begin = Instant::now();
-        let is_function = |pid: Pid| keeper::variables(pid).is_ok_and(|all| all.contains_key("AWS_LAMBDA_RUNTIME_API"));
         while begin.elapsed() < Duration::from_mins(1) {
             if let Some(status) = self.child.try_wait()? {
                 bail!("it ended with {status}");
             }
-            if self.descendants().into_iter().any(is_function) {
+            if self.descendants().into_iter().any(&is_it) {
                 return Ok(());
             }
-            sleep(Duration::from_millis(50));
+            sleep(Duration::from_millis(20));
         }
-        bail!("no function runs");
+        bail!("{what} does not run");
     }
 
     /// Ends it, after which nothing of it may be left for longer than `late`.

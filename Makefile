@@ -70,18 +70,21 @@ test: build $(local_tools) ## run every test: units, properties, and whole journ
 
 .PHONY: local
 local: build $(local_tools) ## leave the local cloud running, and print how to publish to it
+	$(call say,compiling the local cloud)
+	@cargo build --package tests --bins
 	@$(CLOUD) local
 
 .PHONY: watch
 watch: build $(local_tools) ## run the functions under cargo-lambda's emulator, on a local cloud; rebuilds on change
-	$(call say,compiling the functions for the emulator)
+	$(call say,compiling the local cloud and the functions for the emulator)
+	@cargo build --package tests --bins
 	@cargo build
 	@$(CLOUD) local -- --watch
 
 .PHONY: invoke
 invoke: $(TOOLS)/build/.installed ## send an event to a function under `make watch`: FN=button EVENT=events/button/single.json
 	@$(CARGO_LAMBDA) invoke $(or $(FN),$(error FN is missing: make invoke FN=button EVENT=events/button/single.json)) \
-		--data-file $(or $(EVENT),$(error EVENT is missing: make invoke FN=button EVENT=events/button/single.json))
+		--invoke-address 127.0.0.1 --data-file $(or $(EVENT),$(error EVENT is missing: make invoke FN=button EVENT=events/button/single.json))
 
 .PHONY: build
 build: $(TOOLS)/build/.installed ## build the zips that ship (ARCH=x86_64 or arm64)

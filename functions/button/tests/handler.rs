@@ -183,6 +183,16 @@ async fn a_click_that_was_told_before_is_done_and_not_told_again() {
 }
 
 #[tokio::test]
+async fn a_mark_whose_answer_was_lost_is_made_again_and_the_click_told_once() {
+    let mark =
+        mock!(DynamoDb::update_item).sequence().http_status(500, None).output(|| UpdateItemOutput::builder().build());
+    let (mark, (publish, published)) = (mark.build(), publish());
+    let answer = invoke(&sample("single.json"), &[&put(), &mark], &[&publish]).await;
+    assert_eq!((answer, mark.num_calls()), (Ok(json!({"outcome": "done"})), 2));
+    assert_eq!(published.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn a_throttled_topic_is_tried_again() {
     let throttled = || PublishError::generic(ErrorMetadata::builder().code("ThrottledException").build());
     let publish = mock!(Sns::publish).sequence().error(throttled).output(|| PublishOutput::builder().build()).build();

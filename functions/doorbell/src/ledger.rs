@@ -8,10 +8,10 @@ use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::get_item::GetItemError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
-use gatehouse::{Call, Environment, InitError};
+use gatehouse::{BoxError, Call, Environment, InitError};
 use uuid::Uuid;
 
-use crate::quiet::{Claim, Ring, Rings, Verdict};
+use crate::quiet::{Claim, REMEMBERED, Ring, Rings, Verdict};
 
 /// How often, and how many times, to look again while another ring is being told. Two presses a moment apart are what
 /// doorbells do: handing the second back would end each of them as an error and a retry a minute later.
@@ -73,6 +73,13 @@ struct Stored {
     rings: Rings,
 }
 
+impl Held {
+    /// The key of the doorbell's item.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}
+
 impl Ledger {
     /// Reads `IDEMPOTENCY_TABLE` and `QUIET_WINDOW_SECONDS` (1 to 900, default 10).
     pub fn from(environment: &Environment, client: Client, function: &str) -> Result<Self, InitError> {
@@ -99,7 +106,7 @@ impl Ledger {
             match stored.rings.decide(&ring, self.window, now) {
                 Verdict::AlreadyTold => return Ok(Claimed::AlreadyTold),
                 Verdict::Quiet => return Ok(Claimed::Quiet),
-                Verdict::Wait if looks == 0 => return Err(LedgerError::AnotherRing),
+                Verdict::Wait if looks == 0 || call.is_late() => return Err(LedgerError::AnotherRing),
                 Verdict::Wait => {
                     looks -= 1;
                     tokio::time::sleep(pause).await;
@@ -119,7 +126,7 @@ impl Ledger {
     }
 
     /// Marks a ring as told.
-    pub async fn mark_told(&self, held: &Held, call: &Call) -> Result<(), LedgerError> {
+    pub async fn mark_told(&self, held: &Held, call: &Call) -> Result<(), BoxError> {
         let Held { id, ring, owner, stored } = held;
         let mut stored = stored.clone();
         while !stored.rings.is_told(ring) {
@@ -130,7 +137,7 @@ impl Ledger {
     }
 
     /// Gives a claim back, so that the next try need not wait for it to expire.
-    pub async fn release(&self, held: &Held, call: &Call) -> Result<(), LedgerError> {
+    pub async fn release(&self, held: &Held, call: &Call) -> Result<(), BoxError> {
         let Held { id, owner, stored, .. } = held;
         let mut stored = stored.clone();
         while stored.rings.is_claimed_by(owner) {
@@ -150,7 +157,7 @@ impl Ledger {
     async fn save(&self, id: &str, read: &Stored, rings: Rings, call: &Call) -> Result<Stored, LedgerError> {
         let written = Stored { version: read.version + 1, rings };
         let text = serde_json::to_string(&written.rings).map_err(|_| LedgerError::Foreign { id: id.to_owned() })?;
-        let expiration = written.rings.forgotten_at(self.window, call.now());
+        let expiration = call.now().plus(self.window + REMEMBERED);
         let put = self
             .client
             .put_item()

@@ -8,8 +8,8 @@ pub mod quiet;
 pub mod text;
 
 use gatehouse::{
-    Attribute, Call, DeviceEvent, Each, Environment, Failure, InitError, NotPublished, Notification, Refusal, Setup,
-    Topic, carry_out,
+    Attribute, Call, DeviceEvent, Each, Environment, Failure, InitError, NotPublished, Notification, OnceError,
+    Refusal, Setup, Topic, carry_out,
 };
 use serde::Deserialize;
 
@@ -42,9 +42,9 @@ pub enum Error {
     /// Who tells it could not be agreed on.
     #[error(transparent)]
     NotClaimed(#[from] LedgerError),
-    /// Amazon SNS did not take it.
+    /// It was not told now; the next try may.
     #[error(transparent)]
-    NotPublished(#[from] NotPublished),
+    NotTold(#[from] OnceError<NotPublished>),
 }
 
 impl From<Error> for Failure {
@@ -52,7 +52,7 @@ impl From<Error> for Failure {
         match error {
             Error::Refused(refusal) => refusal.into(),
             Error::NotClaimed(error) => Self::retry(error),
-            Error::NotPublished(error) => error.into(),
+            Error::NotTold(error) => error.into(),
         }
     }
 }
@@ -64,12 +64,13 @@ impl Doorbell {
         Self::from(setup.environment(), Topic::connect(setup).await?, ledger)
     }
 
-    /// Reads `SENDER_NAME` (default `DOORBELL`): the topic's display name, which SNS puts before each text, and the
-    /// sender ID, where a country shows one.
+    /// Reads `SENDER_NAME` (default `DOORBELL`): the topic's display name, of which SNS puts ten characters before each
+    /// text, and the sender ID, where a country shows one.
     pub fn from(environment: &Environment, topic: Topic, ledger: Ledger) -> Result<Self, InitError> {
         let sender_name: String = environment.optional("SENDER_NAME")?.unwrap_or_else(|| "DOORBELL".to_owned());
-        if !(1..=11).contains(&sender_name.len()) || !sender_name.bytes().all(|b| b.is_ascii_alphanumeric()) {
-            let why = "a sender ID has 1 to 11 letters and digits";
+        let starts_well = sender_name.starts_with(|first: char| first.is_ascii_alphabetic());
+        if !starts_well || sender_name.len() > 10 || !sender_name.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            let why = "it must be 1 to 10 letters and digits, starting with a letter";
             return Err(Environment::invalid("SENDER_NAME", sender_name, &why));
         }
         Ok(Self { topic, ledger, sender_name })
@@ -114,7 +115,7 @@ impl Each for Doorbell {
             }
         };
         let told = self.topic.publish(notification);
-        carry_out(call, told, self.ledger.mark_told(&held, call), self.ledger.release(&held, call)).await?;
+        carry_out(held.id(), call, told, self.ledger.mark_told(&held, call), self.ledger.release(&held, call)).await?;
         call.count("Told");
         Ok(())
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// How long a ring that was told is remembered beyond its quiet window: three times the five minutes for which a ring
 /// is news, so that a ring which comes late, or again, still meets the one that was told.
-const REMEMBERED: Duration = Duration::from_mins(15);
+pub const REMEMBERED: Duration = Duration::from_mins(15);
 
 /// One press of a doorbell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,11 +95,6 @@ impl Rings {
     #[must_use]
     pub fn without_claim(&self, owner: &str) -> Self {
         Self { told: self.told.clone(), claim: self.claim.clone().filter(|claim| claim.owner != owner) }
-    }
-
-    /// When nothing in this needs to be remembered any longer.
-    pub fn forgotten_at(&self, window: Duration, now: Timestamp) -> Timestamp {
-        now.plus(window + REMEMBERED)
     }
 }
 

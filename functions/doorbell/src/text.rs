@@ -33,12 +33,19 @@ pub fn one_part(prefix: &str, text: &str) -> String {
 }
 
 fn beginning<'a>(prefix: &str, text: &'a str, limit: usize, units: impl Fn(&str) -> Option<usize>) -> &'a str {
-    let mut used = units(prefix).unwrap_or(limit);
-    let fits = |(start, character): (usize, &str)| {
-        used += units(character)?;
-        (used <= limit).then_some(start + character.len())
+    let longest = |pieces: &mut dyn Iterator<Item = &str>| {
+        let mut used = units(prefix).unwrap_or(limit);
+        let fits = pieces.map_while(|piece| {
+            used += units(piece)?;
+            (used <= limit).then_some(piece.len())
+        });
+        fits.sum()
     };
-    let end = text.grapheme_indices(true).map_while(fits).last().unwrap_or(0);
+    let end = match longest(&mut text.graphemes(true)) {
+        // A letter under a hundred accents is longer than a part: it is cut between its code points.
+        0 => longest(&mut text.split("")),
+        end => end,
+    };
     text.get(..end).unwrap_or_default().trim_end()
 }
 
@@ -103,6 +110,12 @@ mod tests {
     }
 
     #[test]
+    fn a_letter_under_a_hundred_accents_is_cut_rather_than_lost() {
+        let text = format!("e{}", "\u{301}".repeat(100));
+        assert_eq!(one_part(PREFIX, &text).chars().count(), 60);
+    }
+
+    #[test]
     fn line_breaks_and_control_characters_become_single_spaces() {
         assert_eq!(one_part(PREFIX, " a\r\n\tb\0c \u{2028}"), "a b c");
     }
@@ -121,6 +134,7 @@ mod tests {
             prop_assert!(fits, "{}", whole);
             let plain = |text: &str| text.chars().filter(|c| !c.is_whitespace() && !c.is_control()).collect::<String>();
             prop_assert!(plain(&text).starts_with(&plain(&cut)));
+            prop_assert_eq!(cut.is_empty(), plain(&text).is_empty());
         }
     }
 }

@@ -6,19 +6,30 @@ use tokio::time::Instant;
 
 use crate::timestamp::Timestamp;
 
+/// What an invocation keeps back to quarantine and to answer.
+const ANSWERING: Duration = Duration::from_secs(1);
+
 /// One invocation of the function: when it began, when it must end, and what it counted.
 #[derive(Debug)]
 pub struct Call {
     request_id: String,
     began: (Timestamp, Instant),
     deadline: Timestamp,
+    cutoff: Timestamp,
     counters: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Call {
     /// An invocation that begins now, by this clock, and that Lambda ends at `deadline`.
     pub fn new(request_id: impl Into<String>, now: Timestamp, deadline: Timestamp) -> Self {
-        Self { request_id: request_id.into(), began: (now, Instant::now()), deadline, counters: Mutex::default() }
+        let cutoff = now.plus(deadline.since(now).mul_f32(0.8)).max(deadline.minus(ANSWERING));
+        Self {
+            request_id: request_id.into(),
+            began: (now, Instant::now()),
+            deadline,
+            cutoff,
+            counters: Mutex::default(),
+        }
     }
 
     /// Lambda's request id. It stays the same when Lambda retries an asynchronous invocation.
@@ -37,11 +48,17 @@ impl Call {
         self.deadline
     }
 
-    /// How long handlers may go on, so that there is time left to quarantine and to answer: a fifth of what remains,
-    /// one second at most.
-    pub(crate) fn time_to_handle(&self) -> Duration {
-        let remaining = self.deadline.since(self.now());
-        remaining.saturating_sub(Duration::from_secs(1).min(remaining / 5))
+    /// How long handlers may go on: until a second before the deadline, or a fifth of the whole time if that is less,
+    /// so that there is time left to quarantine and to answer.
+    pub fn time_left(&self) -> Duration {
+        self.cutoff.since(self.now())
+    }
+
+    /// Whether an effect is better left to the next try: too little time may be left to carry it out and to mark it.
+    /// That is so in the last third of an invocation.
+    pub fn is_late(&self) -> bool {
+        let (began, _) = self.began;
+        self.time_left() < self.cutoff.since(began) / 3
     }
 
     /// Counts one under this name; the invocation's metric record carries the sum.

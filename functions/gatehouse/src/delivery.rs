@@ -1,5 +1,6 @@
 use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
 use futures_util::future::FutureExt;
 use futures_util::stream::{self, StreamExt};
@@ -18,6 +19,9 @@ use crate::timestamp::Timestamp;
 
 /// How many refused events are written to quarantine at the same time.
 const QUARANTINED_AT_ONCE: usize = 8;
+
+/// What is left to hand the answer to Lambda once everything else is over.
+const TO_ANSWER: Duration = Duration::from_millis(200);
 
 /// A function: its name, its handler, and the quarantine for what the handler refuses.
 #[derive(Debug)]
@@ -134,7 +138,7 @@ impl<H: Bulk> Function<H> {
 
         let mut answers = Answers::new(inputs.len());
         let handled = AssertUnwindSafe(self.handler.handle_all(&inputs, &mut answers, call)).catch_unwind();
-        match timeout(call.time_to_handle(), handled).await {
+        match timeout(call.time_left(), handled).await {
             Ok(Ok(())) => {}
             Ok(Err(_panic)) => tracing::error!(requestId = call.request_id(), "the handler panicked"),
             Err(_elapsed) => tracing::error!(requestId = call.request_id(), "time ran out before all was handled"),
@@ -158,7 +162,8 @@ impl<H: Bulk> Function<H> {
     ) -> Result<(), BoxError> {
         let now = call.now();
         let put = self.quarantine.put(label, envelope.text, refusal, call.request_id(), envelope.delivered_at, now);
-        timeout(call.deadline().since(now), put).await?
+        // An answer must still go out: without it, what was done in this batch would come back as well.
+        timeout(call.deadline().minus(TO_ANSWER).since(now), put).await?
     }
 
     /// One log line and one metric record for the whole delivery: log ingestion is what costs most at volume.

@@ -1,5 +1,5 @@
 use std::collections::HashMap;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::str::FromStr;
 
 use crate::outcome::BoxError;
@@ -34,12 +34,19 @@ pub enum InitError {
 }
 
 /// The process's environment variables, as a value: tests make one of their own.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Environment(HashMap<String, String>);
+
+/// The names alone: among the values are credentials.
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
 
 impl Environment {
     /// The variables that this process was started with. One that is not Unicode counts as not set.
-    pub fn of_process() -> Self {
+    pub(crate) fn of_process() -> Self {
         std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
     }
 
@@ -78,6 +85,12 @@ mod tests {
     fn a_missing_variable_is_named() {
         let error = Environment::default().required::<String>("TOPIC_ARN").unwrap_err();
         assert_eq!(error.to_string(), "environment variable TOPIC_ARN is missing");
+    }
+
+    #[test]
+    fn no_value_is_ever_printed() {
+        let environment: Environment = [("AWS_SECRET_ACCESS_KEY", "secret")].into_iter().collect();
+        assert_eq!(format!("{environment:?}"), r#"{"AWS_SECRET_ACCESS_KEY"}"#);
     }
 
     #[test]

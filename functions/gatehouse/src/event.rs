@@ -101,8 +101,6 @@ struct DeviceFields<'a> {
     payload_base64: Option<String>,
     #[serde(borrow)]
     payload: Option<&'a RawValue>,
-    client_id: Option<String>,
-    principal: Option<String>,
     trace_id: Option<String>,
     received_at: Option<Timestamp>,
 }
@@ -120,10 +118,6 @@ pub struct DeviceEvent {
     pub topic: String,
     /// When AWS IoT received it.
     pub received_at: Timestamp,
-    /// The MQTT client id; `None` or `N/A` where there is none.
-    pub client_id: Option<String>,
-    /// The certificate or identity that published it.
-    pub principal: Option<String>,
     bytes: Vec<u8>,
 }
 
@@ -160,8 +154,6 @@ impl Input for DeviceEvent {
             thing: ThingName::new(fields.thing)?,
             topic: fields.topic,
             received_at: fields.received_at.unwrap_or(envelope.delivered_at),
-            client_id: fields.client_id,
-            principal: fields.principal,
             bytes,
         })
     }

@@ -2,8 +2,10 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::SdkError;
+use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::call::Call;
@@ -12,6 +14,9 @@ use crate::outcome::{BoxError, Failure, chain};
 
 const IN_PROGRESS: &str = "INPROGRESS";
 const COMPLETED: &str = "COMPLETED";
+
+/// What is left of a handler's time once its mark has been given up.
+const TO_REPORT: Duration = Duration::from_millis(100);
 
 /// The table that remembers which effects have been carried out.
 ///
@@ -49,6 +54,9 @@ pub enum OnceError<E> {
     /// The claim could not be written.
     #[error("the idempotency table did not take the claim")]
     Claim(#[from] Box<SdkError<PutItemError>>),
+    /// The claim took so long that the effect is better left to the next try; the claim has been given back.
+    #[error("too little time is left to carry it out")]
+    TooLate,
     /// The effect itself failed; the claim has been given back.
     #[error(transparent)]
     Effect(E),
@@ -99,7 +107,7 @@ impl Idempotency {
             Claim::AlreadyDone => return Ok(Once::AlreadyDone),
             Claim::AlreadyInProgress => return Err(OnceError::AlreadyInProgress),
         };
-        carry_out(call, effect, self.complete(&held, call), self.release(&held)).await.map_err(OnceError::Effect)?;
+        carry_out(&held.id, call, effect, self.complete(&held, call), self.release(&held)).await?;
         Ok(Once::Done)
     }
 
@@ -161,7 +169,8 @@ impl Idempotency {
     }
 
     async fn release(&self, held: &Held) -> Result<(), BoxError> {
-        self.client
+        let released = self
+            .client
             .delete_item()
             .table_name(&self.table)
             .key("id", string(&held.id))
@@ -169,32 +178,45 @@ impl Idempotency {
             .expression_attribute_names("#owner", "owner")
             .expression_attribute_values(":owner", string(&held.owner))
             .send()
-            .await?;
-        Ok(())
+            .await;
+        match released {
+            Ok(_) => Ok(()),
+            // Gone already: the answer to the first attempt was lost, or the claim has expired and is somebody else's.
+            Err(error)
+                if error.as_service_error().is_some_and(DeleteItemError::is_conditional_check_failed_exception) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
-/// Carries an effect out under a claim: marks it if it succeeds, gives the claim back if it fails, so that the retry
-/// need not wait for the claim to expire.
+/// Carries an effect out under the claim `id`: marks it if it succeeds, gives the claim back if it fails, so that the
+/// retry need not wait for the claim to expire.
 ///
-/// An effect that is in place is done even where its mark fails: handing the event back would be certain to repeat it,
-/// acknowledging it repeats it only if AWS delivers the event a second time. Such a one counts as `Unmarked`.
-pub async fn carry_out<E, S: Into<BoxError>>(
+/// An effect that is in place is done even where its mark fails or hangs: handing the event back would be certain to
+/// repeat it, acknowledging it repeats it only if AWS delivers the event a second time. Such a one counts as `Unmarked`.
+pub async fn carry_out<E>(
+    id: &str,
     call: &Call,
     effect: impl Future<Output = Result<(), E>>,
-    mark: impl Future<Output = Result<(), S>>,
-    release: impl Future<Output = Result<(), S>>,
-) -> Result<(), E> {
-    let warn = |what: &str, error: S| {
-        tracing::warn!(requestId = call.request_id(), error = chain(error.into().as_ref()), "{what}");
+    mark: impl Future<Output = Result<(), BoxError>>,
+    release: impl Future<Output = Result<(), BoxError>>,
+) -> Result<(), OnceError<E>> {
+    let warn = |what: &str, error: BoxError| {
+        tracing::warn!(requestId = call.request_id(), claim = id, error = chain(error.as_ref()), "{what}");
     };
-    if let Err(error) = effect.await {
+    let carried_out = if call.is_late() { Err(OnceError::TooLate) } else { effect.await.map_err(OnceError::Effect) };
+    if carried_out.is_err() {
         if let Err(error) = release.await {
             warn("the claim could not be given back; it expires by itself", error);
         }
-        return Err(error);
+        return carried_out;
     }
-    if let Err(error) = mark.await {
+    // Ends before the handler as a whole is cut off, which would hand the event back.
+    let limit = call.time_left().saturating_sub(TO_REPORT);
+    if let Err(error) = timeout(limit, mark).await.unwrap_or_else(|elapsed| Err(elapsed.into())) {
         call.count("Unmarked");
         warn("done, but could not be marked as done", error);
     }

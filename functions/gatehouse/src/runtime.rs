@@ -23,7 +23,7 @@ use crate::timestamp::Timestamp;
 const WARM_UP_LIMIT: Duration = Duration::from_secs(3);
 
 /// The templates' time-out, for a runtime that names no deadline.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a function is put together from during INIT.
 #[derive(Debug)]
@@ -119,7 +119,8 @@ fn fail(what: impl Display, error: &dyn Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// JSON lines on stdout, at the level of the function's `LoggingConfig`.
+/// JSON lines on stdout, at the level of the function's `LoggingConfig`, but never finer than DEBUG: at TRACE the runtime
+/// and the SDK log payloads.
 fn log_to_stdout(environment: &Environment) {
     let level = environment.get("AWS_LAMBDA_LOG_LEVEL").and_then(|level| level.parse().ok());
     tracing_subscriber::fmt()
@@ -128,7 +129,7 @@ fn log_to_stdout(environment: &Environment) {
         .with_current_span(false)
         .with_span_list(false)
         .with_target(false)
-        .with_max_level(level.unwrap_or(LevelFilter::INFO))
+        .with_max_level(level.unwrap_or(LevelFilter::INFO).min(LevelFilter::DEBUG))
         .init();
 }
 

@@ -25,12 +25,19 @@ use crate::environment::{Environment, InitError};
 /// INIT.
 const AMAZON_ROOTS: &[u8] = include_bytes!("amazon-roots.pem");
 
-/// Region, credentials and endpoints from the environment, with time-outs that leave a function of 10 seconds time for
-/// a second attempt.
+/// The longest that a call takes, with all its attempts. A handler makes four at most, one after the other, in the 20
+/// seconds that the templates give it.
+const OPERATION: Duration = Duration::from_secs(3);
+
+/// The longest that one attempt takes: a call that hangs leaves time for a second one.
+const ATTEMPT: Duration = Duration::from_millis(1400);
+
+/// Region, credentials and endpoints from the environment, and time-outs for every call.
 pub(crate) fn config(environment: &Environment) -> Result<SdkConfig, InitError> {
     let timeouts = TimeoutConfig::builder()
-        .connect_timeout(Duration::from_millis(1500))
-        .operation_attempt_timeout(Duration::from_millis(2500))
+        .connect_timeout(ATTEMPT)
+        .operation_attempt_timeout(ATTEMPT)
+        .operation_timeout(OPERATION)
         .build();
     // Lambda sets them once in the life of a process.
     let credentials = Credentials::new(
@@ -53,6 +60,12 @@ pub(crate) fn config(environment: &Environment) -> Result<SdkConfig, InitError> 
         .time_source(SharedTimeSource::default())
         .sleep_impl(SharedAsyncSleep::new(TokioSleep::new()))
         .build())
+}
+
+/// Time-outs for a call that must not be made twice: one attempt gets all the time. A second one is made only where the
+/// first was turned away, or the connection broke.
+pub(crate) fn one_long_attempt() -> TimeoutConfig {
+    TimeoutConfig::builder().operation_attempt_timeout(OPERATION).operation_timeout(OPERATION).build()
 }
 
 /// `AWS_ENDPOINT_URL_<SERVICE>`, or else `AWS_ENDPOINT_URL`, as the SDKs know them: for a local cloud and for private

@@ -1,4 +1,5 @@
 use aws_sdk_sns::Client;
+use aws_sdk_sns::config::Builder;
 use aws_sdk_sns::error::{BuildError, SdkError};
 use aws_sdk_sns::operation::publish::PublishError;
 use aws_sdk_sns::types::MessageAttributeValue;
@@ -6,6 +7,7 @@ use aws_sdk_sns::types::MessageAttributeValue;
 use crate::environment::{Environment, InitError};
 use crate::outcome::Failure;
 use crate::runtime::Setup;
+use crate::sdk;
 
 /// The longest subject that Amazon SNS takes: "less than 100 characters", of ASCII.
 const SUBJECT_LIMIT: usize = 99;
@@ -51,7 +53,9 @@ impl From<NotPublished> for Failure {
 impl Topic {
     /// The topic that `TOPIC_ARN` names, with its connection warmed up.
     pub async fn connect(setup: &Setup) -> Result<Self, InitError> {
-        let topic = Self::from(setup.environment(), Client::new(setup.sdk()))?;
+        // An answer that is only slow must not make the SDK publish a second time.
+        let config = Builder::from(setup.sdk()).timeout_config(sdk::one_long_attempt()).build();
+        let topic = Self::from(setup.environment(), Client::from_conf(config))?;
         setup.warm("SNS", topic.client.get_topic_attributes().topic_arn(&topic.arn).send()).await;
         Ok(topic)
     }

@@ -7,20 +7,20 @@
 )]
 
 use std::cell::Cell;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
-use aws_sdk_dynamodb::operation::delete_item::DeleteItemOutput;
+use aws_sdk_dynamodb::operation::delete_item::{DeleteItemError, DeleteItemOutput};
 use aws_sdk_dynamodb::operation::put_item::{PutItemError, PutItemInput, PutItemOutput};
 use aws_sdk_dynamodb::operation::update_item::UpdateItemOutput;
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_dynamodb::types::error::ConditionalCheckFailedException;
 use aws_sdk_dynamodb::{Client, error::ErrorMetadata};
 use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
-use gatehouse::{Call, Environment, Idempotency, Once, OnceError, Timestamp};
+use gatehouse::{Call, Environment, Idempotency, Once, OnceError, Timestamp, carry_out};
 
 const NOW: Timestamp = Timestamp::from_millis(1_763_715_600_000);
 
@@ -37,6 +37,19 @@ fn table(rules: &[&Rule]) -> Idempotency {
 fn attribute<'a>(input: &'a PutItemInput, name: &str) -> &'a str {
     let value = &input.item().unwrap()[name];
     value.as_s().or_else(|_| value.as_n()).unwrap()
+}
+
+/// Expiry is part of the condition: DynamoDB's time to live may come days late.
+fn takes_over_only_what_has_expired(input: &PutItemInput) -> bool {
+    let values = input.expression_attribute_values().unwrap();
+    input.condition_expression()
+        == Some(
+            "attribute_not_exists(id) OR expiration < :seconds \
+             OR (#status = :in_progress AND in_progress_expiration < :millis)",
+        )
+        && values[":seconds"].as_n().unwrap().parse::<u64>().unwrap() == NOW.seconds()
+        && values[":millis"].as_n().unwrap().parse::<u64>().unwrap() - NOW.millis() < 1000
+        && values[":in_progress"] == AttributeValue::S("INPROGRESS".to_owned())
 }
 
 /// The table refuses the claim and shows the item that stands in its way.
@@ -72,6 +85,7 @@ async fn an_effect_is_claimed_until_the_deadline_then_carried_out_then_marked() 
                 && attribute(input, "status") == "INPROGRESS"
                 && attribute(input, "in_progress_expiration") == NOW.plus(Duration::from_secs(10)).to_string()
                 && attribute(input, "expiration") == (NOW.seconds() + 86_400).to_string()
+                && takes_over_only_what_has_expired(input)
         })
         .then_output(|| PutItemOutput::builder().build());
     let mark = takes_the_mark();
@@ -155,4 +169,32 @@ async fn an_effect_in_place_whose_mark_fails_is_done_and_counted_as_unmarked() {
     let once = table(&[&takes_the_claim(), &mark]).once("event-1", &call, effect(&count)).await.unwrap();
     assert_eq!((once, count.get()), (Once::Done, 1));
     assert_eq!(call.counted().get("Unmarked"), Some(&1));
+}
+
+#[tokio::test]
+async fn a_claim_that_is_gone_already_counts_as_given_back() {
+    let gone = || DeleteItemError::ConditionalCheckFailedException(ConditionalCheckFailedException::builder().build());
+    let release = mock!(Client::delete_item).then_error(gone);
+    let failing = async || Err(io::Error::other("the topic is gone"));
+    let error = table(&[&takes_the_claim(), &release]).once("event-1", &call(), failing()).await.unwrap_err();
+    assert!(matches!(error, OnceError::Effect(_)), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_effect_in_place_whose_mark_hangs_is_done_before_the_handler_is_cut_off() {
+    let (count, call) = (Cell::new(0), call());
+    let release = async || panic!("what is in place is not given back");
+    carry_out("event-1", &call, effect(&count), pending(), release()).await.unwrap();
+    assert_eq!((count.get(), call.counted().get("Unmarked")), (1, Some(&1)));
+    assert!(call.time_left() > Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_effect_is_not_begun_when_little_time_is_left_and_its_claim_is_given_back() {
+    let (count, released, call) = (Cell::new(0), Cell::new(0), call());
+    tokio::time::advance(Duration::from_secs(7)).await;
+    let release = async || effect(&released).await.map_err(Into::into);
+    let error = carry_out("event-1", &call, effect(&count), pending(), release()).await.unwrap_err();
+    assert!(matches!(error, OnceError::TooLate), "{error:?}");
+    assert_eq!((count.get(), released.get()), (0, 1));
 }

@@ -65,8 +65,10 @@ replay: build $(local_tools) ## play the sample events on the local cloud (EVENT
 
 .PHONY: test
 test: build $(local_tools) ## run every test: units, properties, and whole journeys on the local cloud
-	$(call say,compiling and running the tests)
-	@cargo test --workspace --lib --bins --tests
+	$(call say,compiling and running the tests of the functions)
+	@cargo test --workspace --exclude tests --lib --tests
+	$(call say,compiling and running the tests on the local cloud)
+	@cargo test --package tests --lib --bins --tests
 
 .PHONY: local
 local: build $(local_tools) ## leave the local cloud running, and print how to publish to it

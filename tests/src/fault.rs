@@ -3,9 +3,11 @@
 //! A function is put behind it by its environment (`AWS_ENDPOINT_URL_DYNAMODB`, `AWS_ENDPOINT_URL_SNS`); it has no
 //! switch of its own for that.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use http_body_util::{BodyExt, Full};
@@ -15,6 +17,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 
 use crate::cloud::Cloud;
 use crate::isolation::Endpoint;
@@ -29,6 +32,8 @@ pub enum Fault {
     LostAnswer,
     /// The service turns it away, to be tried again.
     Throttled,
+    /// The service never gets the request, and no answer ever comes.
+    Hangs,
     /// The function's process is killed before the service gets the request.
     KilledBefore,
     /// The service does it, and the function's process is killed before the answer.
@@ -56,7 +61,16 @@ pub struct Proxy {
 struct State {
     /// Which call from now on, from 1, and what happens to it.
     plan: Option<(usize, Fault)>,
+    meeting: Option<Meeting>,
     calls: Vec<Call>,
+}
+
+/// Who came to make a call of this operation. The first is held until there is another.
+#[derive(Debug)]
+struct Meeting {
+    operation: &'static str,
+    /// Each with an id that stays the same when the SDK tries again.
+    callers: BTreeSet<String>,
 }
 
 impl Proxy {
@@ -77,10 +91,17 @@ impl Proxy {
 
     /// Forgets what was; from now on the `nth` call, counted from 1, meets this fault.
     pub fn plan(&self, nth: usize, fault: Fault) {
-        *lock(&self.state) = State { plan: Some((nth, fault)), calls: Vec::new() };
+        *lock(&self.state) = State { plan: Some((nth, fault)), ..State::default() };
     }
 
-    /// The calls since the last plan.
+    /// Forgets what was; from now on the first call of this operation reaches the service only once another process
+    /// makes one too, so that neither can have seen what comes of the other's.
+    pub fn bring_together(&self, operation: &'static str) {
+        let meeting = Meeting { operation, callers: BTreeSet::new() };
+        *lock(&self.state) = State { meeting: Some(meeting), ..State::default() };
+    }
+
+    /// The calls since they were last forgotten.
     pub fn calls(&self) -> Vec<Call> {
         lock(&self.state).calls.clone()
     }
@@ -132,6 +153,16 @@ async fn accept(listener: TcpListener, handler: Handler) -> Infallible {
 }
 
 impl Handler {
+    /// Whether a call need not wait for another one.
+    fn has_company(&self, operation: &str, caller: &str) -> bool {
+        let mut state = lock(&self.state);
+        let Some(meeting) = state.meeting.as_mut().filter(|meeting| meeting.operation == operation) else {
+            return true;
+        };
+        meeting.callers.insert(caller.to_owned());
+        meeting.callers.len() >= 2
+    }
+
     /// An error breaks the connection.
     async fn handle(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {
         let (head, body) = request.into_parts();
@@ -142,14 +173,20 @@ impl Handler {
             let mut state = lock(&self.state);
             let nth = state.calls.len() + 1;
             let fault = state.plan.filter(|(planned, _)| *planned == nth).map(|(_, fault)| fault);
-            state.calls.push(Call { operation, fault });
+            state.calls.push(Call { operation: operation.clone(), fault });
             fault
         };
+        let caller = head.headers.get("amz-sdk-invocation-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
+        while !self.has_company(&operation, caller) {
+            sleep(Duration::from_millis(5)).await;
+        }
         let broken = || Err(anyhow!("broken as planned"));
         let url = format!("http://{}", self.address);
         match fault {
             Some(Fault::LostRequest) => return broken(),
             Some(Fault::Throttled) => return throttled(target.is_some()),
+            // Until the caller gives up: this ends with the connection.
+            Some(Fault::Hangs) => return std::future::pending().await,
             Some(Fault::KilledBefore) => {
                 kill(&self.cloud, &url);
                 return broken();

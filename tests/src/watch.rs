@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use crate::isolation::{self, Account, Inherit};
 use crate::keeper::{self, Keeper};
 use crate::tools;
 
-/// Starts the emulator on `port`; it ends with the value.
+/// Starts the emulator on `port` of 127.0.0.1; it ends with the value.
 ///
 /// `functions` are the crates' names and what each is called where it is deployed.
 pub async fn start(
@@ -49,15 +48,10 @@ pub async fn start(
 
     let mut command =
         isolation::command(tools::cargo_lambda()?, Inherit::Toolchain, cloud.endpoint, account, directory);
-    command.current_dir(tools::root()).args(["lambda", "watch", "--invoke-address"]);
-    command.arg(address().to_string()).arg("--invoke-port").arg(port.to_string()).env(runner_variable()?, &runner);
+    // A container often has no IPv6.
+    command.current_dir(tools::root()).args(["lambda", "watch", "--invoke-address", "127.0.0.1", "--invoke-port"]);
+    command.arg(port.to_string()).env(runner_variable()?, &runner);
     Keeper::start(&command, Path::new(""), None)
-}
-
-/// Where the emulator listens: `cargo lambda invoke` looks for it on IPv6's loopback first, where there is one.
-pub fn address() -> IpAddr {
-    let v6 = IpAddr::from(Ipv6Addr::LOCALHOST);
-    if TcpListener::bind((v6, 0)).is_ok() { v6 } else { Ipv4Addr::LOCALHOST.into() }
 }
 
 /// What cargo asks for a program to run the built programs with.

@@ -32,9 +32,12 @@ struct Options {
     watch: bool,
 
     /// Where `cargo lambda watch` listens for `cargo lambda invoke`.
-    #[arg(long, default_value_t = 9000, requires = "watch")]
+    #[arg(long, default_value_t = INVOKE_PORT, requires = "watch")]
     invoke_port: u16,
 }
+
+/// Where `make invoke` looks for the emulator, as `cargo lambda invoke` does where it is told of no other port.
+const INVOKE_PORT: u16 = 9000;
 
 /// A device to try with, and what it says.
 const DEVICES: [(&str, &str, &str); 2] = [
@@ -156,14 +159,13 @@ fn introduction(cloud: &Cloud, account: &Account, directory: &Path) -> String {
 }
 
 fn watching(port: u16) -> String {
-    let mut options = String::new();
-    if watch::address().is_ipv4() {
-        options.push_str(" --invoke-address 127.0.0.1");
-    }
-    if port != 9000 {
-        let _ = write!(options, " --invoke-port {port}");
-    }
-    let invoke = format!("cargo lambda invoke{options} button --data-file events/button/single.json");
+    let invoke = match port {
+        INVOKE_PORT => "make invoke FN=button EVENT=events/button/single.json".to_owned(),
+        port => format!(
+            "cargo lambda invoke --invoke-address 127.0.0.1 --invoke-port {port} button \
+             --data-file events/button/single.json"
+        ),
+    };
     format!("\nTo invoke a function as its code is now:\n\n  {invoke}\n")
 }
 

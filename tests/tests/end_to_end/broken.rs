@@ -125,13 +125,13 @@ async fn wildcards(suite: Arc<Suite>) -> Result<()> {
     let stage = suite.stage().await?;
     for function in ["button", "doorbell"] {
         for (index, thing) in ["+", "#", "a/b", "$aws", "", "a b", "*"].into_iter().enumerate() {
-            let event_id = format!("wildcard-{index}");
+            let event_id = format!("wildcard-{function}-{index}");
             let event = device_event(&event_id, thing, &format!("any/{thing}"), b"{}");
             let answer = stage.invoke(function, &event).await?;
             let reason = answer.get("reason").and_then(Value::as_str);
             ensure!(reason == Some("bad-thing-name"), "{function} answered {answer} for {thing:?}");
         }
-        let last = stage.observer.outcome("wildcard-6", Instant::now() + LIMIT).await;
+        let last = stage.observer.outcome(&format!("wildcard-{function}-6"), Instant::now() + LIMIT).await;
         ensure!(last.is_some_and(|last| matches!(last.effect, Effect::Quarantined { .. })), "it is not in quarantine");
     }
     Ok(())
@@ -182,19 +182,7 @@ async fn strangers(suite: Arc<Suite>) -> Result<()> {
 async fn no_topic(suite: Arc<Suite>) -> Result<()> {
     let stage = suite.stage().await?;
     for function in ["button", "doorbell"] {
-        let name = stage.name(function)?;
-        let found = stage.clients.lambda.get_function_configuration().function_name(name).send().await?;
-        let mut variables = found.environment().and_then(|all| all.variables()).cloned().unwrap_or_default();
-        variables.remove("TOPIC_ARN");
-        let environment = aws_sdk_lambda::types::Environment::builder().set_variables(Some(variables)).build();
-        stage
-            .clients
-            .lambda
-            .update_function_configuration()
-            .function_name(name)
-            .environment(environment)
-            .send()
-            .await?;
+        stage.configure(function, |variables| drop(variables.remove("TOPIC_ARN"))).await?;
         let Err(error) = stage.invoke(function, &device_event("e", "t", "t", b"{}")).await else {
             anyhow::bail!("{function} runs without its topic");
         };

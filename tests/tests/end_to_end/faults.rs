@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use aws_sdk_lambda::types::Environment;
 use libtest_mimic::Trial;
 use serde_json::Value;
 use tests::fault::{Call, Fault, Proxy};
@@ -27,10 +26,11 @@ const SUBJECTS: [Subject; 2] = [
     Subject { function: "doorbell", event: ring, what: "a ring", calls: 2 + 4 },
 ];
 
-const FAULTS: [(Fault, &str); 5] = [
+const FAULTS: [(Fault, &str); 6] = [
     (Fault::LostRequest, "whichever request is lost"),
     (Fault::LostAnswer, "whichever answer is lost"),
     (Fault::Throttled, "whichever call is throttled"),
+    (Fault::Hangs, "whichever call hangs"),
     (Fault::KilledBefore, "when its function is killed before any call is served"),
     (Fault::KilledAfter, "when its function is killed after any call is served"),
 ];
@@ -52,7 +52,7 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
 async fn every_call(suite: Arc<Suite>, subject: Subject, fault: Fault) -> Result<()> {
     let stage = suite.stage().await?;
     let proxy = Proxy::start(&stage.cloud).await?;
-    put_behind(&stage, &proxy, subject.function).await?;
+    stage.put_behind(&proxy, subject.function).await?;
     let mut nth = 1;
     loop {
         // Each time a process that is new, so that what it does to warm up is among the calls.
@@ -87,22 +87,8 @@ fn may_repeat(made: &[Call], struck: Option<usize>, fault: Fault) -> bool {
     struck.is_some_and(|at| match fault {
         Fault::LostAnswer | Fault::KilledAfter => operation(at) == Some("Publish"),
         Fault::KilledBefore => at > 0 && operation(at - 1) == Some("Publish"),
-        Fault::LostRequest | Fault::Throttled => false,
+        Fault::LostRequest | Fault::Throttled | Fault::Hangs => false,
     })
-}
-
-/// Puts a function behind the proxy, with a time-out that is over before Lambda's first retry, as it is in AWS.
-async fn put_behind(stage: &Stage, proxy: &Proxy, function: &str) -> Result<()> {
-    let name = stage.name(function)?;
-    let found = stage.clients.lambda.get_function_configuration().function_name(name).send().await?;
-    let mut variables = found.environment().and_then(|all| all.variables()).cloned().unwrap_or_default();
-    for service in ["DYNAMODB", "SNS"] {
-        variables.insert(format!("AWS_ENDPOINT_URL_{service}"), proxy.url());
-    }
-    let environment = Environment::builder().set_variables(Some(variables)).build();
-    let update = stage.clients.lambda.update_function_configuration().function_name(name);
-    update.environment(environment).timeout(3).send().await?;
-    Ok(())
 }
 
 /// A topic that is gone: nothing that a retry could mend.

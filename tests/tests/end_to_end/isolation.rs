@@ -1,6 +1,6 @@
 //! No local command reaches a real account, whatever the environment of the person who types it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -23,6 +23,7 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     vec![
         suite.trial("replay reaches no real account, whatever the environment says", async |_| replayed()),
         suite.trial("a local cloud and its watched functions see no real account", async |_| left_running()),
+        suite.trial("make takes every AWS variable out of what it runs", async |_| made()),
     ]
 }
 
@@ -206,4 +207,22 @@ fn left_running() -> Result<()> {
     }
     watched.end(Signal::TERM, Duration::ZERO)?;
     machine.is_untouched()
+}
+
+fn made() -> Result<()> {
+    let machine = Machine::new()?;
+    let mut make = Command::new("make");
+    make.current_dir(tools::root()).args(["--silent", "--no-print-directory", "--eval"]);
+    make.args(["print-environment: ; @env", "print-environment"]);
+    // Where a make runs these tests, that one's options are not for this one.
+    make.env_remove("MAKEFLAGS").env_remove("MAKELEVEL").env_remove("MFLAGS");
+    make.env("AWS_ENDPOINT_URL_A_SERVICE_TO_COME", &machine.trap);
+    let output = machine.on(&mut make).output()?;
+    let said = String::from_utf8(output.stdout)?;
+    ensure!(output.status.success(), "it failed: {}", String::from_utf8_lossy(&output.stderr));
+    let left: BTreeSet<_> = said.lines().filter(|line| line.starts_with("AWS_")).collect();
+    let wanted =
+        ["AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null", "AWS_EC2_METADATA_DISABLED=true"];
+    ensure!(left == BTreeSet::from(wanted), "what it runs has these: {left:?}");
+    Ok(())
 }

@@ -8,6 +8,7 @@ mod faults;
 mod isolation;
 mod once;
 mod processes;
+mod quarantine;
 mod replay;
 mod stage;
 
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
     trials.extend(isolation::trials(&suite));
     trials.extend(once::trials(&suite));
     trials.extend(broken::trials(&suite));
+    trials.extend(quarantine::trials(&suite));
     let conclusion = libtest_mimic::run(&arguments, trials);
     suite.end();
     conclusion.exit_code()

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
+use aws_sdk_dynamodb::types::AttributeValue;
 use libtest_mimic::Trial;
 use serde_json::Value;
-use tests::observe::Effect;
+use tests::fault::Proxy;
+use tests::observe::{Effect, now};
 
 use crate::stage::{Stage, Suite, click, ring};
 
@@ -18,6 +20,7 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
             delivered_three_times(suite, "doorbell", ring)
         }),
         suite.trial("two rings at the same moment make one message", two_rings_at_the_same_moment),
+        suite.trial("what was done so long ago that it has expired is told again", told_again),
     ]
 }
 
@@ -29,7 +32,11 @@ async fn delivered_three_times(suite: Arc<Suite>, function: &str, event: fn(&str
     }
     told_once(&stage, "delivered-again", 3).await?;
 
-    // And at the same moment: whoever comes second is handed back until the first is done.
+    // And at the same moment, in two processes that both found it not yet claimed: whoever comes second is handed back,
+    // or waits, until the first is done.
+    let proxy = Proxy::start(&stage.cloud).await?;
+    stage.put_behind(&proxy, function).await?;
+    proxy.bring_together("PutItem");
     let mut event = event;
     if let Some(id) = event.get_mut("traceId") {
         *id = "delivered-together".into();
@@ -40,7 +47,19 @@ async fn delivered_three_times(suite: Arc<Suite>, function: &str, event: fn(&str
     for _ in 0..3 {
         stage.invoke_later(function, &event).await?;
     }
-    told_once(&stage, "delivered-together", 3).await
+    told_once(&stage, "delivered-together", 3).await?;
+    both_at_it(&stage, &proxy, function)
+}
+
+/// Whether two processes wrote a claim before anything was told.
+fn both_at_it(stage: &Stage, proxy: &Proxy, function: &str) -> Result<()> {
+    let processes = stage.processes(function)?.len();
+    ensure!(processes >= 2, "{processes} processes of {function} are there");
+    let calls: Vec<_> = proxy.calls().into_iter().map(|call| call.operation).collect();
+    let before = calls.iter().take_while(|operation| *operation != "Publish");
+    let claims = before.filter(|operation| *operation == "PutItem").count();
+    ensure!(claims >= 2, "they were not at it together: {}", calls.join(", "));
+    Ok(())
 }
 
 async fn told_once(stage: &Stage, event_id: &str, times: usize) -> Result<()> {
@@ -54,7 +73,10 @@ async fn told_once(stage: &Stage, event_id: &str, times: usize) -> Result<()> {
 
 async fn two_rings_at_the_same_moment(suite: Arc<Suite>) -> Result<()> {
     let stage = suite.stage().await?;
+    let proxy = Proxy::start(&stage.cloud).await?;
+    stage.put_behind(&proxy, "doorbell").await?;
     for round in 0..3 {
+        proxy.bring_together("PutItem");
         let door = format!("door-{round}");
         let ids = [format!("ring-{round}-a"), format!("ring-{round}-b")];
         let events = ids.clone().map(|id| ring(&id, &door));
@@ -68,6 +90,32 @@ async fn two_rings_at_the_same_moment(suite: Arc<Suite>) -> Result<()> {
         let quieted =
             ids.iter().flat_map(|id| stage.observer.effects(id)).filter(|timed| timed.effect == Effect::Quieted);
         ensure!(quieted.count() == 1, "the other ring was not let go");
+        both_at_it(&stage, &proxy, "doorbell")?;
+    }
+    Ok(())
+}
+
+async fn told_again(suite: Arc<Suite>) -> Result<()> {
+    let stage = suite.stage().await?;
+    let table = stage.deployment.output("IdempotencyTable")?;
+    let now = now() / 1000;
+    for (event_id, expiration, told) in [("still-known", now + 3600, 0), ("expired", now - 10, 1)] {
+        let id = AttributeValue::S(format!("{}#{event_id}", stage.name("button")?));
+        let put = stage.clients.dynamodb.put_item().table_name(table).item("id", id.clone());
+        let put = put.item("owner", AttributeValue::S("somebody".to_owned()));
+        let put = put.item("status", AttributeValue::S("COMPLETED".to_owned()));
+        put.item("expiration", AttributeValue::N(expiration.to_string())).send().await?;
+        // DynamoDB's time to live, which may come days late, has not come yet.
+        let get = stage.clients.dynamodb.get_item().table_name(table).key("id", id).consistent_read(true);
+        ensure!(get.send().await?.item().is_some(), "{event_id} is not in the table");
+
+        stage.invoke("button", &click(event_id, "thing-1")).await?;
+        stage.done(event_id, 1).await?;
+        let found = stage.told(event_id).len();
+        ensure!(found == told, "{event_id} was told {found} times");
+        let effects = stage.observer.effects(event_id);
+        let is_duplicate = effects.iter().any(|timed| timed.effect == Effect::Duplicate);
+        ensure!(is_duplicate == (told == 0), "{event_id} was taken for something else: {effects:?}");
     }
     Ok(())
 }

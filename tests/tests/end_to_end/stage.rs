@@ -1,6 +1,6 @@
 //! What tests share: the local cloud, and a way to a deployment of their own in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use aws_sdk_lambda::primitives::Blob;
-use aws_sdk_lambda::types::InvocationType;
+use aws_sdk_lambda::types::{Environment, InvocationType};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use libtest_mimic::{Failed, Trial};
@@ -19,6 +19,7 @@ use tests::cloud::Cloud;
 use tests::command::Directory;
 use tests::deploy::{self, Deployment};
 use tests::device::{Device, Identity, Published};
+use tests::fault::Proxy;
 use tests::isolation::Account;
 use tests::keeper;
 use tests::observe::{self, Effect, Observer, Told};
@@ -30,9 +31,13 @@ use tokio::time::Instant;
 /// How long an effect may take on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
+/// The time-out of a function behind a fault proxy, in seconds. In it a call may hang until the function gives it up, and
+/// what was claimed be given back.
+const TIMEOUT: i32 = 6;
+
 /// The pause before Lambda tries an asynchronous invocation again, which doubles each time. In AWS it is a minute; like
-/// there, it is longer than a function's time-out in these tests.
-const RETRY_PAUSE: &str = "4";
+/// there, it is longer than such a function's time-out, so that the claim of a process that died has expired.
+const RETRY_PAUSE: &str = "7";
 
 /// What all tests share.
 pub struct Suite {
@@ -95,7 +100,7 @@ impl Suite {
         let deployment = deploy::everything(cloud, &account, &prefix, Progress::silent()).await?;
         let clients = Clients::new(cloud.endpoint, &account);
         let observer = Observer::start(&clients).await?;
-        Ok(Stage { cloud: Arc::clone(cloud), clients, deployment, observer })
+        Ok(Stage { cloud: Arc::clone(cloud), account, clients, deployment, observer })
     }
 
     /// Ends the local cloud. Without it a test's process would leave that to the keeper, a moment later.
@@ -110,6 +115,7 @@ impl Suite {
 /// A deployment of a test's own.
 pub struct Stage {
     pub cloud: Arc<Cloud>,
+    pub account: Account,
     pub clients: Clients,
     pub deployment: Deployment,
     pub observer: Observer,
@@ -161,6 +167,29 @@ impl Stage {
             invoked.payload().map(|blob| String::from_utf8_lossy(blob.as_ref()).into_owned()).unwrap_or_default();
         ensure!(invoked.function_error().is_none(), "{function} failed: {answer}");
         serde_json::from_str(&answer).with_context(|| format!("{function} answered {answer}"))
+    }
+
+    /// Changes the variables of a function's environment.
+    pub async fn configure(&self, function: &str, change: impl FnOnce(&mut HashMap<String, String>)) -> Result<()> {
+        let name = self.name(function)?;
+        let found = self.clients.lambda.get_function_configuration().function_name(name).send().await?;
+        let mut variables = found.environment().and_then(|all| all.variables()).cloned().unwrap_or_default();
+        change(&mut variables);
+        let environment = Environment::builder().set_variables(Some(variables)).build();
+        self.clients.lambda.update_function_configuration().function_name(name).environment(environment).send().await?;
+        Ok(())
+    }
+
+    /// Puts a function behind a proxy, with a time-out that is over before Lambda's first retry, as it is in AWS.
+    pub async fn put_behind(&self, proxy: &Proxy, function: &str) -> Result<()> {
+        let redirect = |variables: &mut HashMap<String, String>| {
+            let services = ["DYNAMODB", "SNS"].map(|service| (format!("AWS_ENDPOINT_URL_{service}"), proxy.url()));
+            variables.extend(services);
+        };
+        self.configure(function, redirect).await?;
+        let update = self.clients.lambda.update_function_configuration().function_name(self.name(function)?);
+        update.timeout(TIMEOUT).send().await?;
+        Ok(())
     }
 
     /// What a function is called where it is deployed.

@@ -191,6 +191,10 @@ fn left_running() -> Result<()> {
     let mut functions = 0;
     for pid in watched.descendants() {
         let Ok(environment) = keeper::variables(pid) else { continue };
+        // Of a process that is just ending nothing is left to read.
+        if environment.is_empty() {
+            continue;
+        }
         let function = environment.get("AWS_LAMBDA_FUNCTION_NAME").cloned();
         functions += usize::from(function.is_some());
         let is_tool = environment.contains_key("GATEHOUSE_TOOLS");

@@ -48,7 +48,7 @@ fn takes_over_only_what_has_expired(input: &PutItemInput) -> bool {
              OR (#status = :in_progress AND in_progress_expiration < :millis)",
         )
         && values[":seconds"].as_n().unwrap().parse::<u64>().unwrap() == NOW.seconds()
-        && values[":millis"].as_n().unwrap().parse::<u64>().unwrap() - NOW.millis() < 1000
+        && values[":millis"].as_n().unwrap().parse::<u64>().unwrap() - NOW.millis() < 10_000
         && values[":in_progress"] == AttributeValue::S("INPROGRESS".to_owned())
 }
 

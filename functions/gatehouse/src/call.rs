@@ -63,7 +63,12 @@ impl Call {
 
     /// Counts one under this name; the invocation's metric record carries the sum.
     pub fn count(&self, metric: &'static str) {
-        *self.counters.lock().unwrap_or_else(PoisonError::into_inner).entry(metric).or_default() += 1;
+        self.add(metric, 1);
+    }
+
+    /// Counts so many under this name.
+    pub fn add(&self, metric: &'static str, number: u64) {
+        *self.counters.lock().unwrap_or_else(PoisonError::into_inner).entry(metric).or_default() += number;
     }
 
     /// What was counted so far.

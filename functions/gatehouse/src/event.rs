@@ -192,6 +192,45 @@ impl<T: DeserializeOwned> Input for Command<T> {
     }
 }
 
+/// What a function takes in that hears devices and takes orders, a schedule's tick say, through the same door.
+#[derive(Debug, Clone)]
+pub enum Incoming<T> {
+    /// A message: the envelope holds a payload.
+    Event(DeviceEvent),
+    /// An order: it holds none.
+    Order(Command<T>),
+}
+
+impl<T: DeserializeOwned> Input for Incoming<T> {
+    fn open(envelope: &Envelope<'_>) -> Result<Self, Refusal> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Payload<'a> {
+            #[serde(borrow)]
+            payload: Option<&'a RawValue>,
+            #[serde(borrow)]
+            payload_base64: Option<&'a RawValue>,
+        }
+        let is_event = serde_json::from_str::<Payload>(envelope.text)
+            .is_ok_and(|found| found.payload.is_some() || found.payload_base64.is_some());
+        if is_event { DeviceEvent::open(envelope).map(Self::Event) } else { Command::open(envelope).map(Self::Order) }
+    }
+
+    fn id(&self) -> &EventId {
+        match self {
+            Self::Event(event) => event.id(),
+            Self::Order(order) => order.id(),
+        }
+    }
+
+    fn thing(&self) -> Option<&ThingName> {
+        match self {
+            Self::Event(event) => event.thing(),
+            Self::Order(order) => order.thing(),
+        }
+    }
+}
+
 fn event_id(trace_id: Option<String>, delivery_id: &str) -> Result<EventId, Refusal> {
     EventId::new(trace_id.unwrap_or_else(|| delivery_id.to_owned())).ok_or_else(|| {
         Refusal::new("bad-envelope", "Field `traceId` of the envelope must be 1 to 128 printable ASCII characters.")

@@ -4,7 +4,8 @@
 //! throughout the project:
 //!
 //! - An **event** is one thing that happened: a device published a message ([`DeviceEvent`]), or somebody gave an
-//!   order ([`Command`]). Both are an [`Input`]; each has an [`EventId`] that stays the same over every retry.
+//!   order ([`Command`]). Both are an [`Input`], and [`Incoming`] is either; each has an [`EventId`] that stays the same
+//!   over every retry.
 //! - An **envelope** is the JSON object around a device's bytes. AWS IoT writes it, in the rule's SQL; what it says
 //!   (who, which topic, when) can be trusted, what the device says cannot.
 //! - A **delivery** is how events reach the function: one bare event, or a batch of Amazon SQS records. A handler
@@ -36,7 +37,7 @@ mod topic;
 pub use call::Call;
 pub use delivery::Function;
 pub use environment::{Environment, InitError};
-pub use event::{Command, DeviceEvent, Envelope, EventId, Input, ThingName};
+pub use event::{Command, DeviceEvent, Envelope, EventId, Incoming, Input, ThingName};
 pub use handler::{Answers, Bulk, Each, OneByOne};
 pub use idempotency::{Idempotency, Once, OnceError, carry_out};
 pub use outcome::{BoxError, Failure, Refusal};

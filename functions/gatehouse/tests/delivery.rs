@@ -17,8 +17,8 @@ use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use gatehouse::{
-    Answers, Bulk, Call, Command, DeviceEvent, Each, Environment, Failure, Function, Input, OneByOne, Quarantine,
-    Timestamp,
+    Answers, Bulk, Call, Command, DeviceEvent, Each, Environment, Failure, Function, Incoming, Input, OneByOne,
+    Quarantine, Timestamp,
 };
 use serde::Deserialize;
 use serde_json::value::to_raw_value;
@@ -293,4 +293,32 @@ async fn a_command_comes_through_the_same_door_and_is_quarantined_like_any_event
     let bad = deliver(OneByOne(Ordered, NonZeroUsize::MIN), quarantine, &json!({"cb": "abc"})).await;
     assert_eq!(bad.unwrap()["why"], "Field `ca` is missing.");
     assert_eq!(quarantined.lock().unwrap()[0].0, "request-1");
+}
+
+/// Hears devices and takes orders; says which it got.
+struct Either;
+
+impl Each for Either {
+    type Input = Incoming<Close>;
+    type Error = Failure;
+
+    async fn handle(&self, input: &Incoming<Close>, call: &Call) -> Result<(), Failure> {
+        call.count(match input {
+            Incoming::Event(_) => "Event",
+            Incoming::Order(_) => "Order",
+        });
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_function_that_hears_devices_and_takes_orders_tells_them_apart_by_the_payload() {
+    let (quarantine, quarantined) = quarantine();
+    let function = Function::new("sample", OneByOne(Either, NonZeroUsize::MIN), quarantine);
+    let call = Call::new("request-1", NOW, NOW.plus(Duration::from_secs(10)));
+    let delivery = batch(&[event("e-1", "succeed").to_string(), json!({"ca": "abc"}).to_string(), "{}".to_owned()]);
+    let answer = function.invoke(&to_raw_value(&delivery).unwrap(), &call).await.unwrap();
+    assert_eq!(answer, handed_back(&[]));
+    assert_eq!((call.counted()["Event"], call.counted()["Order"]), (1, 1));
+    assert_eq!(quarantined.lock().unwrap()[0].1, "missing-field");
 }

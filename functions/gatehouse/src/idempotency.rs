@@ -4,12 +4,13 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
-use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
+use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure;
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::call::Call;
 use crate::environment::{Environment, InitError};
+use crate::item::{number, string, text};
 use crate::outcome::{BoxError, Failure, chain};
 
 const IN_PROGRESS: &str = "INPROGRESS";
@@ -139,7 +140,7 @@ impl Idempotency {
             return Err(error);
         };
         let holds = |name: &str, value: &str| {
-            refused.item().and_then(|item| item.get(name)?.as_s().ok()).is_some_and(|found| found == value)
+            refused.item().is_some_and(|item| text(item, name).is_some_and(|found| found == value))
         };
         Ok(if holds("owner", &held.owner) {
             // The table took the claim, the answer was lost, and the SDK's own retry met our own item.
@@ -221,12 +222,4 @@ pub async fn carry_out<E>(
         warn("done, but could not be marked as done", error);
     }
     Ok(())
-}
-
-fn string(text: &str) -> AttributeValue {
-    AttributeValue::S(text.to_owned())
-}
-
-fn number(number: u64) -> AttributeValue {
-    AttributeValue::N(number.to_string())
 }

@@ -20,11 +20,14 @@
 //! A function implements [`Each`] (one event at a time) or [`Bulk`] (many together), and its `main` calls [`run`].
 
 mod call;
+mod crl;
 mod delivery;
+mod devices;
 mod environment;
 mod event;
 mod handler;
 mod idempotency;
+pub mod item;
 mod metrics;
 mod outcome;
 mod payload;
@@ -33,9 +36,12 @@ mod runtime;
 mod sdk;
 mod timestamp;
 mod topic;
+pub mod x509;
 
 pub use call::Call;
+pub use crl::{Crl, CrlError, LARGEST_CRL};
 pub use delivery::Function;
+pub use devices::{CertificateId, Devices, FetchError, Publication, Standing};
 pub use environment::{Environment, InitError};
 pub use event::{Command, DeviceEvent, Envelope, EventId, Incoming, Input, ThingName};
 pub use handler::{Answers, Bulk, Each, OneByOne};

@@ -2,10 +2,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::types::AttributeValue;
 
 use crate::environment::{Environment, InitError};
 use crate::event::Label;
+use crate::item::{number, string};
 use crate::outcome::{BoxError, Refusal};
 use crate::timestamp::Timestamp;
 
@@ -44,14 +44,12 @@ impl Quarantine {
         received_at: Timestamp,
         now: Timestamp,
     ) -> Result<(), BoxError> {
-        let string = |text: &str| AttributeValue::S(text.to_owned());
-        let number = |number: u64| AttributeValue::N(number.to_string());
         let mut item = HashMap::from([
             ("function".to_owned(), string(&self.function)),
             ("eventId".to_owned(), string(&label.id)),
             ("event".to_owned(), string(text)),
             ("reason".to_owned(), string(refusal.code)),
-            ("why".to_owned(), string(&refusal.why)),
+            ("why".to_owned(), string(refusal.why.as_ref())),
             ("requestId".to_owned(), string(request_id)),
             ("receivedAt".to_owned(), number(received_at.millis())),
             ("refusedAt".to_owned(), number(now.millis())),
@@ -68,8 +66,8 @@ impl Quarantine {
         self.client
             .get_item()
             .table_name(&self.table)
-            .key("function", AttributeValue::S(self.function.clone()))
-            .key("eventId", AttributeValue::S("warm-up".to_owned()))
+            .key("function", string(&self.function))
+            .key("eventId", string("warm-up"))
             .send()
             .await?;
         Ok(())

@@ -1,0 +1,219 @@
+//! What admission and revocation both read of X.509 (RFC 5280): a CA's key and name, serial numbers, and which
+//! signatures can be verified.
+
+use std::fmt;
+
+use x509_parser::asn1_rs::{Any, BitString, FromDer, Oid, Sequence, oid};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::oid_registry::{
+    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_HASH_SHA256, OID_NIST_HASH_SHA384,
+    OID_NIST_HASH_SHA512, OID_PKCS1_RSASSAPSS, OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA,
+    OID_PKCS1_SHA512WITHRSA, OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ECDSA_WITH_SHA384,
+};
+use x509_parser::pem::parse_x509_pem;
+use x509_parser::public_key::{PublicKey, RSAPublicKey};
+use x509_parser::signature_algorithm::RsaSsaPssParams;
+use x509_parser::time::ASN1Time;
+use x509_parser::verify::verify_signature;
+use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo, X509Name};
+
+use crate::timestamp::Timestamp;
+
+/// The mask generation function of RSASSA-PSS, RFC 8017 B.2.1.
+const MGF1: Oid = oid!(1.2.840.113549.1.1.8);
+
+/// A certificate's serial number: its bytes, the highest first, without leading zeros.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Serial(Box<[u8]>);
+
+impl Serial {
+    /// The serial number that these bytes of DER hold.
+    pub fn new(raw: &[u8]) -> Self {
+        let leading = raw.iter().take_while(|byte| **byte == 0).count();
+        Self(raw.get(leading..).unwrap_or_default().into())
+    }
+}
+
+/// In lower-case hexadecimal digits.
+impl fmt::Display for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Why a text or some bytes cannot be read as what they should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// It is not PEM, or not of this kind, or something follows.
+    #[error("it is not one block of PEM with a certificate in it")]
+    Pem,
+    /// It is not DER of this kind.
+    #[error("it is not DER that can be read")]
+    Der,
+    /// It is, and something follows.
+    #[error("bytes follow its DER")]
+    TrailingBytes,
+}
+
+/// Why a signature does not count.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureError {
+    /// It may be good, but nothing here can tell.
+    #[error("signatures by {0} cannot be verified")]
+    UnsupportedAlgorithm(String),
+    /// The CA's key did not make it.
+    #[error("the signature was not made with the CA's key")]
+    Invalid,
+}
+
+/// The DER in a certificate's PEM. White space around it is all that may stand there besides.
+pub fn certificate_der(pem: &str) -> Result<Vec<u8>, Unreadable> {
+    let (rest, pem) = parse_x509_pem(pem.as_bytes()).map_err(|_| Unreadable::Pem)?;
+    let is_one = pem.label == "CERTIFICATE" && rest.iter().all(u8::is_ascii_whitespace);
+    is_one.then_some(pem.contents).ok_or(Unreadable::Pem)
+}
+
+/// Reads a certificate. Nothing may follow it, nor hide between its parts and its end.
+pub fn certificate(der: &[u8]) -> Result<X509Certificate<'_>, Unreadable> {
+    let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| Unreadable::Der)?;
+    if !rest.is_empty() {
+        return Err(Unreadable::TrailingBytes);
+    }
+    has_three_parts(der)?;
+    Ok(certificate)
+}
+
+/// What is signed, by which algorithm, and the signature: the parser would let more follow, and every such addition makes
+/// another certificate of the same key and name.
+pub(crate) fn has_three_parts(der: &[u8]) -> Result<(), Unreadable> {
+    let (_, outer) = Sequence::from_der(der).map_err(|_| Unreadable::Der)?;
+    let mut rest: &[u8] = &outer.content;
+    for _ in 0..3 {
+        rest = Any::from_der(rest).map_err(|_| Unreadable::Der)?.0;
+    }
+    if rest.is_empty() { Ok(()) } else { Err(Unreadable::TrailingBytes) }
+}
+
+/// A CA: who it is, and the key that its certificates and CRLs are signed with.
+#[derive(Debug, Clone)]
+pub struct Authority {
+    subject: Vec<u8>,
+    key: Vec<u8>,
+    /// The CA certificate is valid from here.
+    pub not_before: Timestamp,
+    /// It is valid until here.
+    pub not_after: Timestamp,
+}
+
+impl Authority {
+    /// Reads a CA certificate.
+    pub fn from_pem(pem: &str) -> Result<Self, Unreadable> {
+        Self::from_der(&certificate_der(pem)?)
+    }
+
+    /// Reads a CA certificate.
+    pub fn from_der(der: &[u8]) -> Result<Self, Unreadable> {
+        let certificate = certificate(der)?;
+        Ok(Self {
+            subject: certificate.subject().as_raw().to_vec(),
+            key: certificate.public_key().raw.to_vec(),
+            not_before: timestamp(certificate.validity().not_before),
+            not_after: timestamp(certificate.validity().not_after),
+        })
+    }
+
+    /// Whether this is the CA's name, byte for byte.
+    pub fn is_named(&self, name: &X509Name<'_>) -> bool {
+        self.subject == name.as_raw()
+    }
+
+    /// Verifies that the CA's key signed these bytes.
+    ///
+    /// Signatures with RSA (PKCS #1, or PSS with a salt as long as the digest) of 2,048 to 8,192 bits and SHA-256, -384
+    /// or -512, and ECDSA of P-256 or P-384 with SHA-256 or -384, can be verified.
+    pub fn verify(
+        &self,
+        algorithm: &AlgorithmIdentifier<'_>,
+        signature: &BitString<'_>,
+        signed: &[u8],
+    ) -> Result<(), SignatureError> {
+        let (_, key) = SubjectPublicKeyInfo::from_der(&self.key).map_err(|_| SignatureError::Invalid)?;
+        supported(algorithm, &key)?;
+        verify_signature(&key, algorithm, signature, signed).map_err(|_| SignatureError::Invalid)
+    }
+}
+
+/// Whether such a signature by such a key can be verified here. The library would verify SHA-1 and Ed25519 too.
+fn supported(algorithm: &AlgorithmIdentifier<'_>, key: &SubjectPublicKeyInfo<'_>) -> Result<(), SignatureError> {
+    let unsupported = |name: String| Err(SignatureError::UnsupportedAlgorithm(name));
+    let signature = &algorithm.algorithm;
+    let rsa = [OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_PKCS1_SHA512WITHRSA];
+    let ecdsa = [OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ECDSA_WITH_SHA384];
+    if rsa.contains(signature) || *signature == OID_PKCS1_RSASSAPSS {
+        if *signature == OID_PKCS1_RSASSAPSS && !is_plain_pss(algorithm) {
+            return unsupported("RSASSA-PSS with these parameters".to_owned());
+        }
+        // Another kind of key cannot have made it.
+        match key.parsed() {
+            Ok(PublicKey::RSA(key)) if (2048..=8192).contains(&rsa_bits(&key)) => Ok(()),
+            Ok(PublicKey::RSA(key)) => unsupported(format!("an RSA key of {} bits", rsa_bits(&key))),
+            _ => Err(SignatureError::Invalid),
+        }
+    } else if ecdsa.contains(signature) {
+        match curve(key) {
+            Some(curve) if curve == OID_EC_P256 || curve == OID_NIST_EC_P384 => Ok(()),
+            Some(curve) => unsupported(format!("a key on the curve {}", name(&curve))),
+            None => Err(SignatureError::Invalid),
+        }
+    } else {
+        unsupported(name(signature))
+    }
+}
+
+/// One hash throughout, a salt as long as the digest: what the library verifies whatever the parameters say.
+fn is_plain_pss(algorithm: &AlgorithmIdentifier<'_>) -> bool {
+    let Some(Ok(parameters)) = algorithm.parameters().map(RsaSsaPssParams::try_from) else { return false };
+    let hash = parameters.hash_algorithm_oid();
+    let digest = [(OID_NIST_HASH_SHA256, 32), (OID_NIST_HASH_SHA384, 48), (OID_NIST_HASH_SHA512, 64)];
+    let is_mask_plain = parameters.mask_gen_algorithm().is_ok_and(|mask| mask.mgf == MGF1 && mask.hash == *hash);
+    let is_salt_plain = digest.iter().any(|(oid, length)| oid == hash && parameters.salt_length() == *length);
+    is_mask_plain && is_salt_plain && parameters.trailer_field() == 1
+}
+
+/// The size of an RSA key's modulus.
+pub fn rsa_bits(key: &RSAPublicKey<'_>) -> usize {
+    let mut bytes = key.modulus.iter().skip_while(|byte| **byte == 0);
+    let Some(first) = bytes.next() else { return 0 };
+    let spare = usize::try_from(first.leading_zeros()).unwrap_or_default();
+    8 * (1 + bytes.count()) - spare
+}
+
+/// The curve of an elliptic-curve key; `None` for any other key.
+pub fn curve<'a>(key: &'a SubjectPublicKeyInfo<'_>) -> Option<Oid<'a>> {
+    let is_elliptic = key.algorithm.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY;
+    key.algorithm.parameters().filter(|_| is_elliptic).and_then(|parameters| parameters.as_oid().ok())
+}
+
+/// An algorithm's or a curve's name where it is one that people meet, else its object identifier.
+pub fn name(oid: &Oid<'_>) -> String {
+    let text = oid.to_id_string();
+    let known = match text.as_str() {
+        "1.2.840.113549.1.1.1" => "RSA",
+        "1.2.840.113549.1.1.4" => "MD5 with RSA",
+        "1.2.840.113549.1.1.5" | "1.3.14.3.2.29" => "SHA-1 with RSA",
+        "1.2.840.10045.4.1" => "ECDSA with SHA-1",
+        "1.2.840.10045.4.3.4" => "ECDSA with SHA-512",
+        "1.2.840.10040.4.1" => "DSA",
+        "1.3.101.112" => "Ed25519",
+        "1.3.101.113" => "Ed448",
+        "1.3.132.0.35" => "P-521",
+        "1.3.132.0.10" => "secp256k1",
+        _ => return text,
+    };
+    known.to_owned()
+}
+
+/// A moment of a certificate or CRL; one before 1970 is 1970.
+pub fn timestamp(time: ASN1Time) -> Timestamp {
+    Timestamp::from_millis(u64::try_from(time.timestamp()).unwrap_or_default().saturating_mul(1000))
+}

@@ -1,6 +1,8 @@
 //! SDK clients for one account of the local cloud, built by hand: nothing is read from the environment or from files.
 
+use anyhow::{Context, Result};
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region, SharedCredentialsProvider};
+use aws_sdk_sqs::types::QueueAttributeName;
 
 use crate::isolation::{Account, Endpoint, REGION, SECRET};
 
@@ -49,5 +51,14 @@ impl Clients {
             sns: client!(aws_sdk_sns),
             sqs: client!(aws_sdk_sqs),
         }
+    }
+
+    /// Lets a queue deliver again, so many seconds after it did, what its function did not take. As deployed it is
+    /// minutes. What is out at this moment keeps its time.
+    pub async fn redeliver_after(&self, queue_url: &str, seconds: u32) -> Result<()> {
+        let set = self.sqs.set_queue_attributes().queue_url(queue_url);
+        let set = set.attributes(QueueAttributeName::VisibilityTimeout, seconds.to_string()).send().await;
+        set.with_context(|| format!("cannot change {queue_url}"))?;
+        Ok(())
     }
 }

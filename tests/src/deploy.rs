@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Deserialize;
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use crate::cloud::Cloud;
@@ -40,7 +41,42 @@ pub async fn everything(cloud: &Cloud, account: &Account, prefix: &str, progress
     let template = progress.step("Packaging templates and functions", package(cloud, account)).await?;
     // The local cloud speaks plain HTTP.
     let parameters = [("Prefix", prefix), ("RequireTls", "false")];
-    progress.step("Deploying", deploy(cloud, account, &template, prefix, &parameters)).await
+    let deploying = async {
+        let deployment = deploy(cloud, account, &template, prefix, &parameters).await?;
+        overlay(cloud, account, &deployment).await?;
+        Ok::<_, anyhow::Error>(deployment)
+    };
+    progress.step("Deploying", deploying).await
+}
+
+/// What functions may do on a resource of one kind in AWS, and on any resource only in the local cloud, which does not
+/// know for these calls which one is asked for: the output that names the function, and the actions.
+const UNRESOLVED: [(&str, &[&str]); 2] = [
+    ("JitrFunction", &["iot:AttachPolicy", "iot:DescribeCACertificate"]),
+    ("RevokeFunction", &["iot:DescribeCACertificate", "iot:UpdateCACertificate"]),
+];
+
+/// Lets the functions do locally what the shipped policies let them do in AWS.
+///
+/// The shipped policies name certificates and authorities of one account and region. The local cloud checks a few of
+/// these calls against `*` alone, which no such policy allows. So that the shipped ones can stay as they are, their
+/// roles get a second policy here, which never leaves this machine.
+async fn overlay(cloud: &Cloud, account: &Account, deployment: &Deployment) -> Result<()> {
+    for (output, actions) in UNRESOLVED {
+        let Some(function) = deployment.outputs.get(output) else { continue };
+        let found = ["lambda", "get-function-configuration", "--function-name", function, "--query", "Role"];
+        let said = aws(cloud, account, found).await?;
+        let role: String = serde_json::from_str(&said).with_context(|| format!("{function} has no role"))?;
+        let role = role.rsplit('/').next().unwrap_or_default();
+        let policy = json!({
+            "Version": "2012-10-17",
+            "Statement": [{"Effect": "Allow", "Action": actions, "Resource": "*"}],
+        });
+        let (policy, name) = (policy.to_string(), "local-cloud-only");
+        let put = ["iam", "put-role-policy", "--role-name", role, "--policy-name", name, "--policy-document", &policy];
+        aws(cloud, account, put).await?;
+    }
+    Ok(())
 }
 
 /// Uploads the templates and zips under `infra/` to a bucket of the account; returns the template to deploy.

@@ -1,7 +1,7 @@
 //! A proxy between a function and the services that it calls, in which calls go wrong.
 //!
-//! A function is put behind it by its environment (`AWS_ENDPOINT_URL_DYNAMODB`, `AWS_ENDPOINT_URL_SNS`); it has no
-//! switch of its own for that.
+//! A function is put behind it by its environment (`AWS_ENDPOINT_URL_DYNAMODB` and so on, for each of [`SERVICES`]); it
+//! has no switch of its own for that.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{HeaderMap, Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -22,6 +22,9 @@ use tokio::time::sleep;
 use crate::cloud::Cloud;
 use crate::isolation::Endpoint;
 use crate::keeper;
+
+/// The services whose calls the proxy can tell apart, as their names are in `AWS_ENDPOINT_URL_<SERVICE>`.
+pub const SERVICES: [&str; 4] = ["DYNAMODB", "IOT", "SNS", "SQS"];
 
 /// What happens to a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,8 +170,7 @@ impl Handler {
     async fn handle(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {
         let (head, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
-        let target = head.headers.get("x-amz-target").and_then(|target| target.to_str().ok()?.rsplit('.').next());
-        let operation = target.map_or_else(|| action(&body), str::to_owned);
+        let (service, operation) = asked(&head.method, head.uri.path(), &head.headers, &body);
         let fault = {
             let mut state = lock(&self.state);
             let nth = state.calls.len() + 1;
@@ -184,7 +186,7 @@ impl Handler {
         let url = format!("http://{}", self.address);
         match fault {
             Some(Fault::LostRequest) => return broken(),
-            Some(Fault::Throttled) => return throttled(target.is_some()),
+            Some(Fault::Throttled) => return throttled(service),
             // Until the caller gives up: this ends with the connection.
             Some(Fault::Hangs) => return std::future::pending().await,
             Some(Fault::KilledBefore) => {
@@ -205,10 +207,58 @@ impl Handler {
     }
 }
 
+/// A service, told by the protocol of its calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Service {
+    DynamoDb,
+    Iot,
+    Sns,
+    Sqs,
+}
+
+/// Which service is asked, and for what.
+fn asked(method: &Method, path: &str, headers: &HeaderMap, body: &[u8]) -> (Service, String) {
+    let target = headers.get("x-amz-target").and_then(|target| target.to_str().ok());
+    match target.and_then(|target| target.rsplit_once('.')) {
+        // In JSON, with the operation in a header.
+        Some(("AmazonSQS", operation)) => (Service::Sqs, operation.to_owned()),
+        Some((_, operation)) => (Service::DynamoDb, operation.to_owned()),
+        // As a form, with the operation in a field.
+        None if path == "/" => (Service::Sns, action(body)),
+        // In REST, where the method and the path say it.
+        None => (Service::Iot, rest(method, path).to_owned()),
+    }
+}
+
 /// The `Action` of a request in the query protocol.
 fn action(body: &[u8]) -> String {
     let body = String::from_utf8_lossy(body);
     body.split('&').find_map(|pair| pair.strip_prefix("Action=")).unwrap_or("unknown").to_owned()
+}
+
+/// The operation of a request to AWS IoT.
+fn rest(method: &Method, path: &str) -> &'static str {
+    let parts: Vec<_> = path.trim_start_matches('/').split('/').collect();
+    match (method.as_str(), parts.as_slice()) {
+        ("GET", ["certificates", _]) => "DescribeCertificate",
+        ("PUT", ["certificates", _]) => "UpdateCertificate",
+        ("GET", ["certificates-by-ca", _]) => "ListCertificatesByCA",
+        ("GET", ["cacertificate", _]) => "DescribeCACertificate",
+        ("PUT", ["cacertificate", _]) => "UpdateCACertificate",
+        ("POST", ["things", _]) => "CreateThing",
+        ("GET", ["things", _]) => "DescribeThing",
+        ("PATCH", ["things", _]) => "UpdateThing",
+        ("GET", ["things", _, "principals"]) => "ListThingPrincipals",
+        ("GET", ["things", _, "principals-v2"]) => "ListThingPrincipalsV2",
+        ("PUT", ["things", _, "principals"]) => "AttachThingPrincipal",
+        ("DELETE", ["things", _, "principals"]) => "DetachThingPrincipal",
+        ("GET", ["principals", "things"]) => "ListPrincipalThings",
+        ("PUT", ["target-policies", _]) => "AttachPolicy",
+        ("POST", ["target-policies", _]) => "DetachPolicy",
+        ("POST", ["attached-policies", _]) => "ListAttachedPolicies",
+        ("GET", ["endpoint"]) => "DescribeEndpoint",
+        _ => "unknown",
+    }
 }
 
 async fn forward(endpoint: Endpoint, request: Request<Full<Bytes>>) -> Result<Response<Full<Bytes>>> {
@@ -221,19 +271,123 @@ async fn forward(endpoint: Endpoint, request: Request<Full<Bytes>>) -> Result<Re
     Ok(Response::from_parts(head, Full::new(body)))
 }
 
-/// What DynamoDB (in JSON) or SNS (in XML) answers under load.
-fn throttled(is_json: bool) -> Result<Response<Full<Bytes>>> {
-    let (kind, body) = if is_json {
-        (
-            "application/x-amz-json-1.0",
+/// What a service answers under load.
+fn throttled(service: Service) -> Result<Response<Full<Bytes>>> {
+    let answer = Response::builder().status(400);
+    let (answer, body) = match service {
+        Service::DynamoDb => (
+            answer.header("content-type", "application/x-amz-json-1.0"),
             r#"{"__type":"com.amazonaws.dynamodb.v20120810#ThrottlingException","message":"Rate exceeded"}"#,
-        )
-    } else {
-        (
-            "text/xml",
+        ),
+        Service::Iot => (
+            answer.header("content-type", "application/json").header("x-amzn-errortype", "ThrottlingException"),
+            r#"{"message":"Rate exceeded"}"#,
+        ),
+        Service::Sns => (
+            answer.header("content-type", "text/xml"),
             "<ErrorResponse xmlns=\"http://sns.amazonaws.com/doc/2010-03-31/\"><Error><Type>Sender</Type>\
              <Code>Throttling</Code><Message>Rate exceeded</Message></Error><RequestId>throttled</RequestId></ErrorResponse>",
-        )
+        ),
+        Service::Sqs => (
+            answer
+                .header("content-type", "application/x-amz-json-1.0")
+                .header("x-amzn-query-error", "RequestThrottled;Sender"),
+            r#"{"__type":"com.amazonaws.sqs#RequestThrottled","message":"Rate exceeded"}"#,
+        ),
     };
-    Ok(Response::builder().status(400).header("content-type", kind).body(Full::new(body.into()))?)
+    Ok(answer.body(Full::new(body.into()))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(method: &str, path: &str, target: Option<&str>, body: &str) -> (Service, String) {
+        let mut headers = HeaderMap::new();
+        if let Some(target) = target {
+            headers.insert("x-amz-target", target.parse().expect("a header"));
+        }
+        asked(&method.parse().expect("a method"), path, &headers, body.as_bytes())
+    }
+
+    #[test]
+    fn each_services_calls_are_known_by_their_operation() {
+        for (method, path, target, body, service, operation) in [
+            ("POST", "/", Some("DynamoDB_20120810.PutItem"), "{}", Service::DynamoDb, "PutItem"),
+            ("POST", "/", Some("AmazonSQS.SendMessage"), "{}", Service::Sqs, "SendMessage"),
+            ("POST", "/", None, "Action=Publish&Version=2010-03-31", Service::Sns, "Publish"),
+            ("GET", "/certificates/ab", None, "", Service::Iot, "DescribeCertificate"),
+            ("PUT", "/certificates/ab", None, "", Service::Iot, "UpdateCertificate"),
+            ("GET", "/certificates-by-ca/ab", None, "", Service::Iot, "ListCertificatesByCA"),
+            ("PUT", "/cacertificate/ab", None, "", Service::Iot, "UpdateCACertificate"),
+            ("POST", "/things/door", None, "{}", Service::Iot, "CreateThing"),
+            ("GET", "/things/door/principals", None, "", Service::Iot, "ListThingPrincipals"),
+            ("PUT", "/things/door/principals", None, "", Service::Iot, "AttachThingPrincipal"),
+            ("PUT", "/target-policies/device", None, "{}", Service::Iot, "AttachPolicy"),
+            ("GET", "/no/such/path", None, "", Service::Iot, "unknown"),
+        ] {
+            assert_eq!(call(method, path, target, body), (service, operation.to_owned()), "{method} {path}");
+        }
+    }
+
+    /// What each service's SDK makes of a throttled call: whether it knows it for one, and tries again.
+    #[tokio::test]
+    async fn an_sdk_tries_a_throttled_call_again() {
+        use aws_sdk_iot::config::{BehaviorVersion, Credentials, Region, retry::RetryConfig};
+
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&calls);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let seen = Arc::clone(&seen);
+                let answer = service_fn(move |request: Request<Incoming>| {
+                    let seen = Arc::clone(&seen);
+                    async move {
+                        let (head, body) = request.into_parts();
+                        let body = body.collect().await?.to_bytes();
+                        let (service, operation) = asked(&head.method, head.uri.path(), &head.headers, &body);
+                        seen.lock().unwrap_or_else(PoisonError::into_inner).push(operation);
+                        throttled(service)
+                    }
+                });
+                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
+            }
+        });
+        macro_rules! client {
+            ($service:ident) => {
+                $service::Client::from_conf(
+                    $service::Config::builder()
+                        .behavior_version(BehaviorVersion::latest())
+                        .region(Region::new("us-east-1"))
+                        .endpoint_url(&url)
+                        .credentials_provider(Credentials::new("id", "secret", None, None, "test"))
+                        .retry_config(RetryConfig::standard().with_initial_backoff(Duration::from_millis(1)))
+                        .http_client(aws_smithy_http_client::Builder::new().build_http())
+                        .build(),
+                )
+            };
+        }
+        let mut codes = Vec::new();
+        let sent = client!(aws_sdk_iot).describe_certificate().certificate_id("ab").send().await;
+        codes.push(sent.expect_err("throttled").into_service_error().meta().code().map(str::to_owned));
+        let sent = client!(aws_sdk_sqs).send_message().queue_url(&url).message_body("b").send().await;
+        codes.push(sent.expect_err("throttled").into_service_error().meta().code().map(str::to_owned));
+        let sent = client!(aws_sdk_sns).publish().topic_arn("arn:aws:sns:us-east-1:1:t").message("m").send().await;
+        codes.push(sent.expect_err("throttled").into_service_error().meta().code().map(str::to_owned));
+        let sent = client!(aws_sdk_dynamodb).get_item().table_name("t").send().await;
+        codes.push(sent.expect_err("throttled").into_service_error().meta().code().map(str::to_owned));
+        let codes: Vec<_> = codes.iter().map(Option::as_deref).collect();
+        let [iot, sqs, sns, dynamodb] = codes.as_slice() else { panic!("four codes") };
+        assert_eq!(
+            [*iot, *sns, *dynamodb],
+            [Some("ThrottlingException"), Some("Throttling"), Some("ThrottlingException")]
+        );
+        assert!(sqs.is_some_and(|code| code.ends_with("RequestThrottled")), "{sqs:?}");
+        let calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
+        for operation in ["DescribeCertificate", "SendMessage", "Publish", "GetItem"] {
+            assert_eq!(calls.iter().filter(|call| *call == operation).count(), 3, "{operation} in {calls:?}");
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! Everything that runs Gatehouse on a laptop: the local cloud, the devices that speak to it, the scenarios that they
 //! play, and the end-to-end tests. Nothing in here ships, and nothing in here can reach a real account.
 
+pub mod admission;
+pub mod authority;
 pub mod aws;
 pub mod cloud;
 pub mod command;

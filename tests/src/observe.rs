@@ -3,7 +3,7 @@
 //!
 //! For that it adds to the account, beside what was deployed, rules that copy messages to queues, and a queue that is
 //! subscribed to every topic. And it stands in for AWS where the local cloud falls short: an event that a rule's function
-//! handed back is given to it again.
+//! handed back is given to it again. Where a queue is between the two, the queue does that itself.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -15,7 +15,7 @@ use aws_sdk_cloudwatchlogs::operation::filter_log_events::FilterLogEventsError;
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_iot::types::{Action, SqsAction, TopicRulePayload};
 use aws_sdk_lambda::primitives::Blob;
-use aws_sdk_lambda::types::InvocationType;
+use aws_sdk_lambda::types::{EventSourceMappingConfiguration, InvocationType};
 use aws_sdk_sqs::types::{MessageSystemAttributeName, QueueAttributeName};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -36,6 +36,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long an event that was handed back rests. In AWS it is a minute.
 const REST: Duration = Duration::from_secs(1);
 
+/// What is copied of what reaches AWS IoT: all that devices publish, and of what AWS IoT itself tells, which `#` does
+/// not hear, certificates that are new to it.
+const COPIED: [(&str, &str); 2] = [("messages", "#"), ("registered", "$aws/events/certificates/registered/+")];
+
 /// A rule of the account, and the function that it wakes.
 #[derive(Debug, Clone)]
 pub struct Rule {
@@ -43,8 +47,10 @@ pub struct Rule {
     pub name: String,
     /// The topics that it hears.
     pub filter: String,
-    /// The name of the function that it invokes.
+    /// The name of the function that it invokes, itself or through a queue.
     pub function: Option<String>,
+    /// The URL of the queue between the rule and the function, if there is one.
+    pub queue: Option<String>,
     sql: String,
     /// The role of its error action.
     role: Option<String>,
@@ -81,6 +87,20 @@ pub enum Effect {
     Quieted,
     /// It had been done before.
     Duplicate,
+    /// A device that is new may connect.
+    Admitted {
+        /// The thing that it is.
+        thing: String,
+    },
+    /// A device that is new may not connect.
+    TurnedAway {
+        /// The reason's code.
+        reason: String,
+        /// The sentence beside it.
+        why: String,
+    },
+    /// A device connected, and nothing had to be done for that.
+    LetIn,
     /// It is done, and no one was told.
     Done,
     /// The function handed it back, to be retried.
@@ -97,6 +117,9 @@ impl fmt::Display for Effect {
             Self::Quarantined { reason, why } => write!(f, "quarantined, {reason}: {why}"),
             Self::Quieted => f.write_str("let go, another was told"),
             Self::Duplicate => f.write_str("done before"),
+            Self::Admitted { thing } => write!(f, "admitted as {thing}"),
+            Self::TurnedAway { reason, why } => write!(f, "turned away: {reason}. {why}"),
+            Self::LetIn => f.write_str("let in"),
             Self::Done => f.write_str("done"),
             Self::HandedBack { error } => write!(f, "handed back: {error}"),
         }
@@ -126,7 +149,7 @@ pub struct Timed {
 }
 
 /// What a function reported of an invocation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Record {
     /// Events that are done.
     pub done: u64,
@@ -143,8 +166,8 @@ struct Seen {
     /// The events that rules made of messages, as their functions got them; until they are handed back.
     events: HashMap<String, String>,
     effects: Vec<(String, Timed)>,
-    /// What functions reported of each invocation with one event.
-    records: Vec<(String, Record)>,
+    /// What functions reported of each invocation: the function, the event's id if it had only one, and the counts.
+    records: Vec<(String, Option<String>, Record)>,
     /// Log lines that are not the local cloud's own, by function.
     lines: Vec<(String, String)>,
     trouble: Option<String>,
@@ -171,14 +194,18 @@ struct Watch {
 impl Observer {
     /// Begins to watch everything that is deployed in the account now.
     pub async fn start(clients: &Clients) -> Result<Self> {
-        let rules = rules(clients).await.context("cannot list the rules of AWS IoT")?;
+        let fed = fed(clients).await.context("cannot list which queues feed functions")?;
+        let rules = rules(clients, &fed).await.context("cannot list the rules of AWS IoT")?;
         let told = subscribe(clients).await.context("cannot subscribe to the topics")?;
         let copied = copy(clients, &rules).await.context("cannot add rules that copy messages")?;
-        let mut logs: Vec<(String, FunctionLog)> = Vec::new();
-        for function in rules.iter().filter_map(|rule| rule.function.as_ref()) {
-            if !logs.iter().any(|(name, _)| name == function) {
-                logs.push((function.clone(), FunctionLog::of(clients, function).await?));
-            }
+        let mut logs = Vec::new();
+        for function in functions(clients).await.context("cannot list the functions")? {
+            let mut log = FunctionLog::of(clients, &function).await?;
+            // The queue between a rule and a function delivers again what the function hands back; Lambda, for a
+            // rule, does not do so here.
+            let is_woken = |rule: &Rule| rule.function.as_ref() == Some(&function) && rule.queue.is_none();
+            log.needs_retries = rules.iter().any(is_woken);
+            logs.push((function, log));
         }
 
         let (change, changed) = watch::channel(());
@@ -210,10 +237,23 @@ impl Observer {
         seen.effects.iter().filter(|(id, _)| id == event_id).map(|(_, timed)| timed.clone()).collect()
     }
 
-    /// What functions reported of an event so far, one an invocation.
+    /// What functions reported of an event so far, one an invocation that had no other event.
     pub fn records(&self, event_id: &str) -> Vec<Record> {
         let seen = lock(&self.seen);
-        seen.records.iter().filter(|(id, _)| id == event_id).map(|(_, record)| *record).collect()
+        let of_event = seen.records.iter().filter(|(_, id, _)| id.as_deref() == Some(event_id));
+        of_event.map(|(_, _, record)| *record).collect()
+    }
+
+    /// What a function reported so far of all its events, by name or not: an invocation with several tells only how many
+    /// of them are done. What came of each is then to be seen in tables and topics alone.
+    pub fn total(&self, function: &str) -> Record {
+        let seen = lock(&self.seen);
+        let of_function = seen.records.iter().filter(|(name, _, _)| name == function);
+        of_function.fold(Record::default(), |total, (_, _, record)| Record {
+            done: total.done + record.done,
+            refused: total.refused + record.refused,
+            retried: total.retried + record.retried,
+        })
     }
 
     /// Waits for what comes of an event.
@@ -225,6 +265,15 @@ impl Observer {
         let found = self.until(deadline, look).await;
         // Only where nothing else came: what is handed back comes again.
         found.or_else(|| self.effects(event_id).into_iter().next())
+    }
+
+    /// All that topics have told, of whatever event.
+    pub fn all_told(&self) -> Vec<Told> {
+        let told = |(_, timed): &(String, Timed)| match &timed.effect {
+            Effect::Told(told) => Some(told.clone()),
+            _ => None,
+        };
+        lock(&self.seen).effects.iter().filter_map(told).collect()
     }
 
     /// The last lines that a function logged.
@@ -280,20 +329,55 @@ fn hears(filter: &str, topic: &str) -> bool {
     }
 }
 
-async fn rules(clients: &Clients) -> Result<Vec<Rule>> {
+/// Which queue feeds which function: the queue's ARN and the function's name.
+async fn fed(clients: &Clients) -> Result<Vec<(String, String)>> {
+    let mappings = clients.lambda.list_event_source_mappings().into_paginator().items().send();
+    let mappings: Vec<_> = mappings.collect::<Result<_, _>>().await?;
+    let pair = |mapping: &EventSourceMappingConfiguration| {
+        let function = mapping.function_arn()?.split(':').nth(6)?;
+        Some((mapping.event_source_arn()?.to_owned(), function.to_owned()))
+    };
+    Ok(mappings.iter().filter_map(pair).collect())
+}
+
+/// Whether a queue's URL and its ARN name the same one of this account.
+fn is_queue(arn: &str, url: &str) -> bool {
+    let mut of_arn = arn.rsplit(':');
+    let mut of_url = url.rsplit('/');
+    arn.contains(":sqs:") && (of_arn.next(), of_arn.next()) == (of_url.next(), of_url.next())
+}
+
+/// The names of all functions.
+async fn functions(clients: &Clients) -> Result<Vec<String>> {
+    let functions = clients.lambda.list_functions().into_paginator().items().send();
+    let functions: Vec<_> = functions.collect::<Result<_, _>>().await?;
+    Ok(functions.into_iter().filter_map(|function| function.function_name).collect())
+}
+
+async fn rules(clients: &Clients, fed: &[(String, String)]) -> Result<Vec<Rule>> {
     let mut rules = Vec::new();
     for listed in clients.iot.list_topic_rules().send().await?.rules() {
         let Some(name) = listed.rule_name().filter(|name| !name.starts_with(OWN)) else { continue };
         let found = clients.iot.get_topic_rule().rule_name(name).send().await?;
         let Some(rule) = found.rule() else { continue };
-        let function = rule.actions().iter().find_map(|action| Some(action.lambda()?.function_arn()));
+        let invoked = rule.actions().iter().find_map(|action| action.lambda()?.function_arn().split(':').nth(6));
+        let queued = rule.actions().iter().find_map(|action| {
+            let url = action.sqs()?.queue_url();
+            let (_, function) = fed.iter().find(|(arn, _)| is_queue(arn, url))?;
+            Some((function.clone(), url.to_owned()))
+        });
+        let (function, queue) = match (invoked, queued) {
+            (Some(invoked), _) => (Some(invoked.to_owned()), None),
+            (None, queued) => queued.unzip(),
+        };
         let sql = rule.sql().unwrap_or_default();
         rules.push(Rule {
             role: rule.error_action().and_then(|action| Some(action.sqs()?.role_arn().to_owned())),
             name: name.to_owned(),
             filter: from(sql).unwrap_or_default().to_owned(),
             sql: sql.to_owned(),
-            function: function.and_then(|arn| arn.split(':').nth(6)).map(str::to_owned),
+            function,
+            queue,
         });
     }
     Ok(rules)
@@ -338,7 +422,7 @@ async fn subscribe(clients: &Clients) -> Result<String> {
 struct Copied {
     /// Of every message.
     messages: String,
-    /// Of each event that a rule made of a message for a function.
+    /// Of each event that a rule made of a message for a function that it invokes itself.
     events: String,
 }
 
@@ -352,11 +436,15 @@ async fn copy(clients: &Clients, rules: &[Rule]) -> Result<Copied> {
         Ok::<_, anyhow::Error>(())
     };
     let (messages, _) = queue(clients, &format!("{OWN}-messages")).await?;
-    let sql = "SELECT encode(*, 'base64') AS payloadBase64, topic() AS topic, clientid() AS clientId, \
-               traceid() AS traceId, timestamp() AS receivedAt FROM '#'";
-    add(format!("{OWN}_messages"), sql, &messages).await?;
+    for (name, filter) in COPIED {
+        let sql = format!(
+            "SELECT encode(*, 'base64') AS payloadBase64, topic() AS topic, clientid() AS clientId, \
+             traceid() AS traceId, timestamp() AS receivedAt FROM '{filter}'"
+        );
+        add(format!("{OWN}_{name}"), &sql, &messages).await?;
+    }
     let (events, _) = queue(clients, &format!("{OWN}-events")).await?;
-    for rule in rules.iter().filter(|rule| rule.function.is_some()) {
+    for rule in rules.iter().filter(|rule| rule.function.is_some() && rule.queue.is_none()) {
         add(format!("{OWN}_{}", rule.name), &rule.sql, &events).await?;
     }
     Ok(Copied { messages, events })
@@ -366,6 +454,8 @@ async fn copy(clients: &Clients, rules: &[Rule]) -> Result<Copied> {
 struct FunctionLog {
     group: String,
     quarantine: Option<String>,
+    /// Whether no one else gives the function again what it hands back.
+    needs_retries: bool,
 }
 
 /// What has been read of a log.
@@ -383,6 +473,7 @@ impl FunctionLog {
         Ok(Self {
             group: group.unwrap_or_else(|| format!("/aws/lambda/{function}")),
             quarantine: variables.and_then(|variables| variables.get("QUARANTINE_TABLE")).cloned(),
+            needs_retries: false,
         })
     }
 }
@@ -545,12 +636,16 @@ impl Watch {
         }
         self.add(|seen| seen.lines.push((function.to_owned(), line.to_owned())));
         let Ok(json) = serde_json::from_str::<Value>(line) else { return Ok(()) };
-        let Some(event_id) = text(&json, "eventId") else { return Ok(()) };
-        let effect = if json.get("_aws").is_some() {
-            let count = |name: &str| json.get(name).and_then(Value::as_u64).unwrap_or_default();
-            let counted = |name: &str| count(name) > 0;
+        let count = |name: &str| json.get(name).and_then(Value::as_u64).unwrap_or_default();
+        let event_id = text(&json, "eventId");
+        if json.get("_aws").is_some() {
             let record = Record { done: count("Done"), refused: count("Refused"), retried: count("Retried") };
-            self.add(|seen| seen.records.push((event_id.to_owned(), record)));
+            self.add(|seen| seen.records.push((function.to_owned(), event_id.map(str::to_owned), record)));
+        }
+        // Without one it tells of several events together.
+        let Some(event_id) = event_id else { return Ok(()) };
+        let effect = if json.get("_aws").is_some() {
+            let counted = |name: &str| count(name) > 0;
             // The record of an invocation. What it told comes by the topic, and what it refused has a line of its own.
             if counted("Quieted") {
                 Effect::Quieted
@@ -565,7 +660,9 @@ impl Watch {
             match text(&json, "message") {
                 Some("refused") => return self.quarantined(function, log, event_id).await,
                 Some("retry") => {
-                    self.again(function, event_id);
+                    if log.needs_retries {
+                        self.again(function, event_id);
+                    }
                     Effect::HandedBack { error: text(&json, "error").unwrap_or_default().to_owned() }
                 }
                 _ => return Ok(()),
@@ -622,6 +719,21 @@ mod tests {
         ] {
             assert_eq!(hears(filter, topic), heard, "{filter} and {topic}");
         }
+    }
+
+    #[test]
+    fn a_queue_is_told_by_its_url_or_its_arn() {
+        let arn = "arn:aws:sqs:us-east-1:111122223333:gatehouse-jitr";
+        for (url, is_it) in [
+            ("http://127.0.0.1:4566/111122223333/gatehouse-jitr", true),
+            ("https://sqs.us-east-1.amazonaws.com/111122223333/gatehouse-jitr", true),
+            ("http://127.0.0.1:4566/111122223333/gatehouse-jitr-dlq", false),
+            ("http://127.0.0.1:4566/444455556666/gatehouse-jitr", false),
+            ("", false),
+        ] {
+            assert_eq!(is_queue(arn, url), is_it, "{url}");
+        }
+        assert!(!is_queue("arn:aws:kinesis:us-east-1:1:stream/a", "http://127.0.0.1:4566/1/stream/a"));
     }
 
     #[test]

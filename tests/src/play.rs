@@ -1,4 +1,5 @@
-//! Plays scenarios: publishes what devices say, and holds what came of it against what must come of it.
+//! Plays scenarios: connects devices and publishes what they say, and holds what came of it against what must come of
+//! it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,11 +11,13 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use crate::admission::{Admissions, certificate_of};
+use crate::authority::{Authority, Crl, Issued, Key};
 use crate::aws::Clients;
 use crate::cloud::Cloud;
-use crate::device::{Device, Identity, Published};
-use crate::observe::{Arrived, Effect, Observer, Rule, Timed, Told, millis};
-use crate::scenario::{Expect, Scenario, Step};
+use crate::device::{Attempt, Broker, Device, Identity, Published};
+use crate::observe::{Arrived, Effect, Observer, Rule, Timed, Told, millis, now};
+use crate::scenario::{Action, Connect, Expect, Scenario, Step};
 
 /// How long an effect may take. It takes some 20 milliseconds where nothing else runs.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -25,7 +28,7 @@ const SILENCE: Duration = Duration::from_secs(2);
 /// How long to wait for a notification that a function says it sent, and at the end for one too many.
 const SETTLE: Duration = Duration::from_millis(750);
 
-/// One message and what came of it.
+/// One message or connection, and what came of it.
 #[derive(Debug, Clone)]
 pub struct Played {
     /// The scenario's name.
@@ -36,8 +39,8 @@ pub struct Played {
     pub what: String,
     /// The device.
     pub thing: String,
-    /// Where it published.
-    pub topic: String,
+    /// Where it published, or where AWS IoT told that it connected; none for a connection of which it told nothing.
+    pub topic: Option<String>,
     /// The event's id; none where AWS IoT did not take the message.
     pub event_id: Option<String>,
     /// The rule that heard it.
@@ -46,7 +49,7 @@ pub struct Played {
     pub function: Option<String>,
     /// What came of it.
     pub effect: Option<Effect>,
-    /// Whether AWS IoT turned it away.
+    /// Whether AWS IoT turned it away, and no function had a say in it.
     pub denied: bool,
     /// From publish to effect.
     pub millis: Option<u64>,
@@ -56,18 +59,70 @@ pub struct Played {
     pub wrong: Option<String>,
 }
 
+/// What devices need that are new to AWS IoT: an authority that it knows, and the table that says what became of them.
+#[derive(Debug)]
+pub struct Newcomers {
+    authority: Authority,
+    /// Of the same name, but AWS IoT does not know it.
+    namesake: Authority,
+    admissions: Admissions,
+    clients: Clients,
+    /// The authority's newest list of revoked certificates.
+    crl: tokio::sync::Mutex<Crl>,
+}
+
+impl Newcomers {
+    /// Makes an authority and registers it.
+    pub async fn new(clients: &Clients, devices_table: &str) -> Result<Self> {
+        let authority = Authority::new("Gatehouse sample CA", Key::P256)?;
+        authority.register(clients).await?;
+        Ok(Self {
+            namesake: authority.namesake()?,
+            authority,
+            admissions: Admissions::new(clients, devices_table),
+            clients: clients.clone(),
+            crl: tokio::sync::Mutex::new(Crl::new(0)),
+        })
+    }
+
+    /// Signs a certificate, and revokes it at once if that is asked for.
+    async fn issue(&self, special: &crate::scenario::Certificate, thing: &str) -> Result<Issued> {
+        let authority = if special.signed_by_another { &self.namesake } else { &self.authority };
+        let issued = authority.issue(&special.of(thing))?;
+        if special.revoked {
+            let mut crl = self.crl.lock().await;
+            let mut next = crl.clone().revoking(&issued.serial);
+            next.number += 1;
+            self.authority.publish(&self.clients, self.admissions.table(), &next).await?;
+            *crl = next;
+        }
+        Ok(issued)
+    }
+}
+
+/// A device of a scenario.
+#[derive(Debug, Default)]
+struct Actor {
+    /// The device that AWS IoT let in.
+    device: Option<Device>,
+    /// The certificate that it connected with last, whatever came of it.
+    last: Option<Issued>,
+}
+
 /// Where scenarios are played: a deployment, watched, with its devices.
 #[derive(Debug)]
 pub struct Stage {
     observer: Observer,
-    devices: HashMap<String, tokio::sync::Mutex<Device>>,
+    broker: Broker,
+    newcomers: Option<Newcomers>,
+    actors: HashMap<String, tokio::sync::Mutex<Actor>>,
     /// Messages already held against a step.
     claimed: std::sync::Mutex<Vec<String>>,
     played: AtomicUsize,
 }
 
 impl Stage {
-    /// Registers a device for each thing. `registered` counts them.
+    /// Registers a device for each thing that is not new to AWS IoT. `registered` counts them.
     pub async fn new(
         cloud: &Cloud,
         clients: &Clients,
@@ -76,18 +131,28 @@ impl Stage {
         registered: &AtomicUsize,
     ) -> Result<Self> {
         let observer = Observer::start(clients).await?;
-        let devices = stream::iter(things)
+        let actors = stream::iter(things)
             .map(async |thing| {
                 let identity = Identity::register(clients, thing, policy).await?;
                 let mut device = Device::new(cloud, identity);
                 device.connect().await?;
                 registered.fetch_add(1, Ordering::Relaxed);
-                Ok::<_, anyhow::Error>((thing.to_owned(), tokio::sync::Mutex::new(device)))
+                let actor = Actor { device: Some(device), last: None };
+                Ok::<_, anyhow::Error>((thing.to_owned(), tokio::sync::Mutex::new(actor)))
             })
             .buffer_unordered(4)
             .try_collect()
             .await?;
-        Ok(Self { observer, devices, claimed: std::sync::Mutex::default(), played: AtomicUsize::new(0) })
+        let (claimed, played) = (std::sync::Mutex::default(), AtomicUsize::new(0));
+        Ok(Self { observer, broker: cloud.into(), newcomers: None, actors, claimed, played })
+    }
+
+    /// Adds things that are new to AWS IoT.
+    #[must_use]
+    pub fn with<'a>(mut self, newcomers: Newcomers, things: impl IntoIterator<Item = &'a str>) -> Self {
+        self.actors.extend(things.into_iter().map(|thing| (thing.to_owned(), tokio::sync::Mutex::default())));
+        self.newcomers = Some(newcomers);
+        self
     }
 
     /// What watches the account.
@@ -130,30 +195,57 @@ impl Stage {
     }
 
     async fn step(&self, scenario: &str, index: usize, step: &Step) -> Result<Vec<Played>> {
-        let payload = step.payload()?;
-        let mut expected = step.expected();
+        let action = step.action()?;
         sleep(step.delay()).await;
+        let actor = self.actors.get(&step.thing).with_context(|| format!("thing {} is unknown", step.thing))?;
+        let mut actor = actor.lock().await;
+        let new = Played {
+            scenario: scenario.to_owned(),
+            step: index,
+            what: step.what.clone(),
+            thing: step.thing.clone(),
+            topic: None,
+            event_id: None,
+            rule: None,
+            function: None,
+            effect: None,
+            denied: false,
+            millis: None,
+            expected: step.expect.clone(),
+            wrong: None,
+        };
+        match action {
+            Action::Connect(connect) => {
+                let played = self.connect(&mut actor, connect, new).await?;
+                self.played.fetch_add(1, Ordering::Relaxed);
+                Ok(vec![played])
+            }
+            Action::Publish { topic, payload } => {
+                let new = Played { topic: Some(topic.to_owned()), ..new };
+                let Some(device) = &mut actor.device else {
+                    let wrong = Some("its device was never let in".to_owned());
+                    self.played.fetch_add(step.times.get(), Ordering::Relaxed);
+                    return Ok(vec![Played { wrong, ..new }; step.times.get()]);
+                };
+                self.publish(device, step, topic, &payload, new).await
+            }
+        }
+    }
+
+    async fn publish(
+        &self,
+        device: &mut Device,
+        step: &Step,
+        topic: &str,
+        payload: &[u8],
+        new: Played,
+    ) -> Result<Vec<Played>> {
+        let mut expected = step.expected();
         let rounds = if step.together { vec![step.times.get()] } else { vec![1; step.times.get()] };
         let mut all = Vec::new();
         for copies in rounds {
-            let device = self.devices.get(&step.thing).with_context(|| format!("thing {} is unknown", step.thing))?;
-            let mut device = device.lock().await;
-            let (begin, published) = device.publish(&step.topic, &vec![&*payload; copies]).await?;
-            let new = Played {
-                scenario: scenario.to_owned(),
-                step: index,
-                what: step.what.clone(),
-                thing: step.thing.clone(),
-                topic: step.topic.clone(),
-                event_id: None,
-                rule: None,
-                function: None,
-                effect: None,
-                denied: published == Published::Denied,
-                millis: None,
-                expected: Expect::Denied,
-                wrong: None,
-            };
+            let (begin, published) = device.publish(topic, &vec![payload; copies]).await?;
+            let new = Played { denied: published == Published::Denied, expected: Expect::Denied, ..new.clone() };
             match published {
                 Published::Denied => {
                     for _ in 0..copies {
@@ -163,7 +255,7 @@ impl Stage {
                     }
                 }
                 Published::Accepted => {
-                    let arrived = self.arrived(step, &payload, copies).await?;
+                    let arrived = self.arrived(topic, &step.thing, payload, copies).await?;
                     let mut lookouts = Vec::new();
                     for arrived in arrived {
                         lookouts.push(self.lookout(arrived, new.clone(), &expected, millis(begin)));
@@ -189,14 +281,88 @@ impl Stage {
         Ok(all)
     }
 
+    async fn connect(&self, actor: &mut Actor, connect: &Connect, mut played: Played) -> Result<Played> {
+        let newcomers = self.newcomers.as_ref().context("there is no certificate authority")?;
+        let issued = match connect {
+            Connect::Certificate(special) => newcomers.issue(special, &played.thing).await?,
+            Connect::Again => actor.last.clone().context("it has not connected before")?,
+        };
+        actor.last = Some(issued.clone());
+        let wrong = self.admit(newcomers, actor, &issued, &mut played).await?;
+        played.wrong = wrong.or_else(|| mismatch(&played.expected, &played)).map(|wrong| self.explain(wrong, &played));
+        Ok(played)
+    }
+
+    /// Connects, and sees what comes of it; in what way that contradicts itself.
+    async fn admit(
+        &self,
+        newcomers: &Newcomers,
+        actor: &mut Actor,
+        issued: &Issued,
+        played: &mut Played,
+    ) -> Result<Option<String>> {
+        let admissions = &newcomers.admissions;
+        let before = admissions.of(&issued.id).await?;
+        let (skip, begin) = (self.observer.arrived(0).len(), now());
+        let mut device = Device::at(self.broker.clone(), issued.identity(&played.thing));
+        match device.attempt().await? {
+            Attempt::LetIn => {
+                played.effect = Some(Effect::LetIn);
+                played.millis = Some(now().saturating_sub(begin));
+                actor.device = Some(device);
+                sleep(SILENCE).await;
+                let is_same = admissions.of(&issued.id).await? == before;
+                return Ok((!is_same).then(|| "it was let in, but its record was written again".to_owned()));
+            }
+            Attempt::Refused(how) => {
+                played.denied = true;
+                let wrong =
+                    (played.expected != Expect::Denied).then(|| format!("AWS IoT refused its certificate: {how}"));
+                return Ok(wrong);
+            }
+            Attempt::TurnedAway => {}
+        }
+        let told = |observer: &Observer| {
+            let mut new = observer.arrived(skip).into_iter();
+            new.find(|arrived| certificate_of(arrived).as_ref() == Some(&issued.id))
+        };
+        let limit = if played.expected == Expect::Denied { SILENCE } else { LIMIT };
+        let Some(event) = self.observer.until(Instant::now() + limit, told).await else {
+            played.denied = true;
+            let wrong = (played.expected != Expect::Denied)
+                .then(|| "AWS IoT turned it away and did not say that a certificate is new".to_owned());
+            return Ok(wrong);
+        };
+        let rule = self.observer.rule(&event.topic);
+        played.rule = rule.map(|rule| rule.name.clone());
+        played.function = rule.and_then(|rule| rule.function.clone());
+        (played.topic, played.event_id) = (Some(event.topic), Some(event.trace_id));
+
+        let Some(record) = admissions.outcome(&issued.id, Instant::now() + LIMIT).await? else { return Ok(None) };
+        let (state, status) = (record.state.clone(), admissions.status(&issued.id).await?.unwrap_or_default());
+        let Some(Timed { effect, at }) = record.effect() else {
+            return Ok(Some(format!("its record says {state:?}")));
+        };
+        (played.millis, played.effect) = (Some(at.saturating_sub(begin)), Some(effect));
+        if state == "admitted" {
+            if device.knock(Instant::now() + LIMIT).await? != Attempt::LetIn {
+                let wrong = format!("it was admitted, but AWS IoT does not let it in; its certificate is {status}");
+                return Ok(Some(wrong));
+            }
+            actor.device = Some(device);
+        } else if !matches!(status.as_str(), "REVOKED" | "INACTIVE") {
+            return Ok(Some(format!("it was turned away, but its certificate is {status}")));
+        }
+        Ok(None)
+    }
+
     /// The messages as AWS IoT took them in, told from others by what they hold.
-    async fn arrived(&self, step: &Step, payload: &[u8], copies: usize) -> Result<Vec<Arrived>> {
+    async fn arrived(&self, topic: &str, thing: &str, payload: &[u8], copies: usize) -> Result<Vec<Arrived>> {
         let found = self.observer.until(Instant::now() + LIMIT, |observer| {
             let mut claimed = self.claimed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let mut found = observer.arrived(0);
             found.retain(|arrived| {
-                let is_it =
-                    arrived.topic == step.topic && arrived.client_id == step.thing && arrived.payload == payload;
+                let is_it = arrived.topic == topic && arrived.client_id == thing && arrived.payload == payload;
                 is_it && !claimed.contains(&arrived.trace_id)
             });
             found.truncate(copies);
@@ -239,15 +405,20 @@ impl Stage {
         format!("{wrong}{heading}{}", lines.concat())
     }
 
-    /// Waits a little, then marks what was told too often: once is the most.
+    /// Waits a little, then marks what was told too often, once being the most, and who was turned away without a word.
     async fn find_repeats(&self, played: &mut [Played]) {
         sleep(SETTLE).await;
         for played in played {
             let Some(event_id) = &played.event_id else { continue };
             let effects = self.observer.effects(event_id);
             let told = effects.iter().filter(|timed| matches!(timed.effect, Effect::Told(_))).count();
-            let expected = usize::from(matches!(played.expected, Expect::Notification(_)));
-            if told > expected && played.wrong.is_none() {
+            let is_right = match played.expected {
+                Expect::Notification(_) => told <= 1,
+                // Whoever watches over admissions hears of it.
+                Expect::TurnedAway(_) => told == 1,
+                _ => told == 0,
+            };
+            if !is_right && played.wrong.is_none() {
                 played.wrong = Some(format!("it was told {told} times"));
             }
         }
@@ -259,13 +430,18 @@ fn mismatch(expected: &Expect, played: &Played) -> Option<String> {
     let is = match (expected, &played.effect) {
         (Expect::Notification(expected), Some(Effect::Told(told))) => return differs(expected, told),
         (Expect::Quarantine(expected), Some(Effect::Quarantined { reason, .. })) => *reason == expected.reason,
-        (Expect::Quieted, Some(Effect::Quieted)) | (Expect::Nothing, None) => true,
+        (Expect::TurnedAway(expected), Some(Effect::TurnedAway { reason, .. })) => *reason == expected.reason,
+        (Expect::Quieted, Some(Effect::Quieted))
+        | (Expect::Nothing, None | Some(Effect::LetIn))
+        | (Expect::Admitted, Some(Effect::Admitted { .. })) => true,
+        (Expect::Denied, None) => played.denied,
         _ => false,
     };
     if is {
         return None;
     }
     Some(match &played.effect {
+        None if played.denied => "AWS IoT turned it away".to_owned(),
         None if played.function.is_none() => "no rule hears this topic".to_owned(),
         None => format!("nothing came of it in {LIMIT:?}"),
         Some(effect) => format!("it was {effect}"),

@@ -74,7 +74,8 @@ pub fn event(played: &Played, style: Style) -> String {
     let mut out = format!("{mark} {what}{gap}{}\n", style.faint(&time));
 
     let way: Vec<&str> = [played.rule.as_deref(), played.function.as_deref()].into_iter().flatten().collect();
-    let way = if way.is_empty() { played.topic.clone() } else { way.join(" → ") };
+    let way =
+        if way.is_empty() { played.topic.as_deref().unwrap_or("connection").to_owned() } else { way.join(" → ") };
     for line in wrap(&format!("{way} → {}", outcome(played)), WIDTH - 4) {
         let _ = writeln!(out, "{}", style.faint(&format!("    {line}")));
     }
@@ -107,6 +108,8 @@ fn expectation(expected: &Expect) -> String {
         Expect::Quieted => "to be let go for another's sake".to_owned(),
         Expect::Nothing => "nothing".to_owned(),
         Expect::Denied => "to be turned away by AWS IoT".to_owned(),
+        Expect::Admitted => "to be admitted".to_owned(),
+        Expect::TurnedAway(turned_away) => format!("to be turned away with reason {:?}", turned_away.reason),
     }
 }
 
@@ -117,7 +120,8 @@ pub fn summary(played: &[Played], took: Duration, style: Style) -> String {
         *counts.entry(kind(played)).or_default() += 1;
     }
     let counts: Vec<_> = counts.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-    let mut millis: Vec<_> = played.iter().filter_map(|played| played.millis).collect();
+    let messages = played.iter().filter(|played| !is_connection(played));
+    let mut millis: Vec<_> = messages.filter_map(|played| played.millis).collect();
     millis.sort_unstable();
     let median = millis.get(millis.len() / 2).map(|median| format!("{median} ms from publish to effect (median), "));
     let mut out = format!("\n{} events: {}.\n", played.len(), counts.join(", "));
@@ -136,6 +140,11 @@ pub fn summary(played: &[Played], took: Duration, style: Style) -> String {
     out
 }
 
+/// Whether it is a connection that came to something, and not a message.
+fn is_connection(played: &Played) -> bool {
+    matches!(played.effect, Some(Effect::Admitted { .. } | Effect::TurnedAway { .. } | Effect::LetIn))
+}
+
 fn kind(played: &Played) -> &'static str {
     match &played.effect {
         _ if played.denied => "turned away",
@@ -144,6 +153,9 @@ fn kind(played: &Played) -> &'static str {
         Some(Effect::Quarantined { .. }) => "quarantined",
         Some(Effect::Quieted) => "let go",
         Some(Effect::Duplicate) => "done before",
+        Some(Effect::Admitted { .. }) => "admitted",
+        Some(Effect::TurnedAway { .. }) => "not admitted",
+        Some(Effect::LetIn) => "let in",
         Some(Effect::Done) => "done",
         Some(Effect::HandedBack { .. }) => "handed back",
     }
@@ -168,6 +180,11 @@ pub fn json(played: &[Played], took: Duration) -> Value {
                 }
                 Some(Effect::Quieted) => json!({"kind": "quieted"}),
                 Some(Effect::Duplicate) => json!({"kind": "duplicate"}),
+                Some(Effect::Admitted { thing }) => json!({"kind": "admitted", "thing": thing}),
+                Some(Effect::TurnedAway { reason, why }) => {
+                    json!({"kind": "turnedAway", "reason": reason, "why": why})
+                }
+                Some(Effect::LetIn) => json!({"kind": "letIn"}),
                 Some(Effect::Done) => json!({"kind": "done"}),
                 Some(Effect::HandedBack { error }) => json!({"kind": "handedBack", "error": error}),
             };
@@ -238,6 +255,51 @@ fn wrap(text: &str, columns: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn connection(effect: Option<Effect>, expected: Expect) -> Played {
+        Played {
+            scenario: "admission".to_owned(),
+            step: 0,
+            what: "a doorbell that is new".to_owned(),
+            thing: "new-door".to_owned(),
+            topic: None,
+            event_id: None,
+            rule: effect.as_ref().map(|_| "gatehouse_jitr".to_owned()),
+            function: effect.as_ref().map(|_| "gatehouse-jitr".to_owned()),
+            denied: effect.is_none(),
+            millis: Some(812),
+            effect,
+            expected,
+            wrong: None,
+        }
+    }
+
+    #[test]
+    fn a_connection_is_told_by_what_became_of_the_device() {
+        let admitted = connection(Some(Effect::Admitted { thing: "new-door".to_owned() }), Expect::Admitted);
+        let why = "The common name must be 1 to 128 of the characters a-z A-Z 0-9 : _ -.".to_owned();
+        let reason = "bad-thing-name".to_owned();
+        let expected = Expect::TurnedAway(crate::scenario::TurnedAway { reason: reason.clone() });
+        let turned_away = connection(Some(Effect::TurnedAway { reason, why }), expected);
+        let denied = connection(None, Expect::Denied);
+        let all = [admitted, turned_away, denied];
+        let said = all.iter().map(|played| event(played, Style::plain())).collect::<Vec<_>>().concat();
+        for part in [
+            "gatehouse_jitr → gatehouse-jitr → admitted as new-door",
+            "→ turned away: bad-thing-name.",
+            "connection → turned away by AWS IoT",
+        ] {
+            assert!(said.contains(part), "{part} is not in\n{said}");
+        }
+        assert!(said.lines().all(|line| width(line) <= WIDTH), "{said}");
+        let summary = summary(&all, Duration::from_secs(1), Style::plain());
+        assert!(summary.contains("3 events: 1 admitted, 1 not admitted, 1 turned away."), "{summary}");
+        let json = json(&all, Duration::from_secs(1));
+        let kinds: Vec<_> = (0..3).map(|at| json.pointer(&format!("/events/{at}/effect/kind")).cloned()).collect();
+        assert_eq!(kinds, [Some(json!("admitted")), Some(json!("turnedAway")), Some(json!("denied"))]);
+        assert_eq!(json.pointer("/events/1/effect/reason"), Some(&json!("bad-thing-name")));
+        assert_eq!(json.pointer("/events/1/expected/turnedAway/reason"), Some(&json!("bad-thing-name")));
+    }
 
     #[test]
     fn a_text_is_cut_to_columns_as_a_terminal_counts_them() {

@@ -1,9 +1,10 @@
-//! Scenarios: what devices publish, and what must come of it. The format is told in `events/README.md`.
+//! Scenarios: what devices publish and how they connect, and what must come of it. The format is told in
+//! `events/README.md`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use base64::Engine;
@@ -11,6 +12,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::authority::{self, ExtendedKeyUsagePurpose, Key, KeyUsagePurpose};
 use crate::device::LARGEST;
 use crate::tools;
 
@@ -27,16 +29,16 @@ pub struct Scenario {
     pub name: String,
 }
 
-/// One message, or several alike.
+/// One message, or several alike; or a connection.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Step {
     /// A few words for the line that reports it.
     pub what: String,
-    /// The device that publishes.
+    /// The device that publishes or connects.
     pub thing: String,
-    /// Where it publishes.
-    pub topic: String,
+    connect: Option<Connect>,
+    topic: Option<String>,
     payload: Option<Box<RawValue>>,
     payload_text: Option<String>,
     payload_base64: Option<String>,
@@ -63,7 +65,142 @@ struct Repeat {
     bytes: usize,
 }
 
-/// What must come of a message.
+/// What a step does.
+#[derive(Debug, Clone)]
+pub enum Action<'a> {
+    /// The device publishes a message.
+    Publish {
+        /// Where.
+        topic: &'a str,
+        /// Its bytes.
+        payload: Vec<u8>,
+    },
+    /// The device connects.
+    Connect(&'a Connect),
+}
+
+/// With what a device connects.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Connect {
+    /// A certificate of its own, which is new.
+    Certificate(Certificate),
+    /// The certificate that it connected with before.
+    Again,
+}
+
+/// What is special about a device's certificate. It is a good one in everything that is not named.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a field of its own in the file")]
+pub struct Certificate {
+    /// The subject's common name; the thing's name when it is not named.
+    pub common_name: Option<String>,
+    not_before_days: Option<f64>,
+    not_after_days: Option<f64>,
+    /// Whether it says that it may sign certificates itself.
+    pub ca: bool,
+    /// The device's key.
+    pub key: Option<Key>,
+    key_usage: Option<Vec<KeyUsage>>,
+    extended_key_usage: Option<Vec<ExtendedKeyUsage>>,
+    /// Whether it has an extension that no one knows and that must not be passed over.
+    pub unknown_critical_extension: bool,
+    /// Whether another authority signed it, of the same name as the one that AWS IoT knows.
+    pub signed_by_another: bool,
+    /// Whether it is on the authority's list of revoked certificates.
+    pub revoked: bool,
+}
+
+/// What a key may be used for, in X.509's words.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum KeyUsage {
+    DigitalSignature,
+    KeyEncipherment,
+    KeyAgreement,
+    KeyCertSign,
+    CrlSign,
+}
+
+/// What a certificate may be used for, in X.509's words.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum ExtendedKeyUsage {
+    ClientAuth,
+    ServerAuth,
+    CodeSigning,
+    Any,
+}
+
+/// As far from now as a certificate may be dated.
+const DAYS: f64 = 36_500.0;
+
+impl Certificate {
+    /// The certificate of this thing.
+    pub fn of(&self, thing: &str) -> authority::Certificate {
+        let mut certificate = authority::Certificate::named(self.common_name.as_deref().unwrap_or(thing));
+        if let Some(days) = self.not_before_days {
+            certificate.not_before = in_days(days);
+        }
+        if let Some(days) = self.not_after_days {
+            certificate.not_after = in_days(days);
+        }
+        certificate.is_ca = self.ca;
+        certificate.key = self.key.unwrap_or(certificate.key);
+        if let Some(usages) = &self.key_usage {
+            certificate.key_usage = usages.iter().map(|usage| (*usage).into()).collect();
+        }
+        if let Some(usages) = &self.extended_key_usage {
+            certificate.extended_key_usage = usages.iter().map(|usage| (*usage).into()).collect();
+        }
+        certificate.has_unknown_critical_extension = self.unknown_critical_extension;
+        certificate
+    }
+
+    fn check(&self) -> Result<()> {
+        for (name, days) in [("notBeforeDays", self.not_before_days), ("notAfterDays", self.not_after_days)] {
+            let is_near = days.is_none_or(|days| days.abs() <= DAYS);
+            ensure!(is_near, "connect.certificate.{name}: must be from -{DAYS} to {DAYS}");
+        }
+        ensure!(
+            self.not_before_days.unwrap_or(-1.0) < self.not_after_days.unwrap_or(365.0),
+            "connect.certificate.notAfterDays: must be later than notBeforeDays, which is -1 where it is not named"
+        );
+        Ok(())
+    }
+}
+
+/// So many days from now; a negative number is in the past.
+fn in_days(days: f64) -> SystemTime {
+    let away = Duration::try_from_secs_f64(days.abs() * 86_400.0).unwrap_or_default();
+    if days < 0.0 { SystemTime::now() - away } else { SystemTime::now() + away }
+}
+
+impl From<KeyUsage> for KeyUsagePurpose {
+    fn from(usage: KeyUsage) -> Self {
+        match usage {
+            KeyUsage::DigitalSignature => Self::DigitalSignature,
+            KeyUsage::KeyEncipherment => Self::KeyEncipherment,
+            KeyUsage::KeyAgreement => Self::KeyAgreement,
+            KeyUsage::KeyCertSign => Self::KeyCertSign,
+            KeyUsage::CrlSign => Self::CrlSign,
+        }
+    }
+}
+
+impl From<ExtendedKeyUsage> for ExtendedKeyUsagePurpose {
+    fn from(usage: ExtendedKeyUsage) -> Self {
+        match usage {
+            ExtendedKeyUsage::ClientAuth => Self::ClientAuth,
+            ExtendedKeyUsage::ServerAuth => Self::ServerAuth,
+            ExtendedKeyUsage::CodeSigning => Self::CodeSigning,
+            ExtendedKeyUsage::Any => Self::Any,
+        }
+    }
+}
+
+/// What must come of a message or a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Expect {
@@ -73,10 +210,14 @@ pub enum Expect {
     Quarantine(Quarantine),
     /// It is let go, since somebody has just been told the same.
     Quieted,
-    /// The function does nothing about it, or no function hears it.
+    /// The function does nothing about it, or no function hears it. Of a connection: the device is let in at once.
     Nothing,
-    /// AWS IoT does not let the device say it.
+    /// AWS IoT does not let the device say it. Of a connection: it does not let the device in, and tells no function.
     Denied,
+    /// The device is turned away, admitted, and let in.
+    Admitted,
+    /// The device is turned away, and is not admitted.
+    TurnedAway(TurnedAway),
 }
 
 /// Fields that are absent may be anything.
@@ -102,13 +243,54 @@ pub struct Quarantine {
     pub reason: String,
 }
 
+/// Why a device is not admitted.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct TurnedAway {
+    /// The reason's code.
+    pub reason: String,
+}
+
+impl Expect {
+    /// Whether it can come of a connection, and whether of a message.
+    fn fits(&self) -> (bool, bool) {
+        match self {
+            Self::Nothing | Self::Denied => (true, true),
+            Self::Admitted | Self::TurnedAway(_) => (true, false),
+            Self::Notification(_) | Self::Quarantine(_) | Self::Quieted => (false, true),
+        }
+    }
+}
+
 fn one() -> NonZeroUsize {
     NonZeroUsize::MIN
 }
 
 impl Step {
+    /// What it does.
+    pub fn action(&self) -> Result<Action<'_>> {
+        let payloads = [
+            self.payload.is_some(),
+            self.payload_text.is_some(),
+            self.payload_base64.is_some(),
+            self.payload_repeat.is_some(),
+        ];
+        match (&self.connect, &self.topic) {
+            (Some(_), Some(_)) => bail!("topic: is not for a connection"),
+            (Some(_), None) if payloads.contains(&true) => bail!("a connection has no payload"),
+            (Some(connect), None) => Ok(Action::Connect(connect)),
+            (None, Some(topic)) => Ok(Action::Publish { topic, payload: self.payload()? }),
+            (None, None) => bail!("must have a topic, or connect"),
+        }
+    }
+
+    /// Whether it is a connection.
+    pub fn is_connection(&self) -> bool {
+        self.connect.is_some()
+    }
+
     /// The bytes to publish.
-    pub fn payload(&self) -> Result<Vec<u8>> {
+    fn payload(&self) -> Result<Vec<u8>> {
         let given = (&self.payload, &self.payload_text, &self.payload_base64, &self.payload_repeat);
         let bytes = match given {
             (Some(json), None, None, None) => json.get().as_bytes().to_vec(),
@@ -142,8 +324,6 @@ impl Step {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b':' | b'_' | b'-');
         let is_name = (1..=128).contains(&self.thing.len()) && self.thing.bytes().all(allowed);
         ensure!(is_name, "thing: must be 1 to 128 of the characters a-z A-Z 0-9 : _ -");
-        let is_topic = !self.topic.is_empty() && self.topic.len() <= 256 && !self.topic.contains(['+', '#', '\0']);
-        ensure!(is_topic, "topic: must be 1 to 256 bytes without + and #");
         ensure!(
             Duration::try_from_secs_f64(self.delay_seconds).is_ok_and(|delay| delay <= Duration::from_mins(15)),
             "delaySeconds: must be from 0 to 900"
@@ -151,7 +331,23 @@ impl Step {
         ensure!(self.times.get() <= 100, "times: must be 100 at most");
         ensure!(!self.together || self.times.get() > 1, "together: needs `times` of 2 or more");
         ensure!(self.expect_others.is_none() || self.times.get() > 1, "expectOthers: needs `times` of 2 or more");
-        self.payload().map(drop)
+        match self.action()? {
+            Action::Connect(connect) => {
+                ensure!(self.times.get() == 1, "times: a device connects once");
+                ensure!(self.expect.fits().0, "expect: this cannot come of a connection");
+                if let Connect::Certificate(certificate) = connect {
+                    certificate.check()?;
+                }
+            }
+            Action::Publish { topic, .. } => {
+                let is_topic = !topic.is_empty() && topic.len() <= 256 && !topic.contains(['+', '#', '\0']);
+                ensure!(is_topic, "topic: must be 1 to 256 bytes without + and #");
+                ensure!(self.expect.fits().1, "expect: this cannot come of a message");
+                let others_fit = self.expect_others.as_ref().is_none_or(|others| others.fits().1);
+                ensure!(others_fit, "expectOthers: this cannot come of a message");
+            }
+        }
+        Ok(())
     }
 }
 
@@ -173,10 +369,37 @@ impl Scenario {
             })?;
         json.end()?;
         ensure!(!scenario.steps.is_empty(), "steps: there is none");
+        let mut connected = HashSet::new();
         for (index, step) in scenario.steps.iter().enumerate() {
-            step.check().map_err(|error| anyhow!("steps[{index}] ({}): {error:#}", step.what))?;
+            let check = step.check().and_then(|()| match step.connect {
+                Some(Connect::Again) if !connected.contains(&step.thing) => {
+                    bail!("connect: this thing has no certificate of an earlier step")
+                }
+                _ => Ok(()),
+            });
+            check.map_err(|error| anyhow!("steps[{index}] ({}): {error:#}", step.what))?;
+            if step.is_connection() {
+                connected.insert(step.thing.clone());
+            }
         }
         Ok(scenario)
+    }
+
+    /// The things that are new to AWS IoT: those that connect before they do anything else.
+    pub fn newcomers(&self) -> HashSet<&str> {
+        let mut seen = HashSet::new();
+        let mut newcomers = HashSet::new();
+        for step in &self.steps {
+            if seen.insert(&*step.thing) && step.is_connection() {
+                newcomers.insert(&*step.thing);
+            }
+        }
+        newcomers
+    }
+
+    /// Whether a device connects with a certificate of an authority's.
+    pub fn has_connections(&self) -> bool {
+        self.steps.iter().any(Step::is_connection)
     }
 }
 
@@ -224,6 +447,10 @@ mod tests {
         scenario.steps.first().expect("one").payload().expect("valid")
     }
 
+    fn connection(step: &str) -> String {
+        format!(r#"{{"about": "A test.", "steps": [{{"what": "w", "thing": "t", {step}}}]}}"#)
+    }
+
     fn error(text: &str) -> String {
         format!("{:#}", Scenario::parse(text).expect_err("invalid"))
     }
@@ -266,12 +493,97 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_says_what_is_special_about_its_certificate() {
+        let text = connection(
+            r#""expect": "admitted", "connect": {"certificate": {"commonName": "a/b", "notBeforeDays": -3,
+               "notAfterDays": -0.5, "ca": true, "key": "p-384", "keyUsage": [], "extendedKeyUsage": ["serverAuth"],
+               "unknownCriticalExtension": true, "signedByAnother": true, "revoked": true}}"#,
+        );
+        let scenario = Scenario::parse(&text).expect("valid");
+        let step = scenario.steps.first().expect("one");
+        let Ok(Action::Connect(Connect::Certificate(special))) = step.action() else { panic!("{step:?}") };
+        assert!(special.signed_by_another && special.revoked);
+        let certificate = special.of("t");
+        assert_eq!(certificate.common_name.as_deref(), Some("a/b"));
+        let age = certificate.not_before.elapsed().expect("in the past");
+        assert_eq!(age.as_secs() / 86_400, 3);
+        assert!(certificate.not_after < SystemTime::now());
+        assert!(certificate.is_ca && certificate.has_unknown_critical_extension);
+        assert_eq!(certificate.key, Key::P384);
+        assert_eq!(certificate.key_usage, []);
+        assert_eq!(certificate.extended_key_usage, [ExtendedKeyUsagePurpose::ServerAuth]);
+
+        let plain = connection(r#""expect": "admitted", "connect": {"certificate": {}}"#);
+        let plain = Scenario::parse(&plain).expect("valid");
+        let Some(Connect::Certificate(special)) = &plain.steps.first().expect("one").connect else {
+            panic!("{plain:?}")
+        };
+        assert_eq!(special.of("t").common_name.as_deref(), Some("t"));
+        assert!(plain.newcomers().contains("t") && plain.has_connections());
+    }
+
+    #[test]
+    fn an_error_in_a_connection_names_the_field() {
+        let admitted = r#""expect": "admitted""#;
+        let certificate =
+            |field: &str| connection(&format!(r#""connect": {{"certificate": {{{field}}}}}, {admitted}"#));
+        for (text, part) in [
+            (certificate(r#""cn": "x""#), "steps[0].connect.certificate.cn: unknown field"),
+            (certificate(r#""key": "dsa""#), "steps[0].connect.certificate.key: unknown variant `dsa`"),
+            (certificate(r#""key": "rsa-1024""#), "steps[0].connect.certificate.key: unknown variant"),
+            (certificate(r#""keyUsage": ["x"]"#), "steps[0].connect.certificate.keyUsage[0]: unknown variant"),
+            (certificate(r#""notAfterDays": -1"#), "steps[0] (w): connect.certificate.notAfterDays: "),
+            (certificate(r#""notBeforeDays": 1e9"#), "steps[0] (w): connect.certificate.notBeforeDays: "),
+            (connection(&format!(r#""connect": "anew", {admitted}"#)), "steps[0].connect: unknown variant `anew`"),
+            (connection(&format!(r#""connect": "again", {admitted}"#)), "steps[0] (w): connect: this thing has no"),
+            (connection(&format!(r#""connect": {{"certificate": {{}}, "x": 1}}, {admitted}"#)), "steps[0].connect: "),
+            (
+                connection(&format!(r#""connect": {{"certificate": {{}}}}, "topic": "a/t", {admitted}"#)),
+                "steps[0] (w): topic: is not for a connection",
+            ),
+            (
+                connection(&format!(r#""connect": {{"certificate": {{}}}}, "payloadText": "", {admitted}"#)),
+                "steps[0] (w): a connection has no payload",
+            ),
+            (
+                connection(&format!(r#""connect": {{"certificate": {{}}}}, "times": 2, {admitted}"#)),
+                "steps[0] (w): times: ",
+            ),
+            (
+                connection(r#""connect": {"certificate": {}}, "expect": "quieted""#),
+                "steps[0] (w): expect: this cannot come of a connection",
+            ),
+            (
+                connection(r#""connect": {"certificate": {}}, "expect": {"turnedAway": {"why": "x"}}"#),
+                "steps[0].expect.turnedAway.why: unknown field",
+            ),
+            (connection(admitted), "steps[0] (w): must have a topic, or connect"),
+            (steps(&format!(r#""payload": 1, {admitted}"#)), "steps[0] (w): expect: this cannot come of a message"),
+        ] {
+            let error = error(&text);
+            assert!(error.contains(part), "{text}\n  gave: {error}\n  not:  {part}");
+        }
+    }
+
+    #[test]
+    fn a_thing_is_new_where_it_connects_before_it_says_anything() {
+        let text = r#"{"about": "A test.", "steps": [
+            {"what": "w", "thing": "new", "connect": {"certificate": {}}, "expect": "admitted"},
+            {"what": "w", "thing": "new", "topic": "a/new", "payload": 1, "expect": "nothing"},
+            {"what": "w", "thing": "old", "topic": "a/old", "payload": 1, "expect": "nothing"},
+            {"what": "w", "thing": "old", "connect": {"certificate": {}}, "expect": {"turnedAway": {"reason": "r"}}},
+            {"what": "w", "thing": "old", "connect": "again", "expect": "denied"}
+        ]}"#;
+        assert_eq!(Scenario::parse(text).expect("valid").newcomers(), HashSet::from(["new"]));
+    }
+
+    #[test]
     fn what_is_shipped_and_what_the_readme_shows_can_be_read() {
         assert!(read_all(&[]).expect("valid").len() >= 2);
         let readme = std::fs::read_to_string(tools::root().join("events/README.md")).expect("a text");
         let blocks = readme.split("```json\n").skip(1).filter_map(|block| block.split("```").next());
         let scenarios: Vec<_> = blocks.filter(|block| block.contains("\"steps\"")).map(Scenario::parse).collect();
-        assert_eq!(scenarios.len(), 1);
+        assert_eq!(scenarios.len(), 2);
         for scenario in scenarios {
             scenario.expect("valid");
         }

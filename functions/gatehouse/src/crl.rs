@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use x509_parser::asn1_rs::FromDer;
-use x509_parser::oid_registry::{OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER, OID_X509_EXT_CRL_NUMBER};
+use x509_parser::extensions::X509Extension;
+use x509_parser::oid_registry::{
+    OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER, OID_X509_EXT_CRL_NUMBER, OID_X509_EXT_DELTA_CRL_INDICATOR,
+    OID_X509_EXT_ISSUER_DISTRIBUTION_POINT,
+};
 use x509_parser::pem::parse_x509_pem;
 use x509_parser::revocation_list::{CertificateRevocationList, RevokedCertificate};
 
@@ -77,10 +81,7 @@ impl Crl {
 
     fn read_der(der: &[u8], authority: &Authority) -> Result<Self, CrlError> {
         let (rest, crl) = CertificateRevocationList::from_der(der).map_err(|_| CrlError::Malformed)?;
-        if !rest.is_empty()
-            || x509::has_three_parts(der).is_err()
-            || crl.tbs_cert_list.signature != crl.signature_algorithm
-        {
+        if !rest.is_empty() || !x509::is_canonical(der, crl.tbs_cert_list.as_ref(), &crl.signature_value) {
             return Err(CrlError::Malformed);
         }
         if !authority.is_named(crl.issuer()) {
@@ -90,9 +91,12 @@ impl Crl {
 
         let extensions = crl.tbs_cert_list.extensions_map().map_err(|_| CrlError::Malformed)?;
         let understood = [OID_X509_EXT_CRL_NUMBER, OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER];
+        // These make less than the whole list of it, also where somebody forgot to mark them as critical.
+        let in_part = [OID_X509_EXT_DELTA_CRL_INDICATOR, OID_X509_EXT_ISSUER_DISTRIBUTION_POINT];
         let of_the_list = extensions.into_values().filter(|extension| !understood.contains(&extension.oid));
         let of_entries = crl.iter_revoked_certificates().flat_map(RevokedCertificate::iter_extensions);
-        if let Some(unknown) = of_the_list.chain(of_entries).find(|extension| extension.critical) {
+        let matters = |extension: &&X509Extension<'_>| extension.critical || in_part.contains(&extension.oid);
+        if let Some(unknown) = of_the_list.chain(of_entries).find(matters) {
             return Err(CrlError::CriticalExtension(unknown.oid.to_id_string()));
         }
 

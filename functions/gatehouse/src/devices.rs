@@ -47,6 +47,7 @@ impl fmt::Display for CertificateId {
 /// | `ca#<id>` | `certificate` | when the CA certificate runs out |
 /// | `ca#<id>` | `revocation#…` | how far `revoke` is |
 /// | `certificate#<id>` | `admission` | what `jitr` made of a device's certificate |
+/// | `certificate#<digest>` | `signed` | the certificate in which what a CA signed was seen first |
 /// | `thing#<name>` | `name` | the certificate that holds a thing's name |
 ///
 /// Every part that runs out one day names it in `runsOutOn` (`YYYY-MM-DD`, UTC), by which the index `runs-out` finds it.

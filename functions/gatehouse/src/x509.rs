@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use x509_parser::asn1_rs::{Any, BitString, FromDer, Oid, Sequence, oid};
+use x509_parser::asn1_rs::{Any, BitString, Class, FromDer, Header, Length, Oid, Tag, ToDer, oid};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::oid_registry::{
     OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_HASH_SHA256, OID_NIST_HASH_SHA384,
@@ -34,9 +34,12 @@ impl Serial {
     }
 }
 
-/// In lower-case hexadecimal digits.
+/// In lower-case hexadecimal digits, two a byte; at least one byte.
 impl fmt::Display for Serial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("00");
+        }
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
@@ -53,6 +56,9 @@ pub enum Unreadable {
     /// It is, and something follows.
     #[error("bytes follow its DER")]
     TrailingBytes,
+    /// Something beside what is signed is not as DER writes it.
+    #[error("what surrounds its signed part is not in the one form that DER allows")]
+    NotCanonical,
 }
 
 /// Why a signature does not count.
@@ -66,32 +72,51 @@ pub enum SignatureError {
     Invalid,
 }
 
-/// The DER in a certificate's PEM. White space around it is all that may stand there besides.
+/// The DER in a certificate's PEM. After it only white space may stand.
 pub fn certificate_der(pem: &str) -> Result<Vec<u8>, Unreadable> {
     let (rest, pem) = parse_x509_pem(pem.as_bytes()).map_err(|_| Unreadable::Pem)?;
     let is_one = pem.label == "CERTIFICATE" && rest.iter().all(u8::is_ascii_whitespace);
     is_one.then_some(pem.contents).ok_or(Unreadable::Pem)
 }
 
-/// Reads a certificate. Nothing may follow it, nor hide between its parts and its end.
+/// Reads a certificate. Nothing may follow it, and what is not signed must be as DER writes it.
 pub fn certificate(der: &[u8]) -> Result<X509Certificate<'_>, Unreadable> {
     let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| Unreadable::Der)?;
     if !rest.is_empty() {
         return Err(Unreadable::TrailingBytes);
     }
-    has_three_parts(der)?;
+    if !is_canonical(der, certificate.tbs_certificate.as_ref(), &certificate.signature_value) {
+        return Err(Unreadable::NotCanonical);
+    }
     Ok(certificate)
 }
 
-/// What is signed, by which algorithm, and the signature: the parser would let more follow, and every such addition makes
-/// another certificate of the same key and name.
-pub(crate) fn has_three_parts(der: &[u8]) -> Result<(), Unreadable> {
-    let (_, outer) = Sequence::from_der(der).map_err(|_| Unreadable::Der)?;
-    let mut rest: &[u8] = &outer.content;
-    for _ in 0..3 {
-        rest = Any::from_der(rest).map_err(|_| Unreadable::Der)?.0;
+/// Whether this is the one DER of what is signed, the algorithm that is named in there, and the signature.
+///
+/// The parser would take lengths with leading zeros, tags of other classes, and more bytes in many places. Around what is
+/// signed anybody could put them, and each would make another certificate, with another id, of the same key and name.
+pub(crate) fn is_canonical(der: &[u8], signed: &[u8], signature: &BitString<'_>) -> bool {
+    let parts = || {
+        let algorithm = algorithm_of(signed)?;
+        let signature = BitString::new(0, &signature.data).to_der_vec().ok()?;
+        let length = Length::Definite(signed.len() + algorithm.len() + signature.len());
+        let header = Header::new(Class::Universal, true, Tag::Sequence, length).to_der_vec().ok()?;
+        [&header, signed, algorithm, &signature].into_iter().try_fold(der, |rest, part| rest.strip_prefix(part))
+    };
+    parts().is_some_and(<[u8]>::is_empty)
+}
+
+/// The algorithm that the signed part of a certificate or CRL names: the first sequence in it.
+fn algorithm_of(signed: &[u8]) -> Option<&[u8]> {
+    let (_, signed) = Any::from_der(signed).ok()?;
+    let mut rest = signed.data;
+    loop {
+        let (after, part) = Any::from_der(rest).ok()?;
+        if part.header.is_universal() && part.tag() == Tag::Sequence {
+            return rest.strip_suffix(after);
+        }
+        rest = after;
     }
-    if rest.is_empty() { Ok(()) } else { Err(Unreadable::TrailingBytes) }
 }
 
 /// A CA: who it is, and the key that its certificates and CRLs are signed with.
@@ -153,17 +178,20 @@ fn supported(algorithm: &AlgorithmIdentifier<'_>, key: &SubjectPublicKeyInfo<'_>
         if *signature == OID_PKCS1_RSASSAPSS && !is_plain_pss(algorithm) {
             return unsupported("RSASSA-PSS with these parameters".to_owned());
         }
-        // Another kind of key cannot have made it.
         match key.parsed() {
             Ok(PublicKey::RSA(key)) if (2048..=8192).contains(&rsa_bits(&key)) => Ok(()),
             Ok(PublicKey::RSA(key)) => unsupported(format!("an RSA key of {} bits", rsa_bits(&key))),
-            _ => Err(SignatureError::Invalid),
+            // Such a key cannot have made it.
+            Ok(PublicKey::EC(_)) => Err(SignatureError::Invalid),
+            _ => unsupported(format!("a key for {}", name(&key.algorithm.algorithm))),
         }
     } else if ecdsa.contains(signature) {
-        match curve(key) {
-            Some(curve) if curve == OID_EC_P256 || curve == OID_NIST_EC_P384 => Ok(()),
-            Some(curve) => unsupported(format!("a key on the curve {}", name(&curve))),
-            None => Err(SignatureError::Invalid),
+        match (curve(key), key.parsed()) {
+            (Some(curve), _) if curve == OID_EC_P256 || curve == OID_NIST_EC_P384 => Ok(()),
+            (Some(curve), _) => unsupported(format!("a key on the curve {}", name(&curve))),
+            (None, Ok(PublicKey::EC(_))) => unsupported("a key that names no curve".to_owned()),
+            (None, Ok(PublicKey::RSA(_))) => Err(SignatureError::Invalid),
+            (None, _) => unsupported(format!("a key for {}", name(&key.algorithm.algorithm))),
         }
     } else {
         unsupported(name(signature))
@@ -200,6 +228,7 @@ pub fn name(oid: &Oid<'_>) -> String {
     let known = match text.as_str() {
         "1.2.840.113549.1.1.1" => "RSA",
         "1.2.840.113549.1.1.4" => "MD5 with RSA",
+        "1.2.840.113549.1.1.10" => "RSASSA-PSS",
         "1.2.840.113549.1.1.5" | "1.3.14.3.2.29" => "SHA-1 with RSA",
         "1.2.840.10045.4.1" => "ECDSA with SHA-1",
         "1.2.840.10045.4.3.4" => "ECDSA with SHA-512",

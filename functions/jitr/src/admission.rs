@@ -162,12 +162,15 @@ impl Admission<'_> {
     /// All the steps of an admission but its record.
     async fn admit(&self, registration: &Registration, record: &Record) -> Result<(ThingName, Certificate), Stop> {
         let Self { jitr, ids, call, .. } = self;
-        if record.is_blocked {
-            return Err(Reason::Blocked.into());
-        }
         let (authority, standing) = self.authority().await?;
         let der = x509::certificate_der(&registration.pem).map_err(|error| Reason::Malformed(error.to_string()))?;
         let certificate = Certificate::check(&der, &authority, call.now(), jitr.rules.skew)?;
+        if jitr.records.take_signed(&certificate.signed, &ids.certificate, call.now()).await? != Holder::Ours {
+            return Err(Reason::AnotherEncoding.into());
+        }
+        if record.is_blocked {
+            return Err(Reason::Blocked.into());
+        }
         self.not_on_the_list(&authority, &standing, &certificate).await?;
         let thing = certificate.thing(&jitr.rules.thing_name)?;
         self.take_name(&thing).await?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use gatehouse::x509::{self, Authority, Serial, SignatureError, Unreadable};
 use gatehouse::{ThingName, Timestamp};
 use regex_lite::Regex;
+use ring::digest;
 use x509_parser::certificate::{TbsCertificate, X509Certificate};
 use x509_parser::error::X509Error;
 use x509_parser::extensions::{KeyUsage, ParsedExtension};
@@ -29,6 +30,9 @@ pub struct Certificate {
     pub issuer: String,
     /// The last moment of its validity.
     pub not_after: Timestamp,
+    /// The SHA-256 digest of what the CA signed, as 64 hexadecimal digits: the same in whatever other form the signature
+    /// is written, which the certificate's id is not.
+    pub signed: String,
     /// The subject's common name, where it has exactly one that is text.
     common_name: Option<String>,
 }
@@ -67,6 +71,7 @@ impl Certificate {
             serial: Serial::new(certificate.raw_serial()),
             issuer: certificate.issuer().to_string(),
             not_after: x509::timestamp(certificate.validity().not_after),
+            signed: sha256(certificate.tbs_certificate.as_ref()),
             common_name: common_name(certificate),
         }
     }
@@ -84,9 +89,6 @@ impl Certificate {
 }
 
 fn signature(certificate: &X509Certificate<'_>, authority: &Authority) -> Result<(), Reason> {
-    if certificate.signature_algorithm != certificate.tbs_certificate.signature {
-        return Err(Reason::Malformed("it names two signature algorithms".to_owned()));
-    }
     let signed = certificate.tbs_certificate.as_ref();
     authority.verify(&certificate.signature_algorithm, &certificate.signature_value, signed).map_err(
         |error| match error {
@@ -135,11 +137,12 @@ fn key(key: &SubjectPublicKeyInfo<'_>) -> Result<(), Reason> {
     match key.parsed() {
         Ok(PublicKey::RSA(rsa)) => {
             let bits = x509::rsa_bits(&rsa);
-            let exponent = rsa.try_exponent().unwrap_or(u64::MAX);
+            // One that is negative, or of more than 64 bits, counts as 0: no library makes such a key.
+            let exponent = rsa.try_exponent().unwrap_or_default();
             if bits < RSA_BITS {
                 Err(Reason::WeakKey(format!("RSA of {bits} bits")))
             } else if exponent < 3 || exponent % 2 == 0 {
-                Err(Reason::WeakKey("RSA with a public exponent that is even or 1".to_owned()))
+                Err(Reason::WeakKey("RSA with a public exponent that is not an odd number from 3".to_owned()))
             } else {
                 Ok(())
             }
@@ -163,6 +166,10 @@ fn key(key: &SubjectPublicKeyInfo<'_>) -> Result<(), Reason> {
         }
         Err(_) => Err(malformed("its key does not parse")),
     }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    digest::digest(&digest::SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn common_name(certificate: &TbsCertificate<'_>) -> Option<String> {

@@ -48,6 +48,10 @@ pub enum Reason {
     /// It was admitted by a list that has been replaced by one that says nothing.
     #[error("The CA's revocation list could not be relied on any longer: {0}.")]
     CrlUnclear(String),
+    /// A signature can be written in more than one way, and each way gives the certificate another id. What is decided
+    /// about one must not be undone by the next.
+    #[error("The certificate is known already, with its signature written in another way.")]
+    AnotherEncoding,
     /// Its subject does not name a thing.
     #[error("The subject must have one common name, of 1 to 128 of the characters a-z A-Z 0-9 : _ -.")]
     BadThingName,
@@ -89,6 +93,7 @@ impl Reason {
             Self::RevokedByCrl => "revoked-by-crl",
             Self::NoCrl => "no-crl",
             Self::CrlUnclear(_) => "crl-unclear",
+            Self::AnotherEncoding => "another-encoding",
             Self::BadThingName => "bad-thing-name",
             Self::NamePattern => "name-pattern",
             Self::NameTaken => "name-taken",

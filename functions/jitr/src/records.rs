@@ -1,4 +1,5 @@
-//! What `jitr` writes into the devices table: the record of each admission, and which certificate holds a thing's name.
+//! What `jitr` writes into the devices table: the record of each admission, which certificate holds a thing's name, and
+//! which one holds what a CA signed.
 //!
 //! A record is worked on under a lease: by one process at a time, until that process's invocation ends. So an event that
 //! comes twice cannot activate what an operator took away after the first.
@@ -23,6 +24,7 @@ use crate::reason::Reason;
 
 const ADMISSION: &str = "admission";
 const NAME: &str = "name";
+const SIGNED: &str = "signed";
 
 /// How far an admission is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,7 +130,7 @@ pub enum RecordError {
     LeaseLost,
 }
 
-/// Who holds a thing's name after an attempt to take it.
+/// Who holds what was claimed, after the attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder {
     /// The certificate that asked.
@@ -283,23 +285,44 @@ impl Records {
         from: Option<&CertificateId>,
         now: Timestamp,
     ) -> Result<Holder, RecordError> {
+        self.take(format!("thing#{thing}"), NAME, certificate, from.unwrap_or(certificate), now).await
+    }
+
+    /// Takes what a CA signed (its digest) for the certificate that it is seen in first, for good.
+    pub async fn take_signed(
+        &self,
+        signed: &str,
+        certificate: &CertificateId,
+        now: Timestamp,
+    ) -> Result<Holder, RecordError> {
+        self.take(format!("certificate#{signed}"), SIGNED, certificate, certificate, now).await
+    }
+
+    async fn take(
+        &self,
+        id: String,
+        part: &str,
+        certificate: &CertificateId,
+        from: &CertificateId,
+        now: Timestamp,
+    ) -> Result<Holder, RecordError> {
         let (client, table) = self.0.table();
         let put = client
             .put_item()
             .table_name(table)
-            .item("id", string(format!("thing#{thing}")))
-            .item("part", string(NAME))
+            .item("id", string(id))
+            .item("part", string(part))
             .item("certificateId", string(certificate.as_str()))
             .item("claimedAt", number(now.millis()))
             .condition_expression("attribute_not_exists(id) OR certificateId IN (:ours, :from)")
             .expression_attribute_values(":ours", string(certificate.as_str()))
-            .expression_attribute_values(":from", string(from.unwrap_or(certificate).as_str()))
+            .expression_attribute_values(":from", string(from.as_str()))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         let Err(error) = put.send().await else { return Ok(Holder::Ours) };
         match error.as_service_error() {
             Some(PutItemError::ConditionalCheckFailedException(refused)) => {
                 let holder = refused.item().and_then(|item| CertificateId::new(text(item, "certificateId")?));
-                holder.map(Holder::Another).ok_or_else(|| RecordError::Read("a name without its holder".into()))
+                holder.map(Holder::Another).ok_or_else(|| RecordError::Read("a claim without its holder".into()))
             }
             _ => Err(RecordError::Write(error.into())),
         }

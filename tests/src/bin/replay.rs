@@ -1,5 +1,6 @@
 //! Plays scenarios on a local cloud with everything deployed, and tells what came of each event.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use clap::Parser;
 use tests::aws::Clients;
 use tests::cloud::Cloud;
 use tests::isolation::Account;
-use tests::play::{Played, Stage, play_all};
+use tests::play::{Newcomers, Played, Stage, play_all};
 use tests::progress::Progress;
 use tests::report::{self, Style};
 use tests::scenario::{self, Scenario};
@@ -59,8 +60,10 @@ async fn replay(options: Options) -> Result<ExitCode> {
     let cloud = progress.step("Starting the local cloud", Cloud::start(&log, &[])).await?;
     let deployment = deploy::everything(&cloud, &account, "gatehouse", progress).await?;
 
+    let new: HashSet<&str> = scenarios.iter().flat_map(Scenario::newcomers).collect();
     let mut things: Vec<&str> =
         scenarios.iter().flat_map(|scenario| &scenario.steps).map(|step| &*step.thing).collect();
+    things.retain(|thing| !new.contains(thing));
     things.sort_unstable();
     things.dedup();
     let (registered, total) = (AtomicUsize::new(0), things.len());
@@ -68,8 +71,12 @@ async fn replay(options: Options) -> Result<ExitCode> {
     let policy = deployment.output("DevicePolicy")?;
     let stage = Stage::new(&cloud, &clients, policy, things, &registered);
     let how_far = || format!("{}/{total}", registered.load(Ordering::Relaxed));
-    let stage =
-        Arc::new(progress.counted("Registering devices", how_far, &mut mpsc::unbounded_channel().1, stage).await?);
+    let mut stage = progress.counted("Registering devices", how_far, &mut mpsc::unbounded_channel().1, stage).await?;
+    if scenarios.iter().any(Scenario::has_connections) {
+        let newcomers = Newcomers::new(&clients, deployment.output("DevicesTable")?);
+        stage = stage.with(progress.step("Registering a certificate authority", newcomers).await?, new);
+    }
+    let stage = Arc::new(stage);
 
     let total: usize = scenarios.iter().flat_map(|scenario| &scenario.steps).map(|step| step.times.get()).sum();
     let (say, mut said) = mpsc::unbounded_channel();

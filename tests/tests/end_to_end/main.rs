@@ -3,6 +3,7 @@
 //! One local cloud serves all tests; each test has an account of its own in it, so they run side by side, as do several
 //! runs of the suite.
 
+mod admission;
 mod broken;
 mod faults;
 mod isolation;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     end_with_a_signal(&suite);
 
     let mut trials: Vec<Trial> = Vec::new();
+    trials.extend(admission::trials(&suite));
     trials.extend(faults::trials(&suite));
     trials.extend(replay::trials(&suite));
     trials.extend(processes::trials(&suite));

@@ -19,7 +19,7 @@ use tests::cloud::Cloud;
 use tests::command::Directory;
 use tests::deploy::{self, Deployment};
 use tests::device::{Device, Identity, Published};
-use tests::fault::Proxy;
+use tests::fault::{Proxy, SERVICES};
 use tests::isolation::Account;
 use tests::keeper;
 use tests::observe::{self, Effect, Observer, Told};
@@ -183,7 +183,7 @@ impl Stage {
     /// Puts a function behind a proxy, with a time-out that is over before Lambda's first retry, as it is in AWS.
     pub async fn put_behind(&self, proxy: &Proxy, function: &str) -> Result<()> {
         let redirect = |variables: &mut HashMap<String, String>| {
-            let services = ["DYNAMODB", "SNS"].map(|service| (format!("AWS_ENDPOINT_URL_{service}"), proxy.url()));
+            let services = SERVICES.map(|service| (format!("AWS_ENDPOINT_URL_{service}"), proxy.url()));
             variables.extend(services);
         };
         self.configure(function, redirect).await?;
@@ -194,10 +194,13 @@ impl Stage {
 
     /// What a function is called where it is deployed.
     pub fn name(&self, function: &str) -> Result<&str> {
-        self.deployment.output(match function {
-            "button" => "ButtonFunction",
-            _ => "DoorbellFunction",
-        })
+        self.output(function, "Function")
+    }
+
+    /// An output of a function's own, such as `JitrQueueUrl`.
+    pub fn output(&self, function: &str, what: &str) -> Result<&str> {
+        let (first, rest) = function.split_at_checked(1).context("a function without a name")?;
+        self.deployment.output(&format!("{}{rest}{what}", first.to_ascii_uppercase()))
     }
 
     /// What was told of an event.

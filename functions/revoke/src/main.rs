@@ -1,0 +1,12 @@
+//! The Lambda function `revoke`.
+
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+
+use gatehouse::OneByOne;
+use revoke::Revoke;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    gatehouse::run(async |setup| Ok(OneByOne(Revoke::new(setup).await?, NonZeroUsize::MIN))).await
+}

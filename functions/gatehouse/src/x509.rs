@@ -32,6 +32,13 @@ impl Serial {
         let leading = raw.iter().take_while(|byte| **byte == 0).count();
         Self(raw.get(leading..).unwrap_or_default().into())
     }
+
+    /// The serial number that is written in these hexadecimal digits, two a byte; `None` for anything else.
+    pub fn from_hex(digits: &str) -> Option<Self> {
+        let byte =
+            |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?, 16).ok();
+        Some(Self::new(&digits.as_bytes().chunks(2).map(byte).collect::<Option<Vec<u8>>>()?))
+    }
 }
 
 /// In lower-case hexadecimal digits, two a byte; at least one byte.

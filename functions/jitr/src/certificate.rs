@@ -148,10 +148,11 @@ fn key(key: &SubjectPublicKeyInfo<'_>) -> Result<(), Reason> {
             }
         }
         Ok(PublicKey::EC(point)) => {
-            let curve = x509::curve(key).ok_or_else(|| malformed("its key names no curve"))?;
+            let unsupported = Reason::UnsupportedAlgorithm;
+            let curve = x509::curve(key).ok_or_else(|| unsupported("its key names no curve".to_owned()))?;
             let bytes = [(OID_EC_P256, 32), (OID_NIST_EC_P384, 48), (OID_NIST_EC_P521, 66)];
             let Some((_, bytes)) = bytes.into_iter().find(|(oid, _)| *oid == curve) else {
-                return Err(Reason::UnsupportedAlgorithm(format!("its key is on the curve {}", x509::name(&curve))));
+                return Err(unsupported(format!("its key is on the curve {}", x509::name(&curve))));
             };
             // Uncompressed, which is what TLS asks for, or compressed.
             match point.data() {
@@ -169,7 +170,7 @@ fn key(key: &SubjectPublicKeyInfo<'_>) -> Result<(), Reason> {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    digest::digest(&digest::SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    digest::digest(&digest::SHA256, bytes).as_ref().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
 fn common_name(certificate: &TbsCertificate<'_>) -> Option<String> {

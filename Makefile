@@ -19,8 +19,8 @@ AWS := $(TOOLS)/aws/bin/aws
 CARGO_LAMBDA := PATH="$(CURDIR)/$(TOOLS)/build/bin:$$PATH" cargo lambda
 CLOUD = cargo run --quiet --package tests --bin
 
-# Only these two reach an account. Everything else runs without anything that could name or open one.
-ifeq ($(filter deploy destroy,$(MAKECMDGOALS)),)
+# Only these reach an account. Everything else runs without anything that could name or open one.
+ifeq ($(filter deploy destroy ca-register ca-publish-crl ca-deactivate,$(MAKECMDGOALS)),)
 unexport $(filter AWS_%,$(.VARIABLES))
 export AWS_CONFIG_FILE := /dev/null
 export AWS_SHARED_CREDENTIALS_FILE := /dev/null
@@ -33,7 +33,7 @@ say = @printf '%s\n' '==> $(1)' >&2
 .PHONY: help
 help: ## list these commands
 	@echo 'Gatehouse: the serverless backend for AWS IoT. Commands:'
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)$$/\1\t\2/' | expand -t 10 | sed 's/^/  make /'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)$$/\1\t\2/' | expand -t 16 | sed 's/^/  make /'
 
 .PHONY: check
 check:
@@ -118,7 +118,7 @@ lint: $(foreach tool,lint checkov guard,$(TOOLS)/$(tool)/.installed) ## check th
 	$(call say,what ships: no crate and no feature in it that must not be)
 	@tests/tools/check-shipped
 	$(call say,scripts)
-	@bash -n infra/quarantine tests/tools/check tests/tools/check-shipped .ci/run
+	@bash -n infra/quarantine $(filter-out %.cnf,$(wildcard infra/ca/*)) tests/tools/check tests/tools/check-shipped .ci/run
 	$(call say,cfn-lint)
 	@$(TOOLS)/lint/bin/cfn-lint
 	$(call say,checkov)
@@ -150,6 +150,33 @@ destroy: $(TOOLS)/aws/.installed ## remove the stack from an AWS account: STACK=
 	$(call say,deleting $(STACK) from $(REGION))
 	@$(AWS) cloudformation delete-stack --region $(REGION) --stack-name $(STACK)
 	@$(AWS) cloudformation wait stack-delete-complete --region $(REGION) --stack-name $(STACK)
+
+# --- the CA that signs devices' certificates; against AWS, or where AWS_ENDPOINT_URL points
+
+CA ?= sample
+CA_TOOL := PATH="$(CURDIR)/$(TOOLS)/aws/bin:$$PATH" infra/ca
+
+.PHONY: ca-create
+ca-create: ## make a sample CA for devices: CA=sample ALGORITHM=p256 or rsa
+	@infra/ca/create --name $(CA) $(if $(ALGORITHM),--algorithm $(ALGORITHM))
+
+.PHONY: ca-register
+ca-register: $(TOOLS)/aws/.installed ## register a CA with AWS IoT: CA=… STACK=… REGION=…
+	@$(CA_TOOL)/register --name $(CA) --region $(REGION) --table $(STACK)-devices
+
+.PHONY: ca-issue
+ca-issue: ## issue a device's certificate: THING=… CA=… ALGORITHM=…
+	@infra/ca/issue --name $(CA) --thing $(or $(THING),$(error THING is missing: make ca-issue THING=front-gate)) \
+		$(if $(ALGORITHM),--algorithm $(ALGORITHM))
+
+.PHONY: ca-publish-crl
+ca-publish-crl: $(TOOLS)/aws/.installed ## publish a CA's revocation list: REVOKE='thing …' or CRL=file, CA=…
+	@$(CA_TOOL)/publish-crl --name $(CA) --region $(REGION) --table $(STACK)-devices --function $(STACK)-revoke \
+		$(if $(CRL),--crl $(CRL)) $(if $(REVOKE),--revoke $(REVOKE))
+
+.PHONY: ca-deactivate
+ca-deactivate: $(TOOLS)/aws/.installed ## set a CA inactive: CA=… STACK=… REGION=…
+	@$(CA_TOOL)/deactivate --name $(CA) --region $(REGION) --function $(STACK)-revoke
 
 .PHONY: clean
 clean: ## remove everything that was built or installed here

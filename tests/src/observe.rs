@@ -276,6 +276,12 @@ impl Observer {
         lock(&self.seen).effects.iter().filter_map(told).collect()
     }
 
+    /// How many invocations a function has reported.
+    pub fn invocations(&self, function: &str) -> usize {
+        let is_record = |line: &str| line.contains("\"_aws\"");
+        lock(&self.seen).lines.iter().filter(|(name, line)| name == function && is_record(line)).count()
+    }
+
     /// The last lines that a function logged.
     pub fn last_lines(&self, function: &str) -> Vec<String> {
         let seen = lock(&self.seen);

@@ -1,7 +1,7 @@
 //! Shuts a compromised CA and revokes every certificate that it signed; or one certificate; or those on a CA's list.
 //!
 //! The block is written down first: `jitr` reads it just before and just after it activates a certificate. Then the CA is
-//! set INACTIVE, and a *sweep* pages through every certificate that it signed and revokes each. What an admission under
+//! set `INACTIVE`, and a *sweep* pages through every certificate that it signed and revokes each. What an admission under
 //! way let in during the first sweep, a second one finds, after the longest time that such an admission may still run.
 //! A run that does not fit one invocation hands itself on through SQS, step by step.
 
@@ -12,6 +12,7 @@ pub mod runs;
 use std::time::Duration;
 
 use aws_sdk_iot::operation::describe_certificate::DescribeCertificateError;
+use aws_sdk_iot::operation::update_ca_certificate::UpdateCACertificateError;
 use aws_sdk_iot::operation::update_certificate::UpdateCertificateError;
 use aws_sdk_iot::types::{AutoRegistrationStatus, CaCertificateStatus, CertificateStatus};
 use gatehouse::item::{number, string, text};
@@ -218,7 +219,15 @@ impl Revoke {
             let update = self.iot.update_ca_certificate().certificate_id(ca.as_str());
             let update = update.new_status(CaCertificateStatus::Inactive);
             let update = update.new_auto_registration_status(AutoRegistrationStatus::Disable);
-            update.send().await.map_err(iot("UpdateCACertificate"))?;
+            match update.send().await {
+                Ok(_) => {}
+                // It was deleted; what it signed may still be there.
+                Err(error)
+                    if error
+                        .as_service_error()
+                        .is_some_and(UpdateCACertificateError::is_resource_not_found_exception) => {}
+                Err(error) => return Err(iot("UpdateCACertificate")(error)),
+            }
         }
         Ok(())
     }

@@ -77,7 +77,7 @@ impl Gate {
     }
 
     /// A device that has been admitted.
-    async fn admitted(&self, thing: &str) -> Result<(Device, Issued)> {
+    pub async fn admitted(&self, thing: &str) -> Result<(Device, Issued)> {
         let issued = self.authority.issue(&Certificate::named(thing))?;
         let mut device = self.device(&issued, thing);
         let attempt = device.knock(Instant::now() + LIMIT).await?;
@@ -90,12 +90,12 @@ impl Gate {
     }
 
     /// What came of a certificate in the end.
-    async fn outcome(&self, issued: &Issued) -> Result<Admission> {
+    pub async fn outcome(&self, issued: &Issued) -> Result<Admission> {
         let found = self.admissions.outcome(&issued.id, Instant::now() + LIMIT).await?;
         found.context("there is no record of the certificate")
     }
 
-    async fn status(&self, issued: &Issued) -> Result<String> {
+    pub async fn status(&self, issued: &Issued) -> Result<String> {
         self.admissions.status(&issued.id).await?.context("AWS IoT does not know the certificate")
     }
 
@@ -106,14 +106,14 @@ impl Gate {
         self.set(issued, CertificateStatus::PendingActivation).await
     }
 
-    async fn set(&self, issued: &Issued, status: CertificateStatus) -> Result<()> {
+    pub async fn set(&self, issued: &Issued, status: CertificateStatus) -> Result<()> {
         let update = self.stage.clients.iot.update_certificate();
         update.certificate_id(&issued.id).new_status(status).send().await?;
         Ok(())
     }
 
     /// What the rule hands over when the certificate is presented.
-    fn event(&self, event_id: &str, issued: &Issued) -> Value {
+    pub fn event(&self, event_id: &str, issued: &Issued) -> Value {
         json!({
             "payload": {
                 "certificateId": issued.id,

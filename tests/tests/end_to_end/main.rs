@@ -11,6 +11,7 @@ mod once;
 mod processes;
 mod quarantine;
 mod replay;
+mod revocation;
 mod stage;
 
 use std::process::ExitCode;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     end_with_a_signal(&suite);
 
     let mut trials: Vec<Trial> = Vec::new();
+    trials.extend(revocation::trials(&suite));
     trials.extend(admission::trials(&suite));
     trials.extend(faults::trials(&suite));
     trials.extend(replay::trials(&suite));

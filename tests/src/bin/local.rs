@@ -160,10 +160,12 @@ fn introduction(cloud: &Cloud, account: &Account, directory: &Path) -> String {
             quote(payload),
         );
     }
-    let _ = writeln!(out, "\nFor the AWS CLI:\n");
+    let _ = writeln!(out, "\nFor the AWS CLI and the scripts in infra/ca:\n");
     for (name, value) in isolation::variables(cloud.endpoint, account) {
         let _ = writeln!(out, "  export {name}={}", quote(&value));
     }
+    let _ = writeln!(out, "  export MQTT_HOST={} MQTT_PORT={}", cloud.mqtt.ip(), cloud.mqtt.port());
+    let _ = writeln!(out, "  export MQTT_CA={}", file("ca.pem"));
     out
 }
 

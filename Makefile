@@ -93,15 +93,19 @@ build: $(TOOLS)/build/.installed ## build the zips that ship (ARCH=x86_64 or arm
 	$(call say,building the functions for $(ARCH))
 	@$(CARGO_LAMBDA) build --release --output-format zip --$(subst _,-,$(ARCH))
 
-# Not below .tools/peers: that directory is made anew whenever its Python packages change.
-$(TOOLS)/peers-node/.installed: tests/bench/peers/node/package-lock.json | check
-	@mkdir -p $(@D) && cp tests/bench/peers/node/package*.json $(@D)/
+# The Node peers, each with its own modules, so that the size of one is not the other's. Not below .tools/peers: that
+# directory is made anew whenever its Python packages change.
+node_peers := $(patsubst tests/bench/peers/node/%/package-lock.json,$(TOOLS)/peers-node/%/.installed,\
+	$(wildcard tests/bench/peers/node/*/package-lock.json))
+
+$(TOOLS)/peers-node/%/.installed: tests/bench/peers/node/%/package-lock.json | check
+	@mkdir -p $(@D) && cp tests/bench/peers/node/$*/package*.json $(@D)/
 	@if command -v npm >/dev/null; then \
 		cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund --silent && touch .installed; \
-	else echo 'npm is missing: the Node peer is skipped'; fi
+	else echo 'npm is missing: the Node peer of $* is skipped'; fi
 
 .PHONY: bench
-bench: build $(TOOLS)/peers/.installed $(TOOLS)/peers-node/.installed ## measure cold start, speed and size beside Node and Python
+bench: build $(TOOLS)/peers/.installed $(node_peers) ## measure cold start, speed and size beside Node and Python
 	$(call say,building the empty function and the benchmark)
 	@cd tests/bench/peers/empty && CARGO_TARGET_DIR=$(CURDIR)/target/peers \
 		$(CARGO_LAMBDA) build --release --output-format zip --$(subst _,-,$(ARCH))

@@ -1,5 +1,5 @@
-//! An AWS that answers at once: DynamoDB and SNS over TLS on loopback, one port a service as AWS has one address a
-//! service, and a record of every call, so that no benchmark measures a failure.
+//! An AWS that answers at once: DynamoDB, SNS and AWS IoT over TLS on loopback, one port a service as AWS has one
+//! address a service, and a record of every call, so that no benchmark measures a failure.
 
 use std::{
     net::Ipv4Addr,
@@ -30,40 +30,54 @@ use tokio_rustls::{
     },
 };
 
+use crate::iot::Registry;
+
+/// Where everything is.
+pub const REGION: &str = "eu-west-1";
+/// Whose everything is.
+pub const ACCOUNT: &str = "123456789012";
+
 /// One call that a function made.
 #[derive(Debug)]
 pub struct Call {
     /// The API's operation, for example `PutItem`.
     pub operation: String,
-    /// The table's name or the topic's ARN.
+    /// The table's name, the topic's ARN, or the last name in an AWS IoT path.
     pub target: String,
-    /// What was sent: JSON, or a form's decoded fields, one a line.
+    /// What was sent: JSON, or decoded fields, one a line.
     pub body: String,
 }
 
 type Calls = Arc<Mutex<Vec<Call>>>;
 
-/// Both endpoints and what they were asked. They live as long as the process.
+/// The endpoints and what they were asked. They live as long as the process.
 #[derive(Debug)]
 pub struct FakeAws {
     /// `AWS_ENDPOINT_URL_DYNAMODB`
     pub dynamodb: String,
     /// `AWS_ENDPOINT_URL_SNS`
     pub sns: String,
+    /// `AWS_ENDPOINT_URL_IOT`
+    pub iot: String,
+    /// What AWS IoT knows.
+    pub registry: Registry,
     /// The authority that signed their certificate, as PEM.
     pub ca: PathBuf,
     calls: Calls,
 }
 
 impl FakeAws {
-    /// Starts both endpoints and writes their authority's certificate into `dir`.
+    /// Starts the endpoints and writes their authority's certificate into `dir`.
     pub async fn start(dir: &Path) -> Result<Self> {
         let ca = dir.join("ca.pem");
         let tls = TlsAcceptor::from(Arc::new(server_config(&ca)?));
         let calls = Calls::default();
+        let registry = Registry::new()?;
         let dynamodb = listen(tls.clone(), calls.clone(), dynamodb).await?;
-        let sns = listen(tls, calls.clone(), sns).await?;
-        Ok(Self { dynamodb, sns, ca, calls })
+        let sns = listen(tls.clone(), calls.clone(), sns).await?;
+        let known = registry.clone();
+        let iot = listen(tls, calls.clone(), move |request| known.answer(request)).await?;
+        Ok(Self { dynamodb, sns, iot, registry, ca, calls })
     }
 
     /// The calls since the last time this was asked.
@@ -118,27 +132,35 @@ fn server_config(ca_file: &Path) -> Result<ServerConfig> {
 }
 
 /// The status, the content type, the body, and for the record: which call it was.
-struct Answer {
-    call: Call,
-    status: StatusCode,
-    content_type: &'static str,
-    body: String,
+pub struct Answer {
+    /// Which call it was.
+    pub call: Call,
+    /// 200, or what an error of `error_type` comes with.
+    pub status: StatusCode,
+    /// The kind of error, where the service names it in a header.
+    pub error_type: Option<&'static str>,
+    /// What the body is.
+    pub content_type: &'static str,
+    /// What is said.
+    pub body: String,
 }
 
-type Service = fn(&hyper::HeaderMap, &[u8]) -> Result<Answer>;
+trait Service: Fn(&Request<Bytes>) -> Result<Answer> + Clone + Send + Sync + 'static {}
+
+impl<F: Fn(&Request<Bytes>) -> Result<Answer> + Clone + Send + Sync + 'static> Service for F {}
 
 /// Serves `service` on a port of its own; the answer is its address.
-async fn listen(tls: TlsAcceptor, calls: Calls, service: Service) -> Result<String> {
+async fn listen(tls: TlsAcceptor, calls: Calls, service: impl Service) -> Result<String> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = format!("https://localhost:{}", listener.local_addr()?.port());
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let (tls, calls) = (tls.clone(), calls.clone());
+            let (tls, calls, service) = (tls.clone(), calls.clone(), service.clone());
             tokio::spawn(async move {
                 let _ = stream.set_nodelay(true);
                 // A client that hangs up, as every killed function does, is no error here.
                 let Ok(stream) = tls.accept(stream).await else { return };
-                let answer = service_fn(|request| respond(request, &calls, service));
+                let answer = service_fn(|request| respond(request, &calls, &service));
                 let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
             });
         }
@@ -146,12 +168,12 @@ async fn listen(tls: TlsAcceptor, calls: Calls, service: Service) -> Result<Stri
     Ok(address)
 }
 
-async fn respond(request: Request<Incoming>, calls: &Calls, service: Service) -> Result<Response<Full<Bytes>>> {
+async fn respond(request: Request<Incoming>, calls: &Calls, service: &impl Service) -> Result<Response<Full<Bytes>>> {
     let (head, body) = request.into_parts();
-    let body = body.collect().await?.to_bytes();
-    let signed =
-        head.headers.get("authorization").is_some_and(|value| value.as_bytes().starts_with(b"AWS4-HMAC-SHA256 "));
-    let answer = match service(&head.headers, &body) {
+    let request = Request::from_parts(head, body.collect().await?.to_bytes());
+    let authorization = request.headers().get("authorization");
+    let signed = authorization.is_some_and(|value| value.as_bytes().starts_with(b"AWS4-HMAC-SHA256 "));
+    let answer = match service(&request) {
         Ok(answer) if signed => answer,
         other => {
             let why = match other {
@@ -162,9 +184,10 @@ async fn respond(request: Request<Incoming>, calls: &Calls, service: Service) ->
                 call: Call {
                     operation: "NotUnderstood".to_owned(),
                     target: why,
-                    body: String::from_utf8_lossy(&body).into_owned(),
+                    body: String::from_utf8_lossy(request.body()).into_owned(),
                 },
                 status: StatusCode::BAD_REQUEST,
+                error_type: None,
                 content_type: "text/plain",
                 body: String::new(),
             }
@@ -174,36 +197,43 @@ async fn respond(request: Request<Incoming>, calls: &Calls, service: Service) ->
         .status(answer.status)
         .header("x-amzn-requestid", "7a62c49f-347e-4fc4-9331-6e8e7a96aa73")
         .header("content-type", answer.content_type);
-    if answer.body == "{}" {
-        // DynamoDB's checksum, which some SDKs verify.
+    if let Some(error_type) = answer.error_type {
+        response = response.header("x-amzn-errortype", error_type);
+    }
+    if answer.content_type == DYNAMODB_JSON && answer.body == "{}" {
+        // The checksum, which some SDKs verify.
         response = response.header("x-amz-crc32", "2745614147");
     }
     calls.lock().unwrap_or_else(PoisonError::into_inner).push(answer.call);
     Ok(response.body(Full::new(Bytes::from(answer.body)))?)
 }
 
+/// The content type of DynamoDB's answers.
+const DYNAMODB_JSON: &str = "application/x-amz-json-1.0";
+
 /// DynamoDB's JSON 1.0. Nothing is stored: each event of a benchmark is new, so every condition holds, and a read
 /// finds nothing.
-fn dynamodb(headers: &hyper::HeaderMap, body: &[u8]) -> Result<Answer> {
-    let target = headers.get("x-amz-target").context("no x-amz-target")?.to_str()?;
+fn dynamodb(request: &Request<Bytes>) -> Result<Answer> {
+    let target = request.headers().get("x-amz-target").context("no x-amz-target")?.to_str()?;
     let operation = target.strip_prefix("DynamoDB_20120810.").with_context(|| format!("x-amz-target is {target}"))?;
     ensure!(
         matches!(operation, "PutItem" | "UpdateItem" | "GetItem" | "DeleteItem"),
         "{operation} is not among the fake's operations"
     );
-    let request: serde_json::Value = serde_json::from_slice(body)?;
-    let table = request.get("TableName").and_then(serde_json::Value::as_str).context("no TableName")?;
+    let fields: serde_json::Value = serde_json::from_slice(request.body())?;
+    let table = fields.get("TableName").and_then(serde_json::Value::as_str).context("no TableName")?;
     Ok(Answer {
-        call: Call { operation: operation.to_owned(), target: table.to_owned(), body: request.to_string() },
+        call: Call { operation: operation.to_owned(), target: table.to_owned(), body: fields.to_string() },
         status: StatusCode::OK,
-        content_type: "application/x-amz-json-1.0",
+        error_type: None,
+        content_type: DYNAMODB_JSON,
         body: "{}".to_owned(),
     })
 }
 
 /// SNS's Query protocol.
-fn sns(_: &hyper::HeaderMap, body: &[u8]) -> Result<Answer> {
-    let fields: Vec<(String, String)> = form_urlencoded::parse(body).into_owned().collect();
+fn sns(request: &Request<Bytes>) -> Result<Answer> {
+    let fields: Vec<(String, String)> = form_urlencoded::parse(request.body()).into_owned().collect();
     let field = |name: &str| -> Result<String> {
         let found = fields.iter().find(|(key, _)| key == name);
         Ok(found.with_context(|| format!("no {name}"))?.1.clone())
@@ -219,6 +249,7 @@ fn sns(_: &hyper::HeaderMap, body: &[u8]) -> Result<Answer> {
     };
     Ok(Answer {
         status: StatusCode::OK,
+        error_type: None,
         content_type: "text/xml",
         body: format!(
             "<{operation}Response xmlns=\"http://sns.amazonaws.com/doc/2010-03-31/\">\

@@ -1,4 +1,5 @@
-//! `make bench`: every function as it ships, beside an empty one and beside the same button in Node and Python.
+//! `make bench`: every function as it ships, beside an empty one, the same button in Node and Python, and in Node what
+//! is usually done for a new device.
 //!
 //! Each subject's real process is fed by a Lambda Runtime API host and calls a fake AWS over TLS, both in this program.
 //! Cold: many fresh processes, one event each, all subjects in turn so that what else the machine does hits all alike.
@@ -9,6 +10,7 @@
 mod aws;
 mod cgroup;
 mod clock;
+mod iot;
 mod process;
 mod report;
 mod runtime_api;
@@ -104,6 +106,7 @@ async fn bench(options: &Options) -> Result<()> {
     }
     modes.retain(|(mode, _)| options.mode.is_none_or(|wanted| wanted == *mode));
 
+    prepare(options, &world, &subjects, &modes)?;
     let measured = measure(options, &world, &subjects, &modes).await?;
     print!("{}", report::tables(&measured, &notes));
     let json = root.join(&options.json);
@@ -113,6 +116,28 @@ async fn bench(options: &Options) -> Result<()> {
     std::fs::write(&json, report::json(&measured)?).with_context(|| format!("cannot write {}", json.display()))?;
     println!("\nEvery row is in {}.", options.json.display());
     Ok(())
+}
+
+/// How many events a warm process is given that are not measured, and how many that are.
+fn warm_events(options: &Options, mode: Mode) -> (u32, u32) {
+    match mode {
+        Mode::Full => (50, options.events),
+        Mode::Throttled => (10, options.events / 5),
+    }
+}
+
+/// A certificate for every event that is about one.
+fn prepare(options: &Options, world: &World, subjects: &[Subject], modes: &[(Mode, Option<Cgroups>)]) -> Result<()> {
+    let of_each: u32 = modes
+        .iter()
+        .map(|(mode, _)| {
+            let (unmeasured, measured) = warm_events(options, *mode);
+            1 + options.cold_runs + unmeasured + measured
+        })
+        .sum();
+    let devices = subjects.iter().filter(|subject| subject.wants_devices()).count();
+    progress("certificates");
+    world.aws.registry.prepare(devices * usize::try_from(of_each)?)
 }
 
 async fn measure<'a>(
@@ -141,10 +166,7 @@ async fn measure<'a>(
     }
     for ((subject, mode, cgroups), measured) in runs.iter().zip(&mut measured) {
         progress(&format!("warm events, {} {}", subject.name(), mode.name()));
-        let (unmeasured, events) = match mode {
-            Mode::Full => (50, options.events),
-            Mode::Throttled => (10, options.events / 5),
-        };
+        let (unmeasured, events) = warm_events(options, *mode);
         let mut sandbox = Sandbox::start(subject, world, *cgroups).await?;
         for _ in 0..unmeasured {
             sandbox.event().await?;

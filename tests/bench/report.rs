@@ -222,13 +222,22 @@ fn table(out: &mut String, measured: &[Measured], mode: Mode) {
             if let Some(theirs) = rows.iter().find(|row| row.is(function, peer, mode)) {
                 let _ = writeln!(
                     out,
-                    "{function} is {} times faster than {} cold, {} times warm",
-                    short(theirs.cold_ms() / it.cold_ms()),
+                    "{function} is {} than {} cold, {} warm",
+                    compared(theirs.cold_ms(), it.cold_ms()),
                     peer.name(),
-                    short(median(&theirs.warm_ms) / median(&it.warm_ms)),
+                    compared(median(&theirs.warm_ms), median(&it.warm_ms)),
                 );
             }
         }
+    }
+}
+
+/// How much faster `ours` is, or how much slower.
+fn compared(theirs: f64, ours: f64) -> String {
+    if ours > theirs {
+        format!("{} times slower", short(ours / theirs))
+    } else {
+        format!("{} times faster", short(theirs / ours))
     }
 }
 

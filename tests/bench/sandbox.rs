@@ -57,6 +57,7 @@ pub struct Sandbox<'a> {
     next: Option<oneshot::Sender<Event>>,
     log: PathBuf,
     cgroup: Option<Cgroup>,
+    has_begun: bool,
     /// From its start to its first poll.
     pub init: Duration,
 }
@@ -85,7 +86,17 @@ impl<'a> Sandbox<'a> {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
-        let mut sandbox = Self { subject, aws: &world.aws, child, host, next: None, log, cgroup, init: Duration::ZERO };
+        let mut sandbox = Self {
+            subject,
+            aws: &world.aws,
+            child,
+            host,
+            next: None,
+            log,
+            cgroup,
+            has_begun: false,
+            init: Duration::ZERO,
+        };
         let polled_at = sandbox.poll().await?;
         if let Some(cgroup) = &sandbox.cgroup {
             cgroup.limit()?;
@@ -98,7 +109,8 @@ impl<'a> Sandbox<'a> {
     /// Hands over the subject's next event and answers how long its answer took, once it is certain that the event
     /// had exactly the effects that it should have.
     pub async fn event(&mut self) -> Result<Duration> {
-        let event = self.subject.next_event();
+        let is_first = !std::mem::replace(&mut self.has_begun, true);
+        let event = self.subject.next_event(&self.aws.registry, is_first)?;
         self.aws.take_calls();
         let hand = self.next.take().context("no poll is waiting")?;
         let sent = hand.send(Event {

@@ -15,7 +15,8 @@ use tempfile::TempDir;
 use zip::{CompressionMethod, ZipArchive, ZipWriter, write::SimpleFileOptions};
 
 use crate::{
-    aws::{Call, FakeAws},
+    aws::{ACCOUNT, Call, FakeAws, REGION},
+    iot::{Device, NOBODY, Registry},
     sandbox::which,
 };
 
@@ -24,28 +25,47 @@ use crate::{
 pub struct Function {
     /// Its crate's and its zip's name.
     pub name: &'static str,
-    /// The nth event, no two alike; `received_at` is in milliseconds.
-    event: fn(n: usize, received_at: u64) -> Value,
-    /// The calls that the event must make, in order.
-    effects: fn(event: &Value) -> Vec<Effect>,
-    /// Whether the peers do the same.
-    pub has_peers: bool,
+    /// Variables that not every function has.
+    environment: &'static [(&'static str, &'static str)],
+    /// Makes an event, no two alike.
+    event: fn(&Turn) -> Result<Made>,
+    /// Whether each event is about a device of its own, which knocks.
+    wants_devices: bool,
+    /// In what else it is written.
+    peers: &'static [Peer],
+    /// What must be known to compare it with them.
+    note: Option<&'static str>,
+}
+
+/// An event, and the calls that it must come to, in order.
+type Made = (Value, Vec<Effect>);
+
+/// What an event is made from.
+struct Turn<'a> {
+    /// Which of the subject's events it is.
+    n: usize,
+    /// In milliseconds since 1970.
+    received_at: u64,
+    /// Who gets it.
+    peer: Peer,
+    /// Whether it is the process's first.
+    is_first: bool,
+    /// Whose devices knock.
+    registry: &'a Registry,
 }
 
 /// Every function, in the order of the tables.
-pub const FUNCTIONS: &[Function] = &[BUTTON, DOORBELL];
+pub const FUNCTIONS: &[Function] = &[BUTTON, DOORBELL, JITR];
 
 const BUTTON: Function = Function {
     name: "button",
-    event: |n, received_at| {
+    environment: &[],
+    event: |turn| {
         let payload = json!({
             "serialNumber": "G030JF055364XVRB", "batteryVoltage": "2000mV", "clickType": "SINGLE",
         });
-        device_event("iotbutton", "G030JF055364XVRB", n, received_at, &payload)
-    },
-    effects: |event| {
-        vec![
-            Effect::new("PutItem", IDEMPOTENCY_TABLE, [trace_id(event)]),
+        let effects = vec![
+            Effect::new("PutItem", IDEMPOTENCY_TABLE, [turn.trace_id()]),
             Effect::new(
                 "Publish",
                 &topic_arn("button"),
@@ -56,21 +76,23 @@ const BUTTON: Function = Function {
                     "=2000\n".to_owned(),
                 ],
             ),
-            Effect::new("UpdateItem", IDEMPOTENCY_TABLE, [trace_id(event), "COMPLETED".to_owned()]),
-        ]
+            Effect::new("UpdateItem", IDEMPOTENCY_TABLE, [turn.trace_id(), "COMPLETED".to_owned()]),
+        ];
+        Ok((turn.device_event("iotbutton", "G030JF055364XVRB", &payload), effects))
     },
-    has_peers: true,
+    wants_devices: false,
+    peers: &[Peer::Python, Peer::Node],
+    note: None,
 };
 
 const DOORBELL: Function = Function {
     name: "doorbell",
-    event: |n, received_at| {
+    environment: &[],
+    event: |turn| {
         let payload = json!({ "msg": "Somebody is at the door!", "ts": "1468958915.41" });
-        device_event("doorbell", &format!("door-{n}"), n, received_at, &payload)
-    },
-    effects: |event| {
-        let thing = event["thing"].as_str().unwrap_or_default().to_owned();
-        vec![
+        let thing = format!("door-{}", turn.n);
+        let event = turn.device_event("doorbell", &thing, &payload);
+        let effects = vec![
             Effect::new("GetItem", IDEMPOTENCY_TABLE, [thing.clone()]),
             Effect::new("PutItem", IDEMPOTENCY_TABLE, [thing.clone()]),
             Effect::new(
@@ -79,34 +101,126 @@ const DOORBELL: Function = Function {
                 ["Message=Somebody is at the door!\n".to_owned(), "=Transactional\n".to_owned()],
             ),
             Effect::new("PutItem", IDEMPOTENCY_TABLE, [thing]),
-        ]
+        ];
+        Ok((event, effects))
     },
-    has_peers: false,
+    wants_devices: false,
+    peers: &[],
+    note: None,
 };
+
+const JITR: Function = Function {
+    name: "jitr",
+    environment: &[("DEVICES_TABLE", DEVICES_TABLE), ("ACCOUNT_ID", ACCOUNT), ("DEVICE_POLICY", DEVICE_POLICY)],
+    event: |turn| {
+        let device = turn.registry.next()?;
+        let effects = match turn.peer {
+            Peer::Node => let_in_unseen(&device),
+            _ => admitted(&device, turn.is_first),
+        };
+        Ok((turn.registered_event(&device), effects))
+    },
+    wants_devices: true,
+    peers: &[Peer::Node],
+    note: Some(
+        "jitr's node peer is the sample that is usually copied, and not the same: it makes\n\
+         3 calls and checks nothing. jitr makes 20, one more in a process's first event,\n\
+         and verifies the certificate.",
+    ),
+};
+
+/// What `jitr` does for a device that nothing speaks against.
+fn admitted(device: &Device, is_first: bool) -> Vec<Effect> {
+    let Device { thing, certificate, serial, ca } = device;
+    let table = |operation, key: String, mentions: &[&str]| {
+        Effect::new(operation, DEVICES_TABLE, [key].into_iter().chain(mentions.iter().map(|it| (*it).to_owned())))
+    };
+    let iot = |operation, target: &str, mentions: &[&str]| {
+        Effect::new(operation, target, mentions.iter().map(|it| (*it).to_owned()))
+    };
+    let record = |operation, mentions: &[&str]| table(operation, format!("\"certificate#{certificate}\""), mentions);
+    let status = || iot("DescribeCertificate", certificate, &[]);
+    let authority = || {
+        let standing = table("GetItem", format!("\"ca#{ca}\""), &["\"status\""]);
+        [iot("DescribeCACertificate", ca, &[]), standing]
+    };
+
+    let mut effects = vec![status(), record("GetItem", &[]), record("UpdateItem", &["\"admitting\""])];
+    effects.extend(authority());
+    if is_first {
+        effects.push(table("PutItem", format!("\"ca#{ca}\""), &["notAfter"]));
+    }
+    effects.extend([
+        table("PutItem", format!("\"thing#{thing}\""), &[certificate]),
+        iot("ListThingPrincipals", thing, &[]),
+        iot("CreateThing", thing, &[serial, ca, certificate]),
+        iot("AttachThingPrincipal", thing, &[&device.arn()]),
+        iot("AttachPolicy", DEVICE_POLICY, &[&device.arn()]),
+    ]);
+    // It looks at everything again just before the activation, and just after.
+    let again = || authority().into_iter().chain([record("GetItem", &[]), status()]);
+    effects.extend(again());
+    effects.push(iot("UpdateCertificate", certificate, &["newStatus=ACTIVE"]));
+    effects.extend(again());
+    effects.push(record("UpdateItem", &["\"admitted\"", thing, serial]));
+    effects
+}
+
+/// What the usual sample does for any device.
+fn let_in_unseen(device: &Device) -> Vec<Effect> {
+    let policy = format!("Policy_{}", device.certificate);
+    vec![
+        Effect::new("CreatePolicy", &policy, ["iot:*".to_owned()]),
+        Effect::new("AttachPolicy", &policy, [device.arn()]),
+        Effect::new("UpdateCertificate", &device.certificate, ["newStatus=ACTIVE".to_owned()]),
+    ]
+}
 
 const PREFIX: &str = "gatehouse";
 const QUARANTINE_TABLE: &str = "gatehouse-quarantine";
 const IDEMPOTENCY_TABLE: &str = "gatehouse-idempotency";
+const DEVICES_TABLE: &str = "gatehouse-devices";
+const DEVICE_POLICY: &str = "gatehouse-device";
 
 fn topic_arn(function: &str) -> String {
-    format!("arn:aws:sns:eu-west-1:123456789012:{PREFIX}-{function}")
+    format!("arn:aws:sns:{REGION}:{ACCOUNT}:{PREFIX}-{function}")
 }
 
-/// What the rules make of a published message.
-fn device_event(topic: &str, thing: &str, n: usize, received_at: u64, payload: &Value) -> Value {
-    json!({
-        "payloadBase64": STANDARD.encode(payload.to_string()),
-        "thing": thing,
-        "topic": format!("{topic}/{thing}"),
-        "clientId": thing,
-        "principal": "5f29a6cf2bb0c4cf7a39c4f0a2b9d9d9cb2d9cc5c0a8be0f21a3f4d4e1b1a0c7",
-        "traceId": format!("6f1c1d0c-7c5b-4c1e-9a3e-{n:012x}"),
-        "receivedAt": received_at,
-    })
-}
+impl Turn<'_> {
+    fn trace_id(&self) -> String {
+        format!("6f1c1d0c-7c5b-4c1e-9a3e-{:012x}", self.n)
+    }
 
-fn trace_id(event: &Value) -> String {
-    event["traceId"].as_str().unwrap_or_default().to_owned()
+    /// What the rules make of a published message.
+    fn device_event(&self, topic: &str, thing: &str, payload: &Value) -> Value {
+        json!({
+            "payloadBase64": STANDARD.encode(payload.to_string()),
+            "thing": thing,
+            "topic": format!("{topic}/{thing}"),
+            "clientId": thing,
+            "principal": "5f29a6cf2bb0c4cf7a39c4f0a2b9d9d9cb2d9cc5c0a8be0f21a3f4d4e1b1a0c7",
+            "traceId": self.trace_id(),
+            "receivedAt": self.received_at,
+        })
+    }
+
+    /// What the rule makes of AWS IoT's message about a new certificate.
+    fn registered_event(&self, device: &Device) -> Value {
+        json!({
+            "payload": {
+                "certificateId": device.certificate,
+                "caCertificateId": device.ca,
+                "timestamp": self.received_at,
+                "certificateStatus": "PENDING_ACTIVATION",
+                "awsAccountId": ACCOUNT,
+                "certificateRegistrationTimestamp": self.received_at.to_string(),
+            },
+            "thing": device.certificate,
+            "topic": format!("$aws/events/certificates/registered/{}", device.ca),
+            "traceId": self.trace_id(),
+            "receivedAt": self.received_at,
+        })
+    }
 }
 
 /// A call that must come, and what its body must mention.
@@ -137,11 +251,13 @@ impl BenchEvent {
     /// Whether `calls` are the event's effects, all of them and no others. What a function does to warm its
     /// connections may still be under way and does not count.
     pub fn check(&self, calls: &[Call]) -> Result<(), String> {
-        let calls: Vec<&Call> = calls
-            .iter()
-            .filter(|call| call.operation != "GetTopicAttributes")
-            .filter(|call| (call.operation.as_str(), call.target.as_str()) != ("GetItem", QUARANTINE_TABLE))
-            .collect();
+        let is_warming = |call: &&Call| {
+            matches!(
+                (call.operation.as_str(), call.target.as_str()),
+                ("GetTopicAttributes", _) | ("GetItem", QUARANTINE_TABLE) | ("DescribeCertificate", NOBODY)
+            )
+        };
+        let calls: Vec<&Call> = calls.iter().filter(|call| !is_warming(call)).collect();
         let as_expected = calls.len() == self.effects.len()
             && calls.iter().zip(&self.effects).all(|(call, effect)| {
                 call.operation == effect.operation
@@ -221,21 +337,26 @@ impl Subject {
 
     /// The function's ARN.
     pub fn arn(&self) -> String {
-        format!("arn:aws:lambda:eu-west-1:123456789012:function:{PREFIX}-{}", self.function_name())
+        format!("arn:aws:lambda:{REGION}:{ACCOUNT}:function:{PREFIX}-{}", self.function_name())
     }
 
-    /// An event that it has not seen.
-    pub fn next_event(&self) -> BenchEvent {
+    /// Whether each of its events is about a device of its own.
+    pub fn wants_devices(&self) -> bool {
+        self.function.is_some_and(|function| function.wants_devices)
+    }
+
+    /// An event that it has not seen. It may do more in a process's first.
+    pub fn next_event(&self, registry: &Registry, is_first: bool) -> Result<BenchEvent> {
         let n = self.events.replace(self.events.get() + 1);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let received_at = u64::try_from(now.as_millis()).unwrap_or_default();
-        let function = self.function.unwrap_or(&BUTTON);
-        let event = (function.event)(n, received_at);
-        BenchEvent {
+        let turn = Turn { n, received_at, peer: self.peer, is_first, registry };
+        let (event, effects) = (self.function.unwrap_or(&BUTTON).event)(&turn)?;
+        Ok(BenchEvent {
             request_id: format!("8476a536-e9f4-11e8-9739-{n:012x}"),
-            effects: self.function.map(|function| (function.effects)(&event)).unwrap_or_default(),
             body: event.to_string(),
-        }
+            effects: if self.function.is_some() { effects } else { Vec::new() },
+        })
     }
 }
 
@@ -262,13 +383,14 @@ impl World {
             ("AWS_ACCESS_KEY_ID", "ASIAIOSFODNN7EXAMPLE".to_owned()),
             ("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY".to_owned()),
             ("AWS_SESSION_TOKEN", "AQoDYXdzEJr".repeat(60)),
-            ("AWS_REGION", "eu-west-1".to_owned()),
-            ("AWS_DEFAULT_REGION", "eu-west-1".to_owned()),
+            ("AWS_REGION", REGION.to_owned()),
+            ("AWS_DEFAULT_REGION", REGION.to_owned()),
             ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
             ("AWS_CONFIG_FILE", "/dev/null".to_owned()),
             ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null".to_owned()),
             ("AWS_ENDPOINT_URL_DYNAMODB", self.aws.dynamodb.clone()),
             ("AWS_ENDPOINT_URL_SNS", self.aws.sns.clone()),
+            ("AWS_ENDPOINT_URL_IOT", self.aws.iot.clone()),
             ("AWS_LAMBDA_FUNCTION_NAME", format!("{PREFIX}-{function}")),
             ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST".to_owned()),
             ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128".to_owned()),
@@ -289,11 +411,13 @@ impl World {
             Peer::Python => "AWS_CA_BUNDLE",
         };
         environment.push((trust, self.aws.ca.display().to_string()));
+        let own = subject.function.map(|function| function.environment).unwrap_or_default();
+        environment.extend(own.iter().map(|(name, value)| (*name, (*value).to_owned())));
         environment.extend(subject.environment.iter().cloned());
         environment
     }
 
-    /// The subjects there are, and a line for each that is missing.
+    /// The subjects there are, and what must be known of them: which are missing, which are not quite alike.
     pub fn subjects(
         &self,
         root: &Path,
@@ -301,20 +425,23 @@ impl World {
         wanted: impl Fn(&str) -> bool,
     ) -> Result<(Vec<Subject>, Vec<String>)> {
         let mut subjects = vec![self.native(None, &root.join("target/peers/lambda/empty"))?];
-        let mut missing = Vec::new();
+        let mut notes = Vec::new();
         for function in FUNCTIONS.iter().filter(|function| wanted(function.name)) {
             subjects.push(self.native(Some(function), &zips.join(function.name))?);
-            if !function.has_peers {
-                continue;
-            }
-            for peer in [self.python(root, function)?, self.node(root, function)?] {
-                match peer {
+            for peer in function.peers {
+                let subject = match peer {
+                    Peer::Python => self.python(root, function)?,
+                    Peer::Node => self.node(root, function)?,
+                    Peer::Rust | Peer::Empty => continue,
+                };
+                match subject {
                     Ok(subject) => subjects.push(subject),
-                    Err(why) => missing.push(why),
+                    Err(why) => notes.push(why),
                 }
             }
+            notes.extend(function.note.map(str::to_owned));
         }
-        Ok((subjects, missing))
+        Ok((subjects, notes))
     }
 
     fn task_root(&self, function: &str, peer: Peer) -> Result<PathBuf> {
@@ -368,20 +495,20 @@ impl World {
         }))
     }
 
-    /// `tests/bench/peers/node`, run by a loop of its own that is lighter than Lambda's.
+    /// `tests/bench/peers/node/<function>`, run by a loop of its own that is lighter than Lambda's.
     fn node(&self, root: &Path, function: &'static Function) -> Result<Result<Subject, String>> {
         let skipped = |why: &str| Ok(Err(format!("{} (node): skipped, {why}", function.name)));
         let Some(program) = which("node") else {
             return skipped("there is no `node` on the path");
         };
-        let modules = root.join(".tools/peers-node/node_modules");
+        let modules = root.join(".tools/peers-node").join(function.name).join("node_modules");
         if !modules.is_dir() {
-            return skipped("`.tools/peers-node` is not installed");
+            return skipped(&format!("`.tools/peers-node/{}` is not installed", function.name));
         }
         let sources = root.join("tests/bench/peers/node");
         let task_root = self.task_root(function.name, Peer::Node)?;
         let handler = format!("{}.mjs", function.name);
-        fs::copy(sources.join(&handler), task_root.join(&handler))?;
+        fs::copy(sources.join(function.name).join(&handler), task_root.join(&handler))?;
         std::os::unix::fs::symlink(&modules, task_root.join("node_modules"))?;
         Ok(Ok(Subject {
             function: Some(function),

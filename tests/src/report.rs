@@ -124,7 +124,8 @@ pub fn summary(played: &[Played], took: Duration, style: Style) -> String {
     let mut millis: Vec<_> = messages.filter_map(|played| played.millis).collect();
     millis.sort_unstable();
     let median = millis.get(millis.len() / 2).map(|median| format!("{median} ms from publish to effect (median), "));
-    let mut out = format!("\n{} events: {}.\n", played.len(), counts.join(", "));
+    let counts = format!("{} events: {}.", played.len(), counts.join(", "));
+    let mut out = format!("\n{}\n", wrap(&counts, WIDTH).join("\n"));
     let _ = writeln!(out, "{}{:.0} s in all.", median.unwrap_or_default(), took.as_secs_f64());
     let wrong: Vec<_> = played.iter().filter(|played| played.wrong.is_some()).collect();
     if wrong.is_empty() {

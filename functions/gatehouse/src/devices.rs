@@ -47,6 +47,7 @@ impl fmt::Display for CertificateId {
 /// | `ca#<id>` | `certificate` | when the CA certificate runs out |
 /// | `ca#<id>` | `revocation#…` | how far `revoke` is |
 /// | `certificate#<id>` | `admission` | what `jitr` made of a device's certificate |
+/// | `certificate#<id>` | `revocation#…` | how far `revoke` is with this one certificate |
 /// | `certificate#<digest>` | `signed` | the certificate in which what a CA signed was seen first |
 /// | `thing#<name>` | `name` | the certificate that holds a thing's name |
 ///

@@ -46,7 +46,7 @@ pub use environment::{Environment, InitError};
 pub use event::{Command, DeviceEvent, Envelope, EventId, Incoming, Input, ThingName};
 pub use handler::{Answers, Bulk, Each, OneByOne};
 pub use idempotency::{Idempotency, Once, OnceError, carry_out};
-pub use outcome::{BoxError, Failure, Refusal};
+pub use outcome::{BoxError, Failure, Refusal, chain};
 pub use quarantine::Quarantine;
 pub use runtime::{Setup, run};
 pub use timestamp::Timestamp;

@@ -45,7 +45,7 @@ impl From<Refusal> for Failure {
 }
 
 /// An error and all its sources in one line, as a log wants it.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -64,6 +64,9 @@ fn describe(path: &str, error: &serde_json::Error, noun: &str) -> Refusal {
         Refusal::new("missing-field", format!("{noun} `{path}` is missing."))
     } else if let Some(name) = named("duplicate field `") {
         Refusal::new("duplicate-field", format!("{noun} `{name}` stands there twice."))
+    } else if message.starts_with("unknown field ") {
+        let noun = noun.to_lowercase();
+        Refusal::new("unknown-field", format!("A {noun} that is not known stands there; it must be {}.", expected()))
     } else if message.starts_with("invalid type: ") {
         Refusal::new("wrong-type", format!("{noun} `{path}` must be {}.", expected()))
     } else if message.starts_with("unknown variant ") {
@@ -150,6 +153,21 @@ mod tests {
             "not-json", "Field `name` is not JSON that can be read.";
         a_payload_over_the_limit_is_refused: "x".repeat(201) =>
             "payload-too-large", "The payload has 201 bytes; at most 200 are taken.";
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "read for its errors alone")]
+    struct Strict {
+        name: Option<String>,
+        level: Option<u8>,
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused_where_only_known_ones_are_taken_and_is_not_repeated() {
+        let refusal = object::<Strict>(br#"{"name":"a","secret":1}"#, 200).expect_err("should be refused");
+        let why = "A field that is not known stands there; it must be `name` or `level`.";
+        assert_eq!((refusal.code, refusal.why.as_ref()), ("unknown-field", why));
     }
 
     proptest! {

@@ -226,7 +226,8 @@ pub fn rsa_bits(key: &RSAPublicKey<'_>) -> usize {
 /// The curve of an elliptic-curve key; `None` for any other key.
 pub fn curve<'a>(key: &'a SubjectPublicKeyInfo<'_>) -> Option<Oid<'a>> {
     let is_elliptic = key.algorithm.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY;
-    key.algorithm.parameters().filter(|_| is_elliptic).and_then(|parameters| parameters.as_oid().ok())
+    let parameters = key.algorithm.parameters().filter(|parameters| is_elliptic && parameters.tag() == Tag::Oid)?;
+    parameters.as_oid().ok()
 }
 
 /// An algorithm's or a curve's name where it is one that people meet, else its object identifier.

@@ -84,8 +84,9 @@ impl Admission<'_> {
         let Self { jitr, ids, call, .. } = self;
         let (pause, mut looks) = LOOK_AGAIN;
         let (lease, registration, record, task) = loop {
-            let registration = self.registration().await?;
+            // The record first: where it says that all is settled, the status that is read after it is not older.
             let record = jitr.records.get(&ids.certificate).await?;
+            let registration = self.registration().await?;
             let task = Task::of(&registration.status, record.state.as_ref());
             match task {
                 Task::Nothing => {
@@ -93,8 +94,8 @@ impl Admission<'_> {
                     return Ok(());
                 }
                 Task::Note => {
-                    jitr.records.found_active(ids, call.now()).await?;
-                    call.count("FoundActive");
+                    let is_noted = jitr.records.found_active(ids, call.now()).await?;
+                    call.count(if is_noted { "FoundActive" } else { "Duplicate" });
                     return Ok(());
                 }
                 Task::Admit | Task::Refuse(_) | Task::GiveUp => {}
@@ -252,7 +253,7 @@ impl Admission<'_> {
             from = Some(holder);
         }
         for other in jitr.registry.certificates_of(thing).await? {
-            if other != ids.certificate {
+            if other != ids.certificate && Some(&other) != from.as_ref() {
                 self.may_come_after(&other, thing).await?;
             }
         }

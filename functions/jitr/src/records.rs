@@ -252,8 +252,8 @@ impl Records {
         written(update).await
     }
 
-    /// Notes a certificate that somebody else activated, where nothing is noted of it.
-    pub async fn found_active(&self, ids: &Registered, now: Timestamp) -> Result<(), RecordError> {
+    /// Notes a certificate that somebody else activated. `false` where something is noted of it by now.
+    pub async fn found_active(&self, ids: &Registered, now: Timestamp) -> Result<bool, RecordError> {
         let update = self
             .update(&ids.certificate)
             .update_expression("SET #state = :state, updatedAt = :now, caCertificateId = :ca")
@@ -262,7 +262,7 @@ impl Records {
             .expression_attribute_values(":state", string(State::FoundActive.to_string()))
             .expression_attribute_values(":ca", string(ids.ca.as_str()))
             .expression_attribute_values(":now", number(now.millis()));
-        is_taken(update).await.map(drop)
+        is_taken(update).await
     }
 
     /// Ends a lease early, so that the next try need not wait for its end.

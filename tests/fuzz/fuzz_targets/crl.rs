@@ -1,0 +1,23 @@
+//! Reads a CRL as `jitr` and `revoke` do. The first byte says whether the rest is a CRL (DER or PEM), or what the CA is to
+//! sign.
+#![no_main]
+
+use std::time::Duration;
+
+use fuzz::{NOW, authority, is_signed, measured, sign};
+use gatehouse::Crl;
+use gatehouse::x509::Serial;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(init: fuzz::seeds::write_crls(), |input: &[u8]| {
+    let Some((how, bytes)) = input.split_first() else { return };
+    let bytes = if how % 2 == 0 { bytes.to_vec() } else { sign(bytes) };
+    let authority = authority();
+    let (read, peak) = measured(|| Crl::read(&bytes, authority));
+    assert!(peak <= 64 * input.len() + 64 * 1024, "{peak} bytes for {}", input.len());
+    let Ok(crl) = read else { return };
+    assert!(bytes.starts_with(b"-----") || is_signed(&bytes), "the CA did not sign this");
+    assert!(crl.number.len() == 40 && crl.number.bytes().all(|b| b.is_ascii_hexdigit()));
+    let _ = crl.check_current(NOW, Duration::from_secs(300));
+    let _ = crl.lists(&Serial::new(b"\x00\x01"));
+});

@@ -111,6 +111,13 @@ bench: build $(TOOLS)/peers/.installed $(node_peers) ## measure cold start, spee
 		$(CARGO_LAMBDA) build --release --output-format zip --$(subst _,-,$(ARCH))
 	@cargo bench --package tests --bench bench --profile dev -- $(BENCH)
 
+.PHONY: fuzz
+fuzz: ## fuzz what parses certificates and lists, ten minutes each; needs nightly Rust and cargo-fuzz
+	@for target in certificate crl; do \
+		RUST_BACKTRACE=0 cargo +nightly fuzz run $$target --fuzz-dir tests/fuzz -- \
+			-max_total_time=600 -max_len=8192 -malloc_limit_mb=4; \
+	done
+
 # --- checks
 
 .PHONY: lint

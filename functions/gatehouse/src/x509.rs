@@ -113,13 +113,16 @@ pub(crate) fn is_canonical(der: &[u8], signed: &[u8], signature: &BitString<'_>)
     parts().is_some_and(<[u8]>::is_empty)
 }
 
-/// The algorithm that the signed part of a certificate or CRL names: the first sequence in it.
+/// The algorithm that the signed part of a certificate or CRL names: the first sequence in it, which is one itself.
 fn algorithm_of(signed: &[u8]) -> Option<&[u8]> {
-    let (_, signed) = Any::from_der(signed).ok()?;
+    // The parser looks at the tag's number alone.
+    let is_sequence =
+        |part: &Any<'_>| part.header.is_universal() && part.header.is_constructed() && part.tag() == Tag::Sequence;
+    let (_, signed) = Any::from_der(signed).ok().filter(|(_, signed)| is_sequence(signed))?;
     let mut rest = signed.data;
     loop {
         let (after, part) = Any::from_der(rest).ok()?;
-        if part.header.is_universal() && part.tag() == Tag::Sequence {
+        if is_sequence(&part) {
             return rest.strip_suffix(after);
         }
         rest = after;

@@ -322,7 +322,6 @@ fn sample(name: &str) -> String {
 #[tokio::test(start_paused = true)]
 async fn every_bad_sample_goes_to_quarantine_with_its_reason_and_changes_nothing() {
     for (name, reason, why) in [
-        ("not-json.json", "not-json", "The payload is not JSON"),
         ("no-subject.json", "bad-order", "exactly one of `caCertificateId` and `certificateId`"),
         ("both.json", "bad-order", "exactly one of `caCertificateId` and `certificateId`"),
         ("bad-id.json", "invalid-value", "Field `caCertificateId` must be 64 hexadecimal digits."),

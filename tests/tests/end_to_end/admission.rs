@@ -268,17 +268,16 @@ async fn refusals(suite: Arc<Suite>) -> Result<()> {
     Ok(())
 }
 
-/// Lets SQS give what was handed back again at once, not after six minutes.
-async fn redeliver_soon(stage: &Stage) -> Result<()> {
-    let url = stage.output("jitr", "QueueUrl")?;
-    let set = stage.clients.sqs.set_queue_attributes().queue_url(url);
-    set.attributes(QueueAttributeName::VisibilityTimeout, "2").send().await?;
+/// Lets SQS give a function what it handed back again after so many seconds, not after minutes.
+pub async fn redeliver_after(stage: &Stage, function: &str, seconds: i32) -> Result<()> {
+    let set = stage.clients.sqs.set_queue_attributes().queue_url(stage.output(function, "QueueUrl")?);
+    set.attributes(QueueAttributeName::VisibilityTimeout, seconds.to_string()).send().await?;
     Ok(())
 }
 
 async fn waits(suite: Arc<Suite>) -> Result<()> {
     let gate = Gate::new(&suite).await?;
-    redeliver_soon(&gate.stage).await?;
+    redeliver_after(&gate.stage, "jitr", 2).await?;
     let table = gate.admissions.table();
     let past = Crl { next_update: SystemTime::now() - Duration::from_mins(1), ..Crl::new(1) };
     gate.authority.publish(&gate.stage.clients, table, &past).await?;

@@ -89,6 +89,7 @@ pub fn notification(click: &Click, thing: &ThingName, rules: &Rules) -> Result<N
     Ok(Notification {
         subject: format!("{click_type} click of button {serial_number}"),
         message: format!("Received {click_type} message from button ID: {serial_number}{low_battery}"),
+        data: None,
         attributes: vec![
             ("clickType", Attribute::Text(click_type.to_owned())),
             ("thing", Attribute::Text(thing.to_string())),

@@ -85,6 +85,7 @@ impl Doorbell {
         Ok(Notification {
             subject: format!("Doorbell {}", event.thing),
             message,
+            data: None,
             attributes: vec![
                 ("thing", Attribute::Text(event.thing.to_string())),
                 ("eventId", Attribute::Text(event.id.to_string())),

@@ -134,6 +134,15 @@ impl DeviceEvent {
     pub fn payload<'a, P: Deserialize<'a>>(&'a self, limit: usize) -> Result<P, Refusal> {
         payload::object(&self.bytes, limit)
     }
+
+    /// The payload's items: the payload itself where it is one JSON object, or else what stands in its array; of at most
+    /// `limit` bytes. Each is still to be read, by [`read_object`](crate::read_object), so that one that is bad does not
+    /// fail its neighbours.
+    ///
+    /// Refused with `payload-too-large`, `empty-payload`, `invalid-utf8`, `not-json` or `not-an-object`.
+    pub fn items(&self, limit: usize) -> Result<Vec<&RawValue>, Refusal> {
+        payload::items(&self.bytes, limit)
+    }
 }
 
 impl Input for DeviceEvent {

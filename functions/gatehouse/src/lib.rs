@@ -14,6 +14,8 @@
 //!   changes nothing. *Refused*: this event can never succeed; it goes to quarantine, whole, with a [`Refusal`] that
 //!   says why. *Retry*: it may succeed later; only this event is handed back. No event is logged and dropped.
 //! - The **quarantine** is the DynamoDB table of refused events. They can be listed, and sent again.
+//! - A **record** is an item in a table that several processes change, each only what it has read ([`Records`]); a
+//!   **document** is what an operator has set down for a function in JSON ([`Document`]).
 //! - A **claim** is a function's temporary right to carry out an effect that must not happen twice
 //!   ([`Idempotency`]).
 //!
@@ -23,6 +25,7 @@ mod call;
 mod crl;
 mod delivery;
 mod devices;
+mod document;
 mod environment;
 mod event;
 mod handler;
@@ -32,8 +35,11 @@ mod metrics;
 mod outcome;
 mod payload;
 mod quarantine;
+mod records;
 mod runtime;
 mod sdk;
+mod span;
+mod things;
 mod timestamp;
 mod topic;
 pub mod x509;
@@ -42,12 +48,17 @@ pub use call::Call;
 pub use crl::{Crl, CrlError, LARGEST_CRL};
 pub use delivery::Function;
 pub use devices::{CertificateId, Devices, FetchError, Publication, Standing};
+pub use document::{Checked, Document, DocumentError, Fault, LARGEST_DOCUMENT, read_document};
 pub use environment::{Environment, InitError};
 pub use event::{Command, DeviceEvent, Envelope, EventId, Incoming, Input, ThingName};
 pub use handler::{Answers, Bulk, Each, OneByOne};
 pub use idempotency::{Idempotency, Once, OnceError, carry_out};
 pub use outcome::{BoxError, Failure, Refusal, chain};
+pub use payload::read_object;
 pub use quarantine::Quarantine;
+pub use records::{Key, Record, RecordError, Records};
 pub use runtime::{Setup, run};
+pub use span::{NotASpan, Span};
+pub use things::ThingPattern;
 pub use timestamp::Timestamp;
 pub use topic::{Attribute, NotPublished, Notification, Topic};

@@ -9,6 +9,33 @@ use crate::outcome::Refusal;
 
 /// Reads one JSON object of at most `limit` bytes.
 pub(crate) fn object<'a, T: Deserialize<'a>>(bytes: &'a [u8], limit: usize) -> Result<T, Refusal> {
+    read_object(json(bytes, limit)?, "The payload")
+}
+
+/// Reads one JSON object, or an array of any values, each to be read by [`read_object`], of at most `limit` bytes.
+pub(crate) fn items(bytes: &[u8], limit: usize) -> Result<Vec<&RawValue>, Refusal> {
+    let value = json(bytes, limit)?;
+    match kind(value) {
+        "an object" => Ok(vec![value]),
+        "an array" => serde_json::from_str(value.get())
+            .map_err(|_| Refusal::new("not-json", "The payload is not JSON that can be read.")),
+        other => {
+            let why = format!("The payload is {other}, not an object or an array of objects.");
+            Err(Refusal::new("not-an-object", why))
+        }
+    }
+}
+
+/// Reads a JSON value that must be an object. `noun` is what it is called where it is another kind of value.
+pub fn read_object<'a, T: Deserialize<'a>>(value: &'a RawValue, noun: &str) -> Result<T, Refusal> {
+    // Asked here because serde reads an array into a struct without complaint.
+    match kind(value) {
+        "an object" => fields(value.get(), "Field"),
+        other => Err(Refusal::new("not-an-object", format!("{noun} is {other}, not an object."))),
+    }
+}
+
+fn json(bytes: &[u8], limit: usize) -> Result<&RawValue, Refusal> {
     if bytes.len() > limit {
         let why = format!("The payload has {} bytes; at most {limit} are taken.", bytes.len());
         return Err(Refusal::new("payload-too-large", why));
@@ -20,20 +47,21 @@ pub(crate) fn object<'a, T: Deserialize<'a>>(bytes: &'a [u8], limit: usize) -> R
     if text.trim().is_empty() {
         return Err(Refusal::new("empty-payload", "The payload is empty."));
     }
-    let raw: &RawValue = serde_json::from_str(text).map_err(|error| {
+    serde_json::from_str(text).map_err(|error| {
         let why = format!("The payload is not JSON: line {} column {} does not parse.", error.line(), error.column());
         Refusal::new("not-json", why)
-    })?;
-    // Asked here because serde reads an array into a struct without complaint.
-    let kind = match raw.get().bytes().next() {
-        Some(b'{') => return fields(raw.get(), "Field"),
+    })
+}
+
+fn kind(value: &RawValue) -> &'static str {
+    match value.get().bytes().next() {
+        Some(b'{') => "an object",
         Some(b'[') => "an array",
         Some(b'"') => "a string",
         Some(b't' | b'f') => "a boolean",
         Some(b'n') => "null",
         _ => "a number",
-    };
-    Err(Refusal::new("not-an-object", format!("The payload is {kind}, not an object.")))
+    }
 }
 
 /// Reads an envelope. Whatever is wrong with it, the code is `bad-envelope`: the sender is at fault, not the device.

@@ -3,6 +3,7 @@ use aws_sdk_sns::config::Builder;
 use aws_sdk_sns::error::{BuildError, SdkError};
 use aws_sdk_sns::operation::publish::PublishError;
 use aws_sdk_sns::types::MessageAttributeValue;
+use serde_json::json;
 
 use crate::environment::{Environment, InitError};
 use crate::outcome::Failure;
@@ -24,8 +25,11 @@ pub struct Topic {
 pub struct Notification {
     /// For e-mail. What is not printable ASCII, or beyond 99 characters, is left out.
     pub subject: String,
-    /// What subscribers read. Not empty.
+    /// What people read. Not empty.
     pub message: String,
+    /// The same for machines, as JSON: what queues, functions and HTTPS endpoints get instead, and e-mails below the words.
+    /// A text message has the words alone. Where there is none, everybody gets the words.
+    pub data: Option<String>,
     /// What subscribers can filter on.
     pub attributes: Vec<(&'static str, Attribute)>,
 }
@@ -69,9 +73,13 @@ impl Topic {
     ///
     /// Twice called is twice published: SNS has no idempotency of its own.
     pub async fn publish(&self, notification: Notification) -> Result<(), NotPublished> {
-        let Notification { subject, message, attributes } = notification;
+        let Notification { subject, message, data, attributes } = notification;
         let subject: String = subject.chars().filter(|c| matches!(c, ' '..='~')).take(SUBJECT_LIMIT).collect();
-        let mut publish = self.client.publish().topic_arn(&self.arn).subject(subject).message(message);
+        let publish = self.client.publish().topic_arn(&self.arn).subject(subject);
+        let mut publish = match data {
+            None => publish.message(message),
+            Some(data) => publish.message_structure("json").message(by_protocol(&message, &data)),
+        };
         for (name, value) in attributes {
             let value = value.try_into().map_err(|error: BuildError| SdkError::construction_failure(error));
             publish = publish.message_attributes(name, value.map_err(Box::new)?);
@@ -79,6 +87,13 @@ impl Topic {
         publish.send().await.map_err(Box::new)?;
         Ok(())
     }
+}
+
+/// A message that differs by the subscription's protocol, in SNS's format for that.
+/// <https://docs.aws.amazon.com/sns/latest/api/API_Publish.html>
+fn by_protocol(message: &str, data: &str) -> String {
+    let both = format!("{message}\n\n{data}");
+    json!({"default": both, "sms": message, "sqs": data, "lambda": data, "http": data, "https": data}).to_string()
 }
 
 impl TryFrom<Attribute> for MessageAttributeValue {

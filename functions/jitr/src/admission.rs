@@ -283,6 +283,7 @@ impl Admission<'_> {
                 "Thing {thing} has a new certificate. The old one is still active: deactivate it once the device uses the \
                  new one.\nNew: {new}\nOld: {old}"
             ),
+            data: None,
             attributes: vec![
                 ("thing", Attribute::Text(thing.to_string())),
                 ("certificateId", Attribute::Text(new.to_string())),
@@ -320,12 +321,13 @@ impl Admission<'_> {
         ];
         let thing = certificate.and_then(Certificate::thing_name);
         let who = thing.as_ref().map(|thing| format!(" for thing {thing}")).unwrap_or_default();
-        attributes.extend(thing.map(|thing| ("thing", Attribute::Text(thing.to_string()))));
+        data: None,
         Notification {
             subject: format!("Device turned away: {code}"),
             message: format!(
                 "A certificate{who} was turned away and is {status} now. {why}\nCertificate: {id}\nCA: {ca}"
             ),
+            data: None,
             attributes,
         }
     }

@@ -83,6 +83,7 @@ impl Jitr {
         let notification = Notification {
             subject: format!("{} certificates or revocation lists run out", runs_out.len()),
             message,
+            data: None,
             attributes: vec![("eventId", Attribute::Text(order.id.to_string()))],
         };
         let told = self.topic.publish(notification);

@@ -31,6 +31,7 @@ pub fn notification(subject: &Subject, id: &str, run: &Run) -> Notification {
     Notification {
         subject: title(run),
         message: lines.join("\n"),
+        data: None,
         attributes: vec![(name, Attribute::Text(certificate.to_string())), ("eventId", Attribute::Text(id.to_owned()))],
     }
 }

@@ -1,0 +1,1 @@
+//! Sends the command that answers an alarm.

@@ -1,0 +1,1 @@
+//! Keeps every reading in DynamoDB.

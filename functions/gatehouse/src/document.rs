@@ -130,10 +130,8 @@ impl<T: Checked> Document<T> {
             if integer(&was.item, "givenAt").is_some_and(|newest| newest > given_at.millis()) {
                 return Ok(false);
             }
-            let item = Item::from([
-                (TEXT.to_owned(), string(document)),
-                ("givenAt".to_owned(), number(given_at.millis())),
-            ]);
+            let item =
+                Item::from([(TEXT.to_owned(), string(document)), ("givenAt".to_owned(), number(given_at.millis()))]);
             match self.records.put(&self.id, "current", item, &was).await {
                 // Somebody else put one meanwhile: whose was given later is decided anew.
                 Err(RecordError::Conflict) => {}

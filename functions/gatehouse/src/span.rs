@@ -85,7 +85,8 @@ mod tests {
 
     #[test]
     fn each_unit_is_read_with_and_without_a_space() {
-        for (text, seconds) in [("0 s", 0), ("90 s", 90), ("15 min", 900), ("15min", 900), ("2 h", 7200), ("1 d", 86_400)]
+        for (text, seconds) in
+            [("0 s", 0), ("90 s", 90), ("15 min", 900), ("15min", 900), ("2 h", 7200), ("1 d", 86_400)]
         {
             assert_eq!(text.parse(), Ok(Span::from_secs(seconds)), "{text}");
         }

@@ -321,7 +321,7 @@ impl Admission<'_> {
         ];
         let thing = certificate.and_then(Certificate::thing_name);
         let who = thing.as_ref().map(|thing| format!(" for thing {thing}")).unwrap_or_default();
-        data: None,
+        attributes.extend(thing.map(|thing| ("thing", Attribute::Text(thing.to_string()))));
         Notification {
             subject: format!("Device turned away: {code}"),
             message: format!(

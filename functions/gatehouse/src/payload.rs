@@ -198,10 +198,37 @@ mod tests {
         assert_eq!((refusal.code, refusal.why.as_ref()), ("unknown-field", why));
     }
 
+    fn texts(bytes: &[u8]) -> Result<Vec<&str>, (&'static str, String)> {
+        let found = items(bytes, 200).map_err(|refusal| (refusal.code, refusal.why.into_owned()))?;
+        Ok(found.into_iter().map(RawValue::get).collect())
+    }
+
+    #[test]
+    fn an_object_is_one_item_and_an_array_is_as_many_as_stand_in_it() {
+        assert_eq!(texts(br#" {"a": 1.50} "#), Ok(vec![r#"{"a": 1.50}"#]));
+        assert_eq!(texts(br#"[{"a":1}, 2,{"b":[3]}]"#), Ok(vec![r#"{"a":1}"#, "2", r#"{"b":[3]}"#]));
+        assert_eq!(texts(b"[]"), Ok(vec![]));
+    }
+
+    #[test]
+    fn what_is_neither_an_object_nor_an_array_has_no_items() {
+        let why = "The payload is a string, not an object or an array of objects.";
+        assert_eq!(texts(br#""a""#), Err(("not-an-object", why.to_owned())));
+        assert_eq!(texts(b"[1,").map_err(|(code, _)| code), Err("not-json"));
+    }
+
+    #[test]
+    fn an_item_that_is_no_object_is_refused_by_its_name() {
+        let found = items(br#"[{"name":"a"},2]"#, 200).expect("items");
+        let refusal = read_object::<Sample>(found[1], "Item 2").expect_err("should be refused");
+        assert_eq!((refusal.code, refusal.why.as_ref()), ("not-an-object", "Item 2 is a number, not an object."));
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes: Vec<u8>) {
             let _ = object::<Sample>(&bytes, 200);
+            let _ = items(&bytes, 200);
         }
 
         #[test]

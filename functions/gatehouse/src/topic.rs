@@ -107,3 +107,20 @@ impl TryFrom<Attribute> for MessageAttributeValue {
         Self::builder().data_type(data_type).string_value(value).build()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    #[test]
+    fn machines_get_the_data_a_text_message_the_words_and_an_e_mail_both() {
+        let text = by_protocol("too \"bright\"", r#"{"to":"ALARM"}"#);
+        let message: Value = serde_json::from_str(&text).expect("valid JSON");
+        for machine in ["sqs", "lambda", "http", "https"] {
+            assert_eq!(message[machine], r#"{"to":"ALARM"}"#);
+        }
+        assert_eq!(message["sms"], "too \"bright\"");
+        assert_eq!(message["default"], "too \"bright\"\n\n{\"to\":\"ALARM\"}");
+    }
+}

@@ -1,22 +1,14 @@
 //! What `revoke` writes into the devices table of a CA and of each certificate, where `jitr` reads it.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
-use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes};
+use aws_sdk_dynamodb::types::AttributeValue;
 use gatehouse::item::{Item, number, string, text};
 use gatehouse::x509::Serial;
 use gatehouse::{BoxError, CertificateId, Devices, Timestamp};
-use tokio::time::sleep;
 
 use crate::verdict::Known;
-
-/// The most items that Amazon DynamoDB reads in one call.
-const READ_AT_ONCE: usize = 100;
-
-/// How long to wait, and how many times, for what a call has left unread; each time twice as long.
-const READ_AGAIN: (Duration, usize) = (Duration::from_millis(50), 6);
 
 /// The devices table, as far as `revoke` writes of it.
 #[derive(Debug, Clone)]
@@ -80,45 +72,17 @@ impl Records {
         &self,
         certificates: impl IntoIterator<Item = &CertificateId>,
     ) -> Result<HashMap<String, Known>, RecordError> {
-        let keys: Vec<Item> = certificates
-            .into_iter()
-            .map(|certificate| {
-                let key = [("id", string(key(certificate))), ("part", string("admission"))];
-                key.map(|(name, value)| (name.to_owned(), value)).into()
-            })
-            .collect();
-        let mut known = HashMap::with_capacity(keys.len());
-        for keys in keys.chunks(READ_AT_ONCE) {
-            self.read(keys.to_vec(), &mut known).await?;
-        }
-        Ok(known)
+        let keys: Vec<String> = certificates.into_iter().map(key).collect();
+        let found = self.records().get_all(keys.iter().map(|key| (key.as_str(), "admission"))).await;
+        let found = found.map_err(|error| RecordError::Read(error.into()))?;
+        let known =
+            found.iter().filter_map(|((id, _), record)| Some((id.split_once('#')?.1.to_owned(), read(&record.item))));
+        Ok(known.collect())
     }
 
-    async fn read(&self, mut keys: Vec<Item>, known: &mut HashMap<String, Known>) -> Result<(), RecordError> {
+    fn records(&self) -> gatehouse::Records {
         let (client, table) = self.0.table();
-        let (mut pause, looks) = READ_AGAIN;
-        for _ in 0..looks {
-            let wanted = KeysAndAttributes::builder().set_keys(Some(keys)).consistent_read(true);
-            let wanted = wanted.build().map_err(|error| RecordError::Read(error.into()))?;
-            let found = client.batch_get_item().request_items(table, wanted).send().await;
-            let found = found.map_err(|error| RecordError::Read(error.into()))?;
-            let items = found.responses.and_then(|mut tables| tables.remove(table)).unwrap_or_default();
-            known.extend(items.iter().filter_map(|item| {
-                let (_, id) = text(item, "id")?.split_once('#')?;
-                Some((id.to_owned(), read(item)))
-            }));
-            keys = found
-                .unprocessed_keys
-                .and_then(|mut left| left.remove(table))
-                .map(|left| left.keys)
-                .unwrap_or_default();
-            if keys.is_empty() {
-                return Ok(());
-            }
-            sleep(pause).await;
-            pause *= 2;
-        }
-        Err(RecordError::Read("it left keys unread again and again".into()))
+        gatehouse::Records::new(client.clone(), table)
     }
 
     /// Sets down that a run is about to revoke a certificate, so that it knows its own work again. An admission that

@@ -13,6 +13,8 @@ pub struct Clients {
     pub dynamodb: aws_sdk_dynamodb::Client,
     /// AWS IoT.
     pub iot: aws_sdk_iot::Client,
+    /// AWS IoT's data plane: device shadows.
+    pub iot_data: aws_sdk_iotdataplane::Client,
     /// Lambda.
     pub lambda: aws_sdk_lambda::Client,
     /// CloudWatch Logs.
@@ -46,6 +48,7 @@ impl Clients {
         Self {
             dynamodb: client!(aws_sdk_dynamodb),
             iot: client!(aws_sdk_iot),
+            iot_data: client!(aws_sdk_iotdataplane),
             lambda: client!(aws_sdk_lambda),
             logs: client!(aws_sdk_cloudwatchlogs),
             sns: client!(aws_sdk_sns),

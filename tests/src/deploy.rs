@@ -34,6 +34,14 @@ impl Deployment {
         let found = self.outputs.get(name).map(String::as_str);
         found.ok_or_else(|| anyhow!("stack {} has no output {name}", self.stack))
     }
+
+    /// What a function is called where it is deployed, by the name of its crate.
+    pub fn function(&self, name: &str) -> Result<&str> {
+        let is_it =
+            |output: &str| output.strip_suffix("Function").is_some_and(|named| named.eq_ignore_ascii_case(name));
+        let found = self.outputs.iter().find(|(output, _)| is_it(output)).map(|(_, deployed)| deployed.as_str());
+        found.ok_or_else(|| anyhow!("stack {} does not name its function {name}", self.stack))
+    }
 }
 
 /// Puts all of `infra/gatehouse.yaml` into an account, with every name beginning with `prefix`.

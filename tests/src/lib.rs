@@ -4,6 +4,7 @@
 pub mod admission;
 pub mod authority;
 pub mod aws;
+pub mod chart;
 pub mod cloud;
 pub mod command;
 pub mod deploy;

@@ -103,6 +103,20 @@ pub enum Effect {
     LetIn,
     /// It is done, and no one was told.
     Done,
+    /// Its readings are in the table.
+    Kept {
+        /// How many.
+        readings: usize,
+    },
+    /// An order that the function refused.
+    Refused {
+        /// The reason's code.
+        reason: String,
+        /// The sentence beside it.
+        why: String,
+    },
+    /// The desired state of a device shadow.
+    Desired(Value),
     /// The function handed it back, to be retried.
     HandedBack {
         /// Why.
@@ -121,6 +135,10 @@ impl fmt::Display for Effect {
             Self::TurnedAway { reason, why } => write!(f, "turned away: {reason}. {why}"),
             Self::LetIn => f.write_str("let in"),
             Self::Done => f.write_str("done"),
+            Self::Kept { readings: 1 } => f.write_str("kept"),
+            Self::Kept { readings } => write!(f, "{readings} readings kept"),
+            Self::Refused { reason, why } => write!(f, "refused, {reason}: {why}"),
+            Self::Desired(state) => write!(f, "desired state {state}"),
             Self::HandedBack { error } => write!(f, "handed back: {error}"),
         }
     }
@@ -131,8 +149,10 @@ impl fmt::Display for Effect {
 pub struct Told {
     /// The topic's name.
     pub topic: String,
-    /// The text.
+    /// The words.
     pub message: String,
+    /// What machines get, where that differs.
+    pub data: Option<Value>,
     /// The subject.
     pub subject: Option<String>,
     /// The message's attributes.
@@ -258,9 +278,19 @@ impl Observer {
 
     /// Waits for what comes of an event.
     pub async fn outcome(&self, event_id: &str, deadline: Instant) -> Option<Timed> {
+        self.effect(event_id, deadline, |effect| !matches!(effect, Effect::HandedBack { .. })).await
+    }
+
+    /// Waits for an effect that is wanted; another one where that does not come.
+    pub async fn effect(
+        &self,
+        event_id: &str,
+        deadline: Instant,
+        is_wanted: impl Fn(&Effect) -> bool,
+    ) -> Option<Timed> {
         let look = |observer: &Self| {
             let mut effects = observer.effects(event_id).into_iter();
-            effects.find(|timed| !matches!(timed.effect, Effect::HandedBack { .. }))
+            effects.find(|timed| is_wanted(&timed.effect))
         };
         let found = self.until(deadline, look).await;
         // Only where nothing else came: what is handed back comes again.
@@ -586,7 +616,10 @@ impl Watch {
             message_attributes.into_iter().map(|(name, attribute)| (name, attribute.value)).collect();
         // Without one (an alarm's, say) it belongs to no event.
         let event_id = attributes.get("eventId").cloned().unwrap_or_default();
-        let effect = Effect::Told(Told { topic, message, subject, attributes });
+        // What is told in words and in data comes to a queue as data, with the words in it.
+        let data = serde_json::from_str(&message).ok().filter(Value::is_object);
+        let words = data.as_ref().and_then(|data| data.get("words")?.as_str().map(str::to_owned));
+        let effect = Effect::Told(Told { topic, message: words.unwrap_or(message), data, subject, attributes });
         self.add(|seen| seen.effects.push((event_id, Timed { effect, at })));
         Ok(())
     }

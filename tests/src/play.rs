@@ -2,12 +2,18 @@
 //! it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_iotdataplane::operation::get_thing_shadow::GetThingShadowError;
+use aws_sdk_lambda::primitives::Blob;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use serde::Deserialize;
+use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -15,12 +21,16 @@ use crate::admission::{Admissions, certificate_of};
 use crate::authority::{Authority, Crl, Issued, Key};
 use crate::aws::Clients;
 use crate::cloud::Cloud;
+use crate::deploy::Deployment;
 use crate::device::{Attempt, Broker, Device, Identity, Published};
 use crate::observe::{Arrived, Effect, Observer, Rule, Timed, Told, millis, now};
-use crate::scenario::{Action, Connect, Expect, Scenario, Step};
+use crate::scenario::{Action, Connect, Expect, Kept, Order, Scenario, Shadow, Step};
 
 /// How long an effect may take. It takes some 20 milliseconds where nothing else runs.
 const LIMIT: Duration = Duration::from_secs(15);
+
+/// How long a device shadow may take to be as it must be: a command that came too soon after another one waits.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How long a message of which nothing must come is watched.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -107,11 +117,21 @@ struct Actor {
     device: Option<Device>,
     /// The certificate that it connected with last, whatever came of it.
     last: Option<Issued>,
+    /// When its last step began.
+    began: Option<Instant>,
+}
+
+/// What came of a step, or will have.
+enum Outcome {
+    Seen(Vec<Played>),
+    Open(Pin<Box<dyn Future<Output = Vec<Played>> + Send>>),
 }
 
 /// Where scenarios are played: a deployment, watched, with its devices.
 #[derive(Debug)]
 pub struct Stage {
+    clients: Clients,
+    deployment: Deployment,
     observer: Observer,
     broker: Broker,
     newcomers: Option<Newcomers>,
@@ -126,25 +146,27 @@ impl Stage {
     pub async fn new(
         cloud: &Cloud,
         clients: &Clients,
-        policy: &str,
+        deployment: &Deployment,
         things: impl IntoIterator<Item = &str>,
         registered: &AtomicUsize,
     ) -> Result<Self> {
         let observer = Observer::start(clients).await?;
+        let policy = deployment.output("DevicePolicy")?;
         let actors = stream::iter(things)
             .map(async |thing| {
                 let identity = Identity::register(clients, thing, policy).await?;
                 let mut device = Device::new(cloud, identity);
                 device.connect().await?;
                 registered.fetch_add(1, Ordering::Relaxed);
-                let actor = Actor { device: Some(device), last: None };
+                let actor = Actor { device: Some(device), ..Actor::default() };
                 Ok::<_, anyhow::Error>((thing.to_owned(), tokio::sync::Mutex::new(actor)))
             })
             .buffer_unordered(4)
             .try_collect()
             .await?;
         let (claimed, played) = (std::sync::Mutex::default(), AtomicUsize::new(0));
-        Ok(Self { observer, broker: cloud.into(), newcomers: None, actors, claimed, played })
+        let (clients, deployment) = (clients.clone(), deployment.clone());
+        Ok(Self { clients, deployment, observer, broker: cloud.into(), newcomers: None, actors, claimed, played })
     }
 
     /// Adds things that are new to AWS IoT.
@@ -177,11 +199,18 @@ impl Stage {
             let (stage, scenario) = (Arc::clone(&self), Arc::clone(&scenario));
             lanes.spawn(async move {
                 let mut played = Vec::new();
+                // What came of steps after which the thing went on.
+                let mut open = JoinSet::new();
                 for index in steps {
                     let Some(step) = scenario.steps.get(index) else { continue };
-                    let outcome = stage.step(&scenario.name, index, step).await;
-                    played
-                        .extend(outcome.with_context(|| format!("{}: steps[{index}] ({})", scenario.name, step.what))?);
+                    let where_it_is = format!("{}: steps[{index}] ({})", scenario.name, step.what);
+                    match stage.step(&scenario.name, index, step).await.context(where_it_is)? {
+                        Outcome::Seen(seen) => played.extend(seen),
+                        Outcome::Open(seeing) => drop(open.spawn(seeing)),
+                    }
+                }
+                while let Some(outcomes) = open.join_next().await {
+                    played.extend(outcomes?);
                 }
                 Ok::<_, anyhow::Error>(played)
             });
@@ -194,11 +223,13 @@ impl Stage {
         Ok(played)
     }
 
-    async fn step(&self, scenario: &str, index: usize, step: &Step) -> Result<Vec<Played>> {
+    async fn step(self: &Arc<Self>, scenario: &str, index: usize, step: &Step) -> Result<Outcome> {
         let action = step.action()?;
-        sleep(step.delay()).await;
         let actor = self.actors.get(&step.thing).with_context(|| format!("thing {} is unknown", step.thing))?;
         let mut actor = actor.lock().await;
+        let ago = actor.began.map_or(Duration::MAX, |began| began.elapsed());
+        sleep(step.delay(ago)).await;
+        actor.began = Some(Instant::now());
         let new = Played {
             scenario: scenario.to_owned(),
             step: index,
@@ -218,28 +249,85 @@ impl Stage {
             Action::Connect(connect) => {
                 let played = self.connect(&mut actor, connect, new).await?;
                 self.played.fetch_add(1, Ordering::Relaxed);
-                Ok(vec![played])
+                Ok(Outcome::Seen(vec![played]))
             }
             Action::Publish { topic, payload } => {
                 let new = Played { topic: Some(topic.to_owned()), ..new };
                 let Some(device) = &mut actor.device else {
                     let wrong = Some("its device was never let in".to_owned());
                     self.played.fetch_add(step.times.get(), Ordering::Relaxed);
-                    return Ok(vec![Played { wrong, ..new }; step.times.get()]);
+                    return Ok(Outcome::Seen(vec![Played { wrong, ..new }; step.times.get()]));
                 };
                 self.publish(device, step, topic, &payload, new).await
             }
+            Action::Order(order) => Ok(self.judge(self.order(order, new).await?)),
+            Action::Look(shadow) => Ok(self.judge(self.look(shadow, new).await?)),
+        }
+    }
+
+    /// An order or a look, held against what must come of it.
+    fn judge(&self, mut played: Played) -> Outcome {
+        self.played.fetch_add(1, Ordering::Relaxed);
+        played.wrong = mismatch(&played.expected, &played).map(|wrong| self.explain(wrong, &played));
+        Outcome::Seen(vec![played])
+    }
+
+    /// Gives a function an order, as an operator does: by invoking it.
+    async fn order(&self, order: &Order, new: Played) -> Result<Played> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase", tag = "outcome")]
+        enum Answer {
+            Done,
+            Refused { reason: String, why: String },
+        }
+        let function = self.deployment.function(&order.function)?;
+        let begin = now();
+        let invoke = self.clients.lambda.invoke().function_name(function);
+        let invoked = invoke.payload(Blob::new(order.input.get())).send().await?;
+        let answer = invoked.payload().map(|blob| String::from_utf8_lossy(blob.as_ref()).into_owned());
+        let answer = answer.unwrap_or_default();
+        ensure!(invoked.function_error().is_none(), "{function} failed: {answer}");
+        let effect = match serde_json::from_str(&answer).with_context(|| format!("{function} answered {answer}"))? {
+            Answer::Done => Effect::Done,
+            Answer::Refused { reason, why } => Effect::Refused { reason, why },
+        };
+        let millis = Some(now().saturating_sub(begin));
+        Ok(Played { function: Some(function.to_owned()), effect: Some(effect), millis, ..new })
+    }
+
+    /// Waits until a device shadow is as it must be, and shows how it is then.
+    async fn look(&self, shadow: &Shadow, new: Played) -> Result<Played> {
+        let (begin, deadline) = (now(), Instant::now() + PATIENCE);
+        loop {
+            let get = self.clients.iot_data.get_thing_shadow().thing_name(&shadow.of);
+            let found = match get.set_shadow_name(shadow.name.clone()).send().await {
+                Ok(found) => found.payload,
+                Err(error)
+                    if error.as_service_error().is_some_and(GetThingShadowError::is_resource_not_found_exception) =>
+                {
+                    None
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let document: Option<Value> = found.map(|found| serde_json::from_slice(found.as_ref())).transpose()?;
+            let desired = document.and_then(|document| document.pointer("/state/desired").cloned());
+            let millis = Some(now().saturating_sub(begin));
+            let played = Played { effect: desired.map(Effect::Desired), millis, ..new.clone() };
+            if mismatch(&played.expected, &played).is_none() || Instant::now() >= deadline {
+                return Ok(played);
+            }
+            sleep(Duration::from_millis(200)).await;
         }
     }
 
     async fn publish(
-        &self,
+        self: &Arc<Self>,
         device: &mut Device,
         step: &Step,
         topic: &str,
         payload: &[u8],
         new: Played,
-    ) -> Result<Vec<Played>> {
+    ) -> Result<Outcome> {
         let mut expected = step.expected();
         let rounds = if step.together { vec![step.times.get()] } else { vec![1; step.times.get()] };
         let mut all = Vec::new();
@@ -256,18 +344,13 @@ impl Stage {
                 }
                 Published::Accepted => {
                     let arrived = self.arrived(topic, &step.thing, payload, copies).await?;
-                    let mut lookouts = Vec::new();
-                    for arrived in arrived {
-                        lookouts.push(self.lookout(arrived, new.clone(), &expected, millis(begin)));
+                    if step.go_on {
+                        let stage = Arc::clone(self);
+                        let seeing = async move { stage.see(arrived, &new, &mut expected, begin).await };
+                        return Ok(Outcome::Open(Box::pin(seeing)));
                     }
-                    for mut played in futures_util::future::join_all(lookouts).await {
-                        // The copies of one moment may meet the expectations in any order.
-                        let fits = |expect: &Expect| mismatch(expect, &played).is_none();
-                        let at = expected.iter().position(fits).unwrap_or_default();
-                        played.expected = expected.remove(at);
-                        played.wrong = mismatch(&played.expected, &played).map(|wrong| self.explain(wrong, &played));
-                        all.push(played);
-                    }
+                    all.extend(self.see(arrived, &new, &mut expected, begin).await);
+                    continue;
                 }
             }
             self.played.fetch_add(copies, Ordering::Relaxed);
@@ -278,7 +361,28 @@ impl Stage {
                 played.what = format!("{} ({} of {copies})", played.what, index + 1);
             }
         }
-        Ok(all)
+        Ok(Outcome::Seen(all))
+    }
+
+    /// Sees what came of messages that AWS IoT took, and holds it against what was expected of them.
+    async fn see(
+        &self,
+        arrived: Vec<Arrived>,
+        new: &Played,
+        expected: &mut Vec<Expect>,
+        begin: SystemTime,
+    ) -> Vec<Played> {
+        let lookouts = arrived.into_iter().map(|arrived| self.lookout(arrived, new.clone(), expected, millis(begin)));
+        let mut all = futures_util::future::join_all(lookouts).await;
+        for played in &mut all {
+            // The copies of one moment may meet the expectations in any order.
+            let fits = |expect: &Expect| mismatch(expect, played).is_none();
+            let at = expected.iter().position(fits).unwrap_or_default();
+            played.expected = expected.remove(at);
+            played.wrong = mismatch(&played.expected, played).map(|wrong| self.explain(wrong, played));
+        }
+        self.played.fetch_add(all.len(), Ordering::Relaxed);
+        all
     }
 
     async fn connect(&self, actor: &mut Actor, connect: &Connect, mut played: Played) -> Result<Played> {
@@ -386,12 +490,46 @@ impl Stage {
         let mut played = Played { rule: rule.map(|rule| rule.name.clone()), function, ..new };
         played.event_id = Some(arrived.trace_id.clone());
 
-        let found = self.observer.outcome(&arrived.trace_id, deadline).await;
+        let is_kept = |expect: &Expect| matches!(expect, Expect::Kept(_));
+        let found = if expected.iter().any(is_kept) {
+            self.kept(&arrived, expected, deadline).await
+        } else {
+            // Two functions may hear of one event.
+            let is_wanted = |effect: &Effect| expected.iter().any(|expect| is(expect, effect));
+            self.observer.effect(&arrived.trace_id, deadline, is_wanted).await
+        };
         if let Some(Timed { effect, at }) = found {
             played.millis = Some(at.saturating_sub(begin));
             played.effect = Some(effect);
         }
         played
+    }
+
+    /// Waits until a message's readings are in the table.
+    async fn kept(&self, arrived: &Arrived, expected: &[Expect], deadline: Instant) -> Option<Timed> {
+        let table = self.deployment.output("TelemetryTable").ok()?;
+        loop {
+            // What else came of it is not what was expected.
+            let bad = |effect: &Effect| matches!(effect, Effect::Quarantined { .. } | Effect::Told(_));
+            if let Some(timed) = self.observer.effects(&arrived.trace_id).into_iter().find(|timed| bad(&timed.effect)) {
+                return Some(timed);
+            }
+            let query = self.clients.dynamodb.query().table_name(table).consistent_read(true);
+            let query = query
+                .key_condition_expression("thing = :thing")
+                .filter_expression("eventId = :event")
+                .expression_attribute_values(":thing", AttributeValue::S(arrived.client_id.clone()))
+                .expression_attribute_values(":event", AttributeValue::S(arrived.trace_id.clone()));
+            let found = query.send().await.map(|found| found.items().len()).unwrap_or_default();
+            let effect = Effect::Kept { readings: found };
+            if expected.iter().any(|expect| is(expect, &effect)) || (found > 0 && Instant::now() >= deadline) {
+                return Some(Timed { effect, at: now() });
+            }
+            if Instant::now() >= deadline {
+                return self.observer.effects(&arrived.trace_id).into_iter().next();
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// Adds what helps to find the cause.
@@ -425,16 +563,30 @@ impl Stage {
     }
 }
 
+/// Whether an effect is of the expected kind.
+fn is(expected: &Expect, effect: &Effect) -> bool {
+    match (expected, effect) {
+        (Expect::Quarantine(expected), Effect::Quarantined { reason, .. })
+        | (Expect::Refused(expected), Effect::Refused { reason, .. }) => *reason == expected.reason,
+        (Expect::TurnedAway(expected), Effect::TurnedAway { reason, .. }) => *reason == expected.reason,
+        (Expect::Kept(Kept { readings: expected }), Effect::Kept { readings }) => readings == expected,
+        (Expect::Desired(expected), Effect::Desired(state)) => state == expected,
+        (Expect::Notification(_), Effect::Told(_))
+        | (Expect::Quieted, Effect::Quieted)
+        | (Expect::Nothing, Effect::LetIn)
+        | (Expect::Done, Effect::Done)
+        | (Expect::Admitted, Effect::Admitted { .. }) => true,
+        _ => false,
+    }
+}
+
 /// In what way an outcome is not the expected one.
 fn mismatch(expected: &Expect, played: &Played) -> Option<String> {
     let is = match (expected, &played.effect) {
         (Expect::Notification(expected), Some(Effect::Told(told))) => return differs(expected, told),
-        (Expect::Quarantine(expected), Some(Effect::Quarantined { reason, .. })) => *reason == expected.reason,
-        (Expect::TurnedAway(expected), Some(Effect::TurnedAway { reason, .. })) => *reason == expected.reason,
-        (Expect::Quieted, Some(Effect::Quieted))
-        | (Expect::Nothing, None | Some(Effect::LetIn))
-        | (Expect::Admitted, Some(Effect::Admitted { .. })) => true,
+        (Expect::Nothing, None) => true,
         (Expect::Denied, None) => played.denied,
+        (expected, Some(effect)) => is(expected, effect),
         _ => false,
     };
     if is {
@@ -442,6 +594,7 @@ fn mismatch(expected: &Expect, played: &Played) -> Option<String> {
     }
     Some(match &played.effect {
         None if played.denied => "AWS IoT turned it away".to_owned(),
+        None if matches!(expected, Expect::Desired(_)) => "there is no desired state".to_owned(),
         None if played.function.is_none() => "no rule hears this topic".to_owned(),
         None => format!("nothing came of it in {LIMIT:?}"),
         Some(effect) => format!("it was {effect}"),

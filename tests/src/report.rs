@@ -8,9 +8,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+use crate::chart;
 use crate::observe::Effect;
 use crate::play::Played;
-use crate::scenario::{Expect, Scenario};
+use crate::scenario::{Expect, Kept, Scenario};
 
 const WIDTH: usize = 80;
 
@@ -61,6 +62,9 @@ pub fn scenario(scenario: &Scenario, played: &[Played], style: Style) -> String 
     for played in played {
         out.push_str(&event(played, style));
     }
+    if let Some(chart) = &scenario.chart {
+        out.push_str(&chart::draw(chart, scenario, played, WIDTH));
+    }
     out
 }
 
@@ -74,8 +78,13 @@ pub fn event(played: &Played, style: Style) -> String {
     let mut out = format!("{mark} {what}{gap}{}\n", style.faint(&time));
 
     let way: Vec<&str> = [played.rule.as_deref(), played.function.as_deref()].into_iter().flatten().collect();
-    let way =
-        if way.is_empty() { played.topic.as_deref().unwrap_or("connection").to_owned() } else { way.join(" → ") };
+    let way = if !way.is_empty() {
+        way.join(" → ")
+    } else if matches!(played.expected, Expect::Desired(_)) {
+        "shadow".to_owned()
+    } else {
+        played.topic.as_deref().unwrap_or("connection").to_owned()
+    };
     for line in wrap(&format!("{way} → {}", outcome(played)), WIDTH - 4) {
         let _ = writeln!(out, "{}", style.faint(&format!("    {line}")));
     }
@@ -110,6 +119,11 @@ fn expectation(expected: &Expect) -> String {
         Expect::Denied => "to be turned away by AWS IoT".to_owned(),
         Expect::Admitted => "to be admitted".to_owned(),
         Expect::TurnedAway(turned_away) => format!("to be turned away with reason {:?}", turned_away.reason),
+        Expect::Kept(Kept { readings: 1 }) => "to be kept".to_owned(),
+        Expect::Kept(Kept { readings }) => format!("{readings} readings to be kept"),
+        Expect::Done => "to be carried out".to_owned(),
+        Expect::Refused(refused) => format!("to be refused with reason {:?}", refused.reason),
+        Expect::Desired(state) => format!("desired state {state}"),
     }
 }
 
@@ -158,6 +172,9 @@ fn kind(played: &Played) -> &'static str {
         Some(Effect::TurnedAway { .. }) => "not admitted",
         Some(Effect::LetIn) => "let in",
         Some(Effect::Done) => "done",
+        Some(Effect::Kept { .. }) => "kept",
+        Some(Effect::Refused { .. }) => "refused",
+        Some(Effect::Desired(_)) => "seen in a shadow",
         Some(Effect::HandedBack { .. }) => "handed back",
     }
 }
@@ -173,6 +190,7 @@ pub fn json(played: &[Played], took: Duration) -> Value {
                     "kind": "notification",
                     "topic": told.topic,
                     "message": told.message,
+                    "data": told.data,
                     "subject": told.subject,
                     "attributes": told.attributes,
                 }),
@@ -187,6 +205,9 @@ pub fn json(played: &[Played], took: Duration) -> Value {
                 }
                 Some(Effect::LetIn) => json!({"kind": "letIn"}),
                 Some(Effect::Done) => json!({"kind": "done"}),
+                Some(Effect::Kept { readings }) => json!({"kind": "kept", "readings": readings}),
+                Some(Effect::Refused { reason, why }) => json!({"kind": "refused", "reason": reason, "why": why}),
+                Some(Effect::Desired(state)) => json!({"kind": "desired", "state": state}),
                 Some(Effect::HandedBack { error }) => json!({"kind": "handedBack", "error": error}),
             };
             json!({

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::authority::{self, ExtendedKeyUsagePurpose, Key, KeyUsagePurpose};
@@ -24,12 +25,28 @@ pub struct Scenario {
     pub about: String,
     /// What happens, in order for each thing.
     pub steps: Vec<Step>,
+    /// What to draw of it.
+    pub chart: Option<Chart>,
     /// The file's name without its ending.
     #[serde(skip)]
     pub name: String,
 }
 
-/// One message, or several alike; or a connection.
+/// A field of one thing's readings over time, and the threshold that is held against it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Chart {
+    /// The thing.
+    pub thing: String,
+    /// The field, as a JSON pointer.
+    pub field: String,
+    /// The threshold's name.
+    pub threshold: String,
+    /// The threshold's limit.
+    pub limit: i64,
+}
+
+/// One message, or several alike; or a connection; or an operator's order; or a look at a device shadow.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Step {
@@ -38,6 +55,8 @@ pub struct Step {
     /// The device that publishes or connects.
     pub thing: String,
     connect: Option<Connect>,
+    order: Option<Order>,
+    shadow: Option<Shadow>,
     topic: Option<String>,
     payload: Option<Box<RawValue>>,
     payload_text: Option<String>,
@@ -46,6 +65,12 @@ pub struct Step {
     /// How long to wait before it.
     #[serde(default)]
     delay_seconds: f64,
+    /// How long after the thing's step before it began it comes at the earliest.
+    #[serde(default)]
+    after_seconds: f64,
+    /// Whether the thing's next step comes before it is seen what came of this one.
+    #[serde(default)]
+    pub go_on: bool,
     /// How many alike.
     #[serde(default = "one")]
     pub times: NonZeroUsize,
@@ -77,6 +102,30 @@ pub enum Action<'a> {
     },
     /// The device connects.
     Connect(&'a Connect),
+    /// An operator gives a function an order.
+    Order(&'a Order),
+    /// A device shadow is looked at.
+    Look(&'a Shadow),
+}
+
+/// An operator's order to a function.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Order {
+    /// The function, as its crate is called.
+    pub function: String,
+    /// What it is handed.
+    pub input: Box<RawValue>,
+}
+
+/// Which device shadow.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Shadow {
+    /// The thing whose shadow it is.
+    pub of: String,
+    /// The shadow's name; none for the classic one.
+    pub name: Option<String>,
 }
 
 /// With what a device connects.
@@ -218,6 +267,22 @@ pub enum Expect {
     Admitted,
     /// The device is turned away, and is not admitted.
     TurnedAway(TurnedAway),
+    /// Its readings are in the table, so many where that is named.
+    Kept(Kept),
+    /// An order that is carried out.
+    Done,
+    /// An order that is refused.
+    Refused(Quarantine),
+    /// A device shadow's desired state, whole.
+    Desired(Value),
+}
+
+/// How many readings a message brings.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Kept {
+    /// How many.
+    pub readings: usize,
 }
 
 /// Fields that are absent may be anything.
@@ -252,14 +317,23 @@ pub struct TurnedAway {
 }
 
 impl Expect {
-    /// Whether it can come of a connection, and whether of a message.
-    fn fits(&self) -> (bool, bool) {
+    /// Whether it can come of such an action.
+    fn fits(&self, action: &Action<'_>) -> bool {
         match self {
-            Self::Nothing | Self::Denied => (true, true),
-            Self::Admitted | Self::TurnedAway(_) => (true, false),
-            Self::Notification(_) | Self::Quarantine(_) | Self::Quieted => (false, true),
+            Self::Nothing | Self::Denied => matches!(action, Action::Connect(_) | Action::Publish { .. }),
+            Self::Admitted | Self::TurnedAway(_) => matches!(action, Action::Connect(_)),
+            Self::Notification(_) | Self::Quarantine(_) | Self::Quieted | Self::Kept(_) => {
+                matches!(action, Action::Publish { .. })
+            }
+            Self::Done | Self::Refused(_) => matches!(action, Action::Order(_)),
+            Self::Desired(_) => matches!(action, Action::Look(_)),
         }
     }
+}
+
+fn is_name(thing: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b':' | b'_' | b'-');
+    (1..=128).contains(&thing.len()) && thing.bytes().all(allowed)
 }
 
 fn one() -> NonZeroUsize {
@@ -275,18 +349,24 @@ impl Step {
             self.payload_base64.is_some(),
             self.payload_repeat.is_some(),
         ];
-        match (&self.connect, &self.topic) {
-            (Some(_), Some(_)) => bail!("topic: is not for a connection"),
-            (Some(_), None) if payloads.contains(&true) => bail!("a connection has no payload"),
-            (Some(connect), None) => Ok(Action::Connect(connect)),
-            (None, Some(topic)) => Ok(Action::Publish { topic, payload: self.payload()? }),
-            (None, None) => bail!("must have a topic, or connect"),
+        match (&self.topic, &self.connect, &self.order, &self.shadow) {
+            (Some(topic), None, None, None) => Ok(Action::Publish { topic, payload: self.payload()? }),
+            (None, ..) if payloads.contains(&true) => bail!("only a message, with a topic, has a payload"),
+            (None, Some(connect), None, None) => Ok(Action::Connect(connect)),
+            (None, None, Some(order), None) => Ok(Action::Order(order)),
+            (None, None, None, Some(shadow)) => Ok(Action::Look(shadow)),
+            _ => bail!("must have exactly one of topic, connect, order and shadow"),
         }
     }
 
     /// Whether it is a connection.
     pub fn is_connection(&self) -> bool {
         self.connect.is_some()
+    }
+
+    /// A number in the message that it publishes, by its JSON pointer.
+    pub fn number(&self, pointer: &str) -> Option<f64> {
+        serde_json::from_str::<Value>(self.payload.as_ref()?.get()).ok()?.pointer(pointer)?.as_f64()
     }
 
     /// The bytes to publish.
@@ -309,9 +389,10 @@ impl Step {
         Ok(bytes)
     }
 
-    /// How long to wait before it.
-    pub fn delay(&self) -> Duration {
-        Duration::try_from_secs_f64(self.delay_seconds).unwrap_or_default()
+    /// How long to wait before it, where the thing's step before it began so long ago.
+    pub fn delay(&self, ago: Duration) -> Duration {
+        let seconds = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        seconds(self.delay_seconds).max(seconds(self.after_seconds).saturating_sub(ago))
     }
 
     /// What must come of each copy, in any order.
@@ -321,32 +402,43 @@ impl Step {
     }
 
     fn check(&self) -> Result<()> {
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b':' | b'_' | b'-');
-        let is_name = (1..=128).contains(&self.thing.len()) && self.thing.bytes().all(allowed);
-        ensure!(is_name, "thing: must be 1 to 128 of the characters a-z A-Z 0-9 : _ -");
-        ensure!(
-            Duration::try_from_secs_f64(self.delay_seconds).is_ok_and(|delay| delay <= Duration::from_mins(15)),
-            "delaySeconds: must be from 0 to 900"
-        );
+        ensure!(is_name(&self.thing), "thing: must be 1 to 128 of the characters a-z A-Z 0-9 : _ -");
+        for (name, seconds) in [("delaySeconds", self.delay_seconds), ("afterSeconds", self.after_seconds)] {
+            let delay = Duration::try_from_secs_f64(seconds);
+            ensure!(delay.is_ok_and(|delay| delay <= Duration::from_mins(15)), "{name}: must be from 0 to 900");
+        }
         ensure!(self.times.get() <= 100, "times: must be 100 at most");
         ensure!(!self.together || self.times.get() > 1, "together: needs `times` of 2 or more");
         ensure!(self.expect_others.is_none() || self.times.get() > 1, "expectOthers: needs `times` of 2 or more");
-        match self.action()? {
-            Action::Connect(connect) => {
-                ensure!(self.times.get() == 1, "times: a device connects once");
-                ensure!(self.expect.fits().0, "expect: this cannot come of a connection");
-                if let Connect::Certificate(certificate) = connect {
-                    certificate.check()?;
-                }
-            }
+        let action = self.action()?;
+        let is_one = matches!(action, Action::Publish { .. }) && self.times.get() == 1;
+        ensure!(!self.go_on || is_one, "goOn: is for one message");
+        let what = match &action {
             Action::Publish { topic, .. } => {
                 let is_topic = !topic.is_empty() && topic.len() <= 256 && !topic.contains(['+', '#', '\0']);
                 ensure!(is_topic, "topic: must be 1 to 256 bytes without + and #");
-                ensure!(self.expect.fits().1, "expect: this cannot come of a message");
-                let others_fit = self.expect_others.as_ref().is_none_or(|others| others.fits().1);
-                ensure!(others_fit, "expectOthers: this cannot come of a message");
+                "a message"
             }
-        }
+            Action::Connect(connect) => {
+                ensure!(self.times.get() == 1, "times: a device connects once");
+                if let Connect::Certificate(certificate) = connect {
+                    certificate.check()?;
+                }
+                "a connection"
+            }
+            Action::Order(_) => {
+                ensure!(self.times.get() == 1, "times: an order is given once");
+                "an order"
+            }
+            Action::Look(shadow) => {
+                ensure!(self.times.get() == 1, "times: a shadow is looked at once");
+                ensure!(is_name(&shadow.of), "shadow.of: must be 1 to 128 of the characters a-z A-Z 0-9 : _ -");
+                "a look at a shadow"
+            }
+        };
+        ensure!(self.expect.fits(&action), "expect: this cannot come of {what}");
+        let others_fit = self.expect_others.as_ref().is_none_or(|others| others.fits(&action));
+        ensure!(others_fit, "expectOthers: this cannot come of {what}");
         Ok(())
     }
 }
@@ -369,6 +461,10 @@ impl Scenario {
             })?;
         json.end()?;
         ensure!(!scenario.steps.is_empty(), "steps: there is none");
+        if let Some(chart) = &scenario.chart {
+            let reading = |step: &Step| step.thing == chart.thing && step.number(&chart.field).is_some();
+            ensure!(scenario.steps.iter().any(reading), "chart: no step of this thing has a number in this field");
+        }
         let mut connected = HashSet::new();
         for (index, step) in scenario.steps.iter().enumerate() {
             let check = step.check().and_then(|()| match step.connect {
@@ -539,11 +635,11 @@ mod tests {
             (connection(&format!(r#""connect": {{"certificate": {{}}, "x": 1}}, {admitted}"#)), "steps[0].connect: "),
             (
                 connection(&format!(r#""connect": {{"certificate": {{}}}}, "topic": "a/t", {admitted}"#)),
-                "steps[0] (w): topic: is not for a connection",
+                "steps[0] (w): must have exactly one of topic, connect, order and shadow",
             ),
             (
                 connection(&format!(r#""connect": {{"certificate": {{}}}}, "payloadText": "", {admitted}"#)),
-                "steps[0] (w): a connection has no payload",
+                "steps[0] (w): only a message, with a topic, has a payload",
             ),
             (
                 connection(&format!(r#""connect": {{"certificate": {{}}}}, "times": 2, {admitted}"#)),
@@ -557,11 +653,57 @@ mod tests {
                 connection(r#""connect": {"certificate": {}}, "expect": {"turnedAway": {"why": "x"}}"#),
                 "steps[0].expect.turnedAway.why: unknown field",
             ),
-            (connection(admitted), "steps[0] (w): must have a topic, or connect"),
+            (connection(admitted), "steps[0] (w): must have exactly one of topic, connect, order and shadow"),
             (steps(&format!(r#""payload": 1, {admitted}"#)), "steps[0] (w): expect: this cannot come of a message"),
         ] {
             let error = error(&text);
             assert!(error.contains(part), "{text}\n  gave: {error}\n  not:  {part}");
+        }
+    }
+
+    #[test]
+    fn an_error_in_an_order_or_a_look_names_the_field() {
+        let order = |field: &str| connection(&format!(r#""order": {{"function": "alarm", "input": {{}}}}, {field}"#));
+        let look = |field: &str| connection(&format!(r#""shadow": {{"of": "a-shade"}}, {field}"#));
+        let reading = r#""payload": {"lux": 1}, "expect": {"kept": {"readings": 1}}"#;
+        for (text, part) in [
+            (order(r#""expect": {"kept": {"readings": 1}}"#), "expect: this cannot come of an order"),
+            (order(r#""times": 2, "expect": "done""#), "times: an order is given once"),
+            (order(r#""goOn": true, "expect": "done""#), "goOn: is for one message"),
+            (look(r#""expect": "done""#), "expect: this cannot come of a look at a shadow"),
+            (look(r#""expect": {"desired": {}}"#).replace("a-shade", "a/b"), "shadow.of: must be"),
+            (steps(&format!(r#""times": 2, "goOn": true, {reading}"#)), "goOn: is for one message"),
+            (steps(&format!(r#""afterSeconds": 901, {reading}"#)), "afterSeconds: must be from 0 to 900"),
+        ] {
+            let error = error(&text);
+            assert!(error.contains(part), "{text}\n  gave: {error}\n  not:  {part}");
+        }
+        for good in [order(r#""expect": "done""#), look(r#""expect": {"desired": {"a": 1}}"#), steps(reading)] {
+            Scenario::parse(&good).expect("valid");
+        }
+    }
+
+    #[test]
+    fn a_chart_is_of_a_field_that_its_thing_reports() {
+        let chart = |field: &str| {
+            steps(r#""payload": {"lux": 1}, "expect": {"kept": {"readings": 1}}"#).replacen(
+                '{',
+                &format!(r#"{{"chart": {{"thing": "t", "field": "{field}", "threshold": "b", "limit": 5}}, "#),
+                1,
+            )
+        };
+        assert!(Scenario::parse(&chart("/lux")).expect("valid").chart.is_some());
+        assert!(error(&chart("/heat")).contains("chart: no step of this thing"));
+    }
+
+    #[test]
+    fn a_step_waits_for_the_longer_of_its_two_delays() {
+        let scenario =
+            Scenario::parse(&steps(r#""delaySeconds": 1, "afterSeconds": 3, "payload": 1, "expect": "nothing""#));
+        let scenario = scenario.expect("valid");
+        let step = scenario.steps.first().expect("one");
+        for (ago, delay) in [(0, 3), (1, 2), (2, 1), (5, 1)] {
+            assert_eq!(step.delay(Duration::from_secs(ago)), Duration::from_secs(delay));
         }
     }
 
@@ -583,7 +725,7 @@ mod tests {
         let readme = std::fs::read_to_string(tools::root().join("events/README.md")).expect("a text");
         let blocks = readme.split("```json\n").skip(1).filter_map(|block| block.split("```").next());
         let scenarios: Vec<_> = blocks.filter(|block| block.contains("\"steps\"")).map(Scenario::parse).collect();
-        assert_eq!(scenarios.len(), 2);
+        assert_eq!(scenarios.len(), 3);
         for scenario in scenarios {
             scenario.expect("valid");
         }

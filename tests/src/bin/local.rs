@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use tests::admission::{Admission, Admissions, certificate_of};
 use tests::aws::Clients;
@@ -183,11 +183,8 @@ fn watching(port: u16) -> String {
 /// The functions' crates, and their names where they are deployed, from the stack's outputs.
 fn functions(deployment: &deploy::Deployment) -> Result<Vec<(String, String)>> {
     let named = |function: String| {
-        let output =
-            deployment.outputs.iter().find(|(name, _)| name.to_ascii_lowercase() == format!("{function}function"));
-        let (_, deployed) =
-            output.ok_or_else(|| anyhow!("stack {} does not name its function {function}", deployment.stack))?;
-        Ok((function, deployed.clone()))
+        let deployed = deployment.function(&function)?.to_owned();
+        Ok((function, deployed))
     };
     tools::functions()?.into_iter().map(named).collect()
 }

@@ -68,8 +68,7 @@ async fn replay(options: Options) -> Result<ExitCode> {
     things.dedup();
     let (registered, total) = (AtomicUsize::new(0), things.len());
     let clients = Clients::new(cloud.endpoint, &account);
-    let policy = deployment.output("DevicePolicy")?;
-    let stage = Stage::new(&cloud, &clients, policy, things, &registered);
+    let stage = Stage::new(&cloud, &clients, &deployment, things, &registered);
     let how_far = || format!("{}/{total}", registered.load(Ordering::Relaxed));
     let mut stage = progress.counted("Registering devices", how_far, &mut mpsc::unbounded_channel().1, stage).await?;
     if scenarios.iter().any(Scenario::has_connections) {

@@ -1,1 +1,176 @@
-//! Keeps every reading in DynamoDB.
+//! `telemetry/+` and `sigfox`: keeps every reading in DynamoDB.
+//!
+//! A payload is one JSON object, a *reading*, or an array of them. Each reading is an item of its own: the thing's name and
+//! a sort key that is the same however often the reading comes, the facts around it, and all its fields as DynamoDB's
+//! typed attributes. Writing an item again writes the same item: nothing is lost, and nothing is there twice.
+//!
+//! A reading that DynamoDB could not hold fails none of its neighbours. They are stored, and then its event is refused,
+//! whole.
+
+pub mod attributes;
+pub mod decimal;
+mod fates;
+pub mod reading;
+pub mod sigfox;
+mod table;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::error::SdkError;
+use aws_sdk_dynamodb::operation::batch_write_item::BatchWriteItemError;
+use futures_util::stream::{self, StreamExt};
+use gatehouse::{Answers, Bulk, Call, DeviceEvent, Environment, Failure, InitError, Refusal, Setup};
+
+use crate::fates::Fates;
+use crate::reading::{Fields, Reading};
+use crate::table::{Put, Table};
+
+/// The largest message that AWS IoT takes, in bytes. No reading in it can become an item of more than the 400 KB that
+/// DynamoDB holds: numbers grow most, `0,` to three bytes.
+pub const LARGEST_PAYLOAD: usize = 128 * 1024;
+
+/// The most readings in a message: memory must have room for those of a whole batch, however small they are.
+pub const MOST_READINGS: usize = 1000;
+
+/// How many calls are in flight at once: enough to hide the way to DynamoDB and back, each on a connection of its own that
+/// has to be set up first.
+const CALLS_AT_ONCE: usize = 8;
+
+/// The handler of readings.
+#[derive(Debug)]
+pub struct Telemetry {
+    table: Table,
+    fields: Fields,
+    sigfox: (String, Fields),
+    tolerance: Duration,
+}
+
+/// Why a reading is not stored.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// It never will be.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// DynamoDB did not take the call.
+    #[error("the telemetry table could not be written")]
+    NotWritten(#[source] Arc<SdkError<BatchWriteItemError>>),
+    /// DynamoDB took the call, but not this item, until time ran out.
+    #[error("the telemetry table left it unprocessed until time ran out")]
+    Unprocessed,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Refused(refusal) => refusal.into(),
+            other @ (Error::NotWritten(_) | Error::Unprocessed) => Self::retry(other),
+        }
+    }
+}
+
+impl Telemetry {
+    /// The handler that the process's environment describes.
+    pub fn new(setup: &Setup) -> Result<Self, InitError> {
+        Self::from(setup.environment(), setup.dynamodb())
+    }
+
+    /// Reads `TELEMETRY_TABLE`, `RETENTION_DAYS` (default 90), `IDENTITY_FIELD` (the name or JSON pointer of the field that
+    /// tells a device's readings apart, if there is one), `TIME_FIELD` (that of a reading's own time; default `time`),
+    /// `CLOCK_TOLERANCE_SECONDS` (default 86400) and `SIGFOX_TOPIC` (default `sigfox`).
+    pub fn from(environment: &Environment, client: Client) -> Result<Self, InitError> {
+        const DAY: Duration = Duration::from_hours(24);
+        let days: u16 = environment.optional("RETENTION_DAYS")?.unwrap_or(90);
+        let table: String = environment.required("TELEMETRY_TABLE")?;
+        let tolerance: u32 = environment.optional("CLOCK_TOLERANCE_SECONDS")?.unwrap_or(86_400);
+        let sigfox_topic = environment.get("SIGFOX_TOPIC").unwrap_or(sigfox::TOPIC).to_owned();
+        Ok(Self {
+            table: Table::new(client, &table, DAY * u32::from(days)),
+            fields: Fields::new(environment.get("IDENTITY_FIELD"), environment.get("TIME_FIELD").unwrap_or("time")),
+            sigfox: (sigfox_topic, sigfox::fields()),
+            tolerance: Duration::from_secs(tolerance.into()),
+        })
+    }
+
+    /// Looks all readings over: what is to be written, each key once, and the fate of those that cannot be.
+    fn look_over<'a>(&self, events: &'a [DeviceEvent], fates: &mut Fates<'_>, call: &Call) -> Vec<Put<'a>> {
+        let mut puts: Vec<Put<'a>> = Vec::with_capacity(events.len());
+        let mut by_key = HashMap::with_capacity(events.len());
+        let mut scratch = Vec::new();
+        for (index, event) in events.iter().enumerate() {
+            let readings = match self.readings(event, &mut scratch) {
+                Ok(readings) => readings,
+                Err(refusal) => vec![Err(refusal)],
+            };
+            fates.expect(index, readings.len());
+            for reading in readings {
+                let reading = match reading {
+                    Ok(reading) => reading,
+                    Err(refusal) => {
+                        fates.settle(index, Err(refusal.into()));
+                        continue;
+                    }
+                };
+                match by_key.entry(reading.key()) {
+                    Entry::Vacant(entry) => {
+                        entry.insert(puts.len());
+                        puts.push(Put::new(reading, index));
+                    }
+                    Entry::Occupied(entry) => {
+                        call.count("Duplicates");
+                        if let Some(put) = puts.get_mut(*entry.get()) {
+                            put.merge(reading, index);
+                        }
+                    }
+                }
+            }
+        }
+        puts
+    }
+
+    fn readings<'a>(
+        &self,
+        event: &'a DeviceEvent,
+        scratch: &mut Vec<u8>,
+    ) -> Result<Vec<Result<Reading<'a>, Refusal>>, Refusal> {
+        let items = event.items(LARGEST_PAYLOAD)?;
+        if items.len() > MOST_READINGS {
+            let why = format!("The payload has {} readings; at most {MOST_READINGS} are taken.", items.len());
+            return Err(Refusal::new("too-many-readings", why));
+        }
+        let (sigfox_topic, sigfox_fields) = &self.sigfox;
+        let fields = if event.topic == *sigfox_topic { sigfox_fields } else { &self.fields };
+        let is_array = event.bytes().iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
+        let read = |(position, json)| {
+            let position = is_array.then_some(position);
+            Reading::read(event, json, position, fields, self.tolerance, scratch)
+        };
+        Ok(items.into_iter().enumerate().map(read).collect())
+    }
+}
+
+impl Bulk for Telemetry {
+    type Input = DeviceEvent;
+
+    async fn handle_all(&self, events: &[DeviceEvent], answers: &mut Answers, call: &Call) {
+        let mut fates = Fates::new(events.len(), answers);
+        let puts = self.look_over(events, &mut fates, call);
+        let fates = RefCell::new(fates);
+        let settle = |puts: &[&Put<'_>], result: Result<(), Error>| {
+            let mut fates = fates.borrow_mut();
+            for event in puts.iter().flat_map(|put| put.events()) {
+                fates.settle(event, result.clone());
+            }
+            if result.is_ok() {
+                call.add("Stored", u64::try_from(puts.len()).unwrap_or(u64::MAX));
+            }
+        };
+        stream::iter(table::calls(&puts))
+            .for_each_concurrent(CALLS_AT_ONCE, |puts| self.table.write(puts, call, &settle))
+            .await;
+    }
+}

@@ -1,0 +1,192 @@
+//! The table of readings, written with `BatchWriteItem`.
+//! <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchWriteItem.html>
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::operation::batch_write_item::{BatchWriteItemError, BatchWriteItemOutput};
+use aws_sdk_dynamodb::types::WriteRequest;
+use aws_smithy_types::body::SdkBody;
+use bytes::Bytes;
+use gatehouse::item::text;
+use gatehouse::{Call, Refusal};
+use tokio::time::sleep;
+
+use crate::Error;
+use crate::reading::{Reading, append_quoted};
+
+/// The most puts that DynamoDB takes in a call.
+const PUTS: usize = 25;
+
+/// About how many bytes a call has at most. DynamoDB takes 16 MB; but an attempt has only so much time, and memory holds
+/// several calls.
+const BYTES: usize = 2 * 1024 * 1024;
+
+/// By how much JSON grows at most on its way to DynamoDB's: `0,` to `{"N":"0"},`.
+const GROWTH: usize = 5;
+
+/// The longest pause before what DynamoDB left is sent again: the first time, and ever.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// A table of readings.
+#[derive(Debug, Clone)]
+pub struct Table {
+    client: Client,
+    /// A request's text up to the first put.
+    opening: Vec<u8>,
+    retention: Duration,
+}
+
+/// One item to write.
+#[derive(Debug)]
+pub struct Put<'a> {
+    /// What is written.
+    pub reading: Reading<'a>,
+    /// The events that it is written for, by their indexes: almost always one.
+    event: usize,
+    others: Vec<usize>,
+}
+
+impl<'a> Put<'a> {
+    /// The item of a reading that came in the event of this index.
+    pub fn new(reading: Reading<'a>, event: usize) -> Self {
+        Self { reading, event, others: Vec::new() }
+    }
+
+    /// Has one item stand for this reading too, which has the same key. The newest is written.
+    pub fn merge(&mut self, reading: Reading<'a>, event: usize) {
+        self.others.push(event);
+        if reading.event.received_at >= self.reading.event.received_at {
+            self.reading = reading;
+        }
+    }
+
+    /// The indexes of the events that it is written for.
+    pub fn events(&self) -> impl Iterator<Item = usize> {
+        self.others.iter().copied().chain([self.event])
+    }
+}
+
+impl Table {
+    /// The table of this name, in which an item expires so long after the reading's receipt.
+    pub fn new(client: Client, name: &str, retention: Duration) -> Self {
+        let mut opening = b"{\"RequestItems\":{".to_vec();
+        append_quoted(name, &mut opening);
+        opening.extend_from_slice(b":[");
+        Self { client, opening, retention }
+    }
+
+    /// Writes items with as few calls as it can, and says of each what became of it as soon as that is known.
+    ///
+    /// What DynamoDB leaves unprocessed is sent again, as long as there is time. A call that it does not take as it is, for
+    /// one item that is not as it should be, is split until that one is alone.
+    pub async fn write(&self, puts: Vec<&Put<'_>>, call: &Call, settle: impl Fn(&[&Put<'_>], Result<(), Error>)) {
+        let (mut longest_pause, most) = PAUSES;
+        let mut open = vec![puts];
+        while let Some(mut puts) = open.pop() {
+            match self.send(&puts).await {
+                Ok(answer) => {
+                    let (left, written) = partition(puts, &answer);
+                    settle(&written, Ok(()));
+                    if left.is_empty() {
+                        continue;
+                    }
+                    let pause = longest_pause.mul_f64(fastrand::f64());
+                    if pause >= call.time_left() {
+                        settle(&left, Err(Error::Unprocessed));
+                        continue;
+                    }
+                    call.add("Unprocessed", count(&left));
+                    sleep(pause).await;
+                    longest_pause = most.min(longest_pause * 2);
+                    open.push(left);
+                }
+                Err(error) if !is_about_an_item(&error) => settle(&puts, Err(Error::NotWritten(Arc::new(error)))),
+                Err(_) if puts.len() > 1 => {
+                    let half = puts.split_off(puts.len() / 2);
+                    open.extend([half, puts]);
+                }
+                Err(_) => settle(&puts, Err(Error::Refused(not_storable(&puts)))),
+            }
+        }
+    }
+
+    async fn send(&self, puts: &[&Put<'_>]) -> Result<BatchWriteItemOutput, SdkError<BatchWriteItemError>> {
+        let text = Bytes::from(self.request(puts));
+        // Signing, time-outs, retries and the answer are the SDK's. The text alone is ours: what the SDK would make of a
+        // tree of attribute values, several times as slowly.
+        let request = self.client.batch_write_item().customize().mutate_request(move |request| {
+            request.headers_mut().insert("content-length", text.len().to_string());
+            *request.body_mut() = SdkBody::from(text.clone());
+        });
+        request.send().await
+    }
+
+    fn request(&self, puts: &[&Put<'_>]) -> Vec<u8> {
+        let mut text = Vec::with_capacity(self.opening.len() + puts.len() * 1024);
+        text.extend_from_slice(&self.opening);
+        for (index, put) in puts.iter().enumerate() {
+            if index > 0 {
+                text.push(b',');
+            }
+            put.reading.append_put(self.retention, &mut text);
+        }
+        text.extend_from_slice(b"]}}");
+        text
+    }
+}
+
+/// Cuts puts into calls.
+pub fn calls<'p, 'a>(puts: &'p [Put<'a>]) -> impl Iterator<Item = Vec<&'p Put<'a>>> {
+    let mut rest = puts.iter().peekable();
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let mut taken = Vec::with_capacity(PUTS);
+        while taken.len() < PUTS {
+            let fits = |put: &&Put<'_>| {
+                bytes += put.reading.size() * GROWTH;
+                taken.is_empty() || bytes <= BYTES
+            };
+            let Some(put) = rest.next_if(fits) else { break };
+            taken.push(put);
+        }
+        (!taken.is_empty()).then_some(taken)
+    })
+}
+
+/// What DynamoDB left unprocessed, and what it has written.
+fn partition<'p, 'a>(puts: Vec<&'p Put<'a>>, answer: &BatchWriteItemOutput) -> (Vec<&'p Put<'a>>, Vec<&'p Put<'a>>) {
+    let requests = || answer.unprocessed_items.iter().flat_map(|tables| tables.values().flatten());
+    let key = |request: &'_ WriteRequest| {
+        let item = &request.put_request.as_ref()?.item;
+        Some((text(item, "thing")?.to_owned(), text(item, "at")?.to_owned()))
+    };
+    let keys: HashSet<_> = requests().filter_map(key).collect();
+    let is_left = |put: &&Put<'_>| {
+        let (thing, at) = put.reading.key();
+        !keys.is_empty() && keys.contains(&(thing.to_owned(), at.to_string()))
+    };
+    let (left, written): (Vec<_>, Vec<_>) = puts.iter().partition(|put| is_left(put));
+    // Where it cannot be told what was left, nothing counts as written.
+    if left.len() == requests().count() { (left, written) } else { (puts, Vec::new()) }
+}
+
+/// Whether DynamoDB would have taken the call without one of its items.
+fn is_about_an_item(error: &SdkError<BatchWriteItemError>) -> bool {
+    let code = error.as_service_error().and_then(ProvideErrorMetadata::code);
+    matches!(code, Some("ValidationException" | "SerializationException"))
+}
+
+fn not_storable(puts: &[&Put<'_>]) -> Refusal {
+    let position = puts.iter().find_map(|put| put.reading.position);
+    let noun = position.map_or_else(|| "The payload".to_owned(), |position| format!("Item {position}"));
+    Refusal::new("not-storable", format!("{noun} is no reading that DynamoDB takes, for a reason of its own."))
+}
+
+/// How many these are, as a metric counts.
+fn count(puts: &[&Put<'_>]) -> u64 {
+    u64::try_from(puts.len()).unwrap_or(u64::MAX)
+}

@@ -23,7 +23,8 @@ pub struct Queue {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Check {
-    check: What,
+    #[serde(rename = "check")]
+    what: What,
     /// The device.
     pub thing: String,
     /// AWS's number of the connection.
@@ -43,7 +44,7 @@ impl Check {
     /// The check of this disconnect.
     pub fn of(thing: &ThingName, disconnect: &Presence) -> Self {
         let (version, session) = (disconnect.version, disconnect.session.clone());
-        Self { check: What::Away, thing: thing.to_string(), version, session }
+        Self { what: What::Away, thing: thing.to_string(), version, session }
     }
 }
 

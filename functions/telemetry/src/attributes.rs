@@ -111,8 +111,8 @@ impl Fault {
 
 /// Appends the value as DynamoDB's JSON has it, such as `{"M":{"lux":{"N":"41250"}}}`, and looks for fields on the way.
 ///
-/// The JSON is that of a `RawValue`, or a part of it: known to be well-formed but for its escapes. After a fault, what was
-/// appended is good for nothing.
+/// The JSON is that of a `RawValue`, or a part of it: known to be well-formed but for its escapes. After a fault, what
+/// was appended is good for nothing.
 pub fn append<'a>(json: &'a str, wanted: &mut [Wanted<'a, '_>], out: &mut Vec<u8>) -> Result<(), Fault> {
     let all = wanted.iter().enumerate().fold(0, |all, (bit, _)| all | 1 << bit);
     Pass { text: json, at: 0, names: Vec::new(), wanted, out }.value(0, all)

@@ -4,8 +4,8 @@ use gatehouse::{Answers, Refusal};
 
 use crate::Error;
 
-/// The answers, each set as soon as all the readings of its event are settled: when time runs out, what is written by then
-/// stays answered.
+/// The answers, each set as soon as all the readings of its event are settled: when time runs out, what is written by
+/// then stays answered.
 #[derive(Debug)]
 pub struct Fates<'a> {
     answers: &'a mut Answers,

@@ -1,8 +1,9 @@
 //! `telemetry/+` and `sigfox`: keeps every reading in DynamoDB.
 //!
-//! A payload is one JSON object, a *reading*, or an array of them. Each reading is an item of its own: the thing's name and
-//! a sort key that is the same however often the reading comes, the facts around it, and all its fields as DynamoDB's
-//! typed attributes. Writing an item again writes the same item: nothing is lost, and nothing is there twice.
+//! A payload is one JSON object, a *reading*, or an array of them. Each reading is an item of its own: the thing's name
+//! and a sort key that is the same however often the reading comes, the facts around it, and all its fields as
+//! DynamoDB's typed attributes. Writing an item again writes the same item: nothing is lost, and nothing is there
+//! twice.
 //!
 //! A reading that DynamoDB could not hold fails none of its neighbours. They are stored, and then its event is refused,
 //! whole.
@@ -37,8 +38,8 @@ pub const LARGEST_PAYLOAD: usize = 128 * 1024;
 /// The most readings in a message: memory must have room for those of a whole batch, however small they are.
 pub const MOST_READINGS: usize = 1000;
 
-/// How many calls are in flight at once: enough to hide the way to DynamoDB and back, each on a connection of its own that
-/// has to be set up first.
+/// How many calls are in flight at once: enough to hide the way to DynamoDB and back, each on a connection of its own
+/// that has to be set up first.
 const CALLS_AT_ONCE: usize = 8;
 
 /// The handler of readings.
@@ -79,9 +80,9 @@ impl Telemetry {
         Self::from(setup.environment(), setup.dynamodb())
     }
 
-    /// Reads `TELEMETRY_TABLE`, `RETENTION_DAYS` (default 90), `IDENTITY_FIELD` (the name or JSON pointer of the field that
-    /// tells a device's readings apart, if there is one), `TIME_FIELD` (that of a reading's own time; default `time`),
-    /// `CLOCK_TOLERANCE_SECONDS` (default 86400) and `SIGFOX_TOPIC` (default `sigfox`).
+    /// Reads `TELEMETRY_TABLE`, `RETENTION_DAYS` (default 90), `IDENTITY_FIELD` (the name or JSON pointer of the field
+    /// that tells a device's readings apart, if there is one), `TIME_FIELD` (that of a reading's own time; default
+    /// `time`), `CLOCK_TOLERANCE_SECONDS` (default 86400) and `SIGFOX_TOPIC` (default `sigfox`).
     pub fn from(environment: &Environment, client: Client) -> Result<Self, InitError> {
         const DAY: Duration = Duration::from_hours(24);
         let days: u16 = environment.optional("RETENTION_DAYS")?.unwrap_or(90);

@@ -141,8 +141,8 @@ pub fn append_quoted(text: &str, out: &mut Vec<u8>) {
     let _ = serde_json::to_writer(out, text);
 }
 
-/// The identity in a field: a number as it is written there, or a text that is neither empty nor too long. A reading with
-/// anything else has none.
+/// The identity in a field: a number as it is written there, or a text that is neither empty nor too long. A reading
+/// with anything else has none.
 fn identity_in(json: &str) -> Option<Cow<'_, str>> {
     let identity = match json.bytes().next() {
         Some(b'"') => attributes::text(json),

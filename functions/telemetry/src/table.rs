@@ -21,8 +21,8 @@ use crate::reading::{Reading, append_quoted};
 /// The most puts that DynamoDB takes in a call.
 const PUTS: usize = 25;
 
-/// About how many bytes a call has at most. DynamoDB takes 16 MB; but an attempt has only so much time, and memory holds
-/// several calls.
+/// About how many bytes a call has at most. DynamoDB takes 16 MB; but an attempt has only so much time, and memory
+/// holds several calls.
 const BYTES: usize = 2 * 1024 * 1024;
 
 /// By how much JSON grows at most on its way to DynamoDB's: `0,` to `{"N":"0"},`.
@@ -81,8 +81,8 @@ impl Table {
 
     /// Writes items with as few calls as it can, and says of each what became of it as soon as that is known.
     ///
-    /// What DynamoDB leaves unprocessed is sent again, as long as there is time. A call that it does not take as it is, for
-    /// one item that is not as it should be, is split until that one is alone.
+    /// What DynamoDB leaves unprocessed is sent again, as long as there is time. A call that it does not take as it is,
+    /// for one item that is not as it should be, is split until that one is alone.
     pub async fn write(&self, puts: Vec<&Put<'_>>, call: &Call, settle: impl Fn(&[&Put<'_>], Result<(), Error>)) {
         let (mut longest_pause, most) = PAUSES;
         let mut open = vec![puts];
@@ -116,8 +116,8 @@ impl Table {
 
     async fn send(&self, puts: &[&Put<'_>]) -> Result<BatchWriteItemOutput, SdkError<BatchWriteItemError>> {
         let text = Bytes::from(self.request(puts));
-        // Signing, time-outs, retries and the answer are the SDK's. The text alone is ours: what the SDK would make of a
-        // tree of attribute values, several times as slowly.
+        // Signing, time-outs, retries and the answer are the SDK's. The text alone is ours: what the SDK would make of
+        // a tree of attribute values, several times as slowly.
         let request = self.client.batch_write_item().customize().mutate_request(move |request| {
             request.headers_mut().insert("content-length", text.len().to_string());
             *request.body_mut() = SdkBody::from(text.clone());

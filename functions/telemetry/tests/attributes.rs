@@ -38,8 +38,8 @@ fn read(attribute: &Value) -> Value {
     }
 }
 
-/// A number's value, by another way than the code's: its digits without zeros at either end, and the power of ten of the
-/// last one.
+/// A number's value, by another way than the code's: its digits without zeros at either end, and the power of ten of
+/// the last one.
 fn exact(number: &str) -> Value {
     let (mantissa, power) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |mantissa| ("-", mantissa));

@@ -1,5 +1,5 @@
-//! The whole function but for the Lambda runtime, against a small DynamoDB: readings go in, and however the table behaves,
-//! each is there once in the end, or its event is handed back or in quarantine.
+//! The whole function but for the Lambda runtime, against a small DynamoDB: readings go in, and however the table
+//! behaves, each is there once in the end, or its event is handed back or in quarantine.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,7 +10,8 @@
 
 mod dynamodb;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -36,7 +37,10 @@ fn event(id: &str, payload: &str) -> String {
 
 /// A batch of messages `m-0`, `m-1` and so on.
 fn batch(bodies: &[String]) -> String {
-    let record = |(index, body): (usize, &String)| json!({"messageId": format!("m-{index}"), "eventSource": "aws:sqs", "body": body});
+    let record = |(index, body): (usize, &String)| {
+        let id = format!("m-{index}");
+        json!({"messageId": id, "eventSource": "aws:sqs", "body": body})
+    };
     json!({"Records": bodies.iter().enumerate().map(record).collect::<Vec<_>>()}).to_string()
 }
 
@@ -268,6 +272,17 @@ async fn many_readings_are_written_25_a_call_several_calls_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn readings_that_are_large_are_fewer_a_call() {
+    let table = DynamoDb::default();
+    let large = format!(r#"{{"zeros":[{}0]}}"#, "0,".repeat(50_000));
+    let bodies: Vec<_> = (0..30).map(|n| event(&format!("e-{n}"), &large)).collect();
+    assert!(table.deliver(&batch(&bodies)).await.handed_back().is_empty());
+    let state = table.state();
+    assert_eq!(state.items.len(), 30);
+    assert!(state.largest_call <= 2 * 1024 * 1024 + 30_000, "a call has {} bytes", state.largest_call);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_left_unprocessed_is_sent_again_and_nothing_else() {
     let table = DynamoDb::default().next([Act::Leave(10), Act::Leave(4), Act::Serve]);
     let delivered = table.deliver(&numbered(25)).await;
@@ -433,6 +448,46 @@ async fn a_bad_payload_is_refused_for_its_reason() {
         assert_eq!(refused(&table), (reason.to_owned(), why.to_owned()));
         assert!(table.state().items.is_empty());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_sample_event_has_the_outcome_that_its_name_tells() {
+    let outcomes = BTreeMap::from([
+        ("array-with-a-bad-reading.json", "too-many-digits"),
+        ("array-with-own-times.json", "done"),
+        ("array.json", "done"),
+        ("bad-thing-name.json", "bad-thing-name"),
+        ("duplicate-field.json", "duplicate-field"),
+        ("empty-array.json", "done"),
+        ("empty-name.json", "empty-name"),
+        ("empty.json", "empty-payload"),
+        ("exact-number.json", "done"),
+        ("half-a-character.json", "not-json"),
+        ("invalid-utf8.json", "invalid-utf8"),
+        ("item-that-is-no-object.json", "not-an-object"),
+        ("nested.json", "done"),
+        ("not-json.json", "not-json"),
+        ("number-out-of-range.json", "number-out-of-range"),
+        ("number.json", "not-an-object"),
+        ("reading.json", "done"),
+        ("sigfox.json", "done"),
+        ("sqs-batch.json", "batch"),
+        ("too-deep.json", "too-deep"),
+        ("too-many-digits.json", "too-many-digits"),
+        ("too-many-readings.json", "too-many-readings"),
+        ("truncated.json", "not-json"),
+        ("wild-clock.json", "done"),
+        ("with-identity.json", "done"),
+    ]);
+    let mut met = BTreeMap::new();
+    for file in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../events/telemetry")).unwrap() {
+        let path = file.unwrap().path();
+        let delivered = DynamoDb::default().deliver(&fs::read_to_string(&path).unwrap()).await;
+        let answer = delivered.answer.unwrap().unwrap();
+        let outcome = answer["reason"].as_str().or(answer["outcome"].as_str()).unwrap_or("batch");
+        met.insert(path.file_name().unwrap().to_str().unwrap().to_owned(), outcome.to_owned());
+    }
+    assert_eq!(met, outcomes.into_iter().map(|(name, outcome)| (name.to_owned(), outcome.to_owned())).collect());
 }
 
 // ---- Whatever happens ----

@@ -1,5 +1,5 @@
-//! A small DynamoDB behind the SDK's own client: the readings' table and the quarantine. It takes what the real one takes,
-//! looks at every signature, and can be told how to behave in its next calls.
+//! A small DynamoDB behind the SDK's own client: the readings' table and the quarantine. It takes what the real one
+//! takes, looks at every signature, and can be told how to behave in its next calls.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -56,6 +56,8 @@ pub struct State {
     in_flight: usize,
     /// The most calls that were open at one time.
     pub most_in_flight: usize,
+    /// The bytes of the longest call.
+    pub largest_call: usize,
 }
 
 #[derive(Clone, Default)]
@@ -152,7 +154,7 @@ impl HttpConnector for DynamoDb {
             match request.headers().get("x-amz-target").unwrap() {
                 "DynamoDB_20120810.PutItem" => Ok(table.state().quarantine(&body["Item"])),
                 "DynamoDB_20120810.BatchWriteItem" => {
-                    table.state().begin();
+                    table.state().begin(request.body().bytes().unwrap().len());
                     // Others come in between.
                     tokio::time::sleep(Duration::from_millis(5)).await;
                     let answer = table.state().batch_write(&body);
@@ -174,7 +176,8 @@ impl State {
         answer(200, &json!({}))
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self, bytes: usize) {
+        self.largest_call = self.largest_call.max(bytes);
         self.in_flight += 1;
         self.most_in_flight = self.most_in_flight.max(self.in_flight);
     }

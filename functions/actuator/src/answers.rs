@@ -14,8 +14,8 @@ use crate::order::{State, Transition};
 /// What stands in a device's name for the thing that the transition is about.
 const THING: &str = "{thing}";
 
-/// The longest name of an alarm, in characters.
-const LONGEST_ALARM: usize = 128;
+/// The longest name of an alarm's threshold.
+const LONGEST_ALARM: usize = 64;
 
 /// The largest desired state, in bytes: what AWS IoT keeps in a shadow.
 const LARGEST_STATE: usize = 8 * 1024;
@@ -165,11 +165,13 @@ impl Checked for Answers {
         for (index, answer) in self.answers.iter().enumerate() {
             let at = |path: &str| format!("answers[{index}]{path}");
             let Answer { alarm, to, things, device, command } = answer;
-            if !(1..=LONGEST_ALARM).contains(&alarm.chars().count()) {
-                return Err(Fault::new(at(".alarm"), format!("it must have 1 to {LONGEST_ALARM} characters.")));
+            let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+            if !(1..=LONGEST_ALARM).contains(&alarm.len()) || !alarm.bytes().all(allowed) {
+                let why = format!("It must be 1 to {LONGEST_ALARM} of the characters a-z 0-9 -.");
+                return Err(Fault::new(at(".alarm"), why));
             }
             if ThingName::new(device.replace(THING, "-")).is_err() {
-                let why = "it must be 1 to 128 of the characters a-z A-Z 0-9 : _ -, and may hold {thing}.";
+                let why = "It must be 1 to 128 of the characters a-z A-Z 0-9 : _ -, and may hold {thing}.";
                 return Err(Fault::new(at(".device"), why));
             }
             match command {
@@ -178,7 +180,7 @@ impl Checked for Answers {
             }
             let things = things.as_ref().map_or_else(|| "*".to_owned(), ToString::to_string);
             if !known.insert((alarm, *to, things, device)) {
-                let why = "an answer before it has another command for the same alarm, state, things and device.";
+                let why = "An answer before it has another command for the same alarm, state, things and device.";
                 return Err(Fault::new(at(""), why));
             }
         }
@@ -191,12 +193,12 @@ impl Shadow {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b':' | b'_' | b'-');
         let is_name = |name: &String| (1..=64).contains(&name.len()) && name.bytes().all(allowed);
         if !self.name.as_ref().is_none_or(is_name) {
-            let why = "it must be 1 to 64 of the characters a-z A-Z 0-9 : _ -.";
+            let why = "It must be 1 to 64 of the characters a-z A-Z 0-9 : _ -.";
             return Err(Fault::new(format!("{path}.name"), why));
         }
         let desired = serde_json::to_string(&self.desired).unwrap_or_default();
         if self.desired.is_empty() || desired.len() > LARGEST_STATE {
-            let why = format!("it must have at least one field, and at most {LARGEST_STATE} bytes.");
+            let why = format!("It must have at least one field, and at most {LARGEST_STATE} bytes.");
             return Err(Fault::new(format!("{path}.desired"), why));
         }
         Ok(())
@@ -209,28 +211,28 @@ impl Infrared {
         let fault = |field: &str, why: String| Err(Fault::new(format!("{path}.{field}"), why));
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b':' | b'-' | b'_');
         if !(1..=253).contains(&host.len()) || !host.bytes().all(allowed) {
-            return fault("host", "it must be a name in DNS or an address.".to_owned());
+            return fault("host", "It must be a name in DNS or an address.".to_owned());
         }
         if *port == 0 {
-            return fault("port", "it must be from 1 to 65535.".to_owned());
+            return fault("port", "It must be from 1 to 65535.".to_owned());
         }
         if !(1..=MOST_CODES).contains(&send.len()) {
-            return fault("send", format!("it must have 1 to {MOST_CODES} codes."));
+            return fault("send", format!("It must have 1 to {MOST_CODES} codes."));
         }
         if let Some(index) = send.iter().position(|code| Code::read(code).is_none()) {
-            let why = "it must be sendir,<connector>,<id>,…, such as sendir,1:1,1,38000,1,1,96,24, with no line's end.";
+            let why = "It must be sendir,<connector>,<id>,…, such as sendir,1:1,1,38000,1,1,96,24, with no line's end.";
             return fault(&format!("send[{index}]"), why.to_owned());
         }
         let [shortest, longest] = TIMEOUTS;
         for (field, timeout) in [("connectTimeout", connect_timeout), ("readTimeout", read_timeout)] {
             if !(shortest..=longest).contains(timeout) {
-                return fault(field, format!("it must be from {shortest} to {longest}."));
+                return fault(field, format!("It must be from {shortest} to {longest}."));
             }
         }
         let codes = u32::try_from(send.len()).unwrap_or(u32::MAX);
         if connect_timeout.duration() + read_timeout.duration() * codes > LONGEST_WAIT {
             let longest = LONGEST_WAIT.as_secs();
-            let why = format!("with connectTimeout, and readTimeout for each code, it could take over {longest} s.");
+            let why = format!("With connectTimeout, and readTimeout for each code, it could take over {longest} s.");
             return Err(Fault::new(path, why));
         }
         Ok(())

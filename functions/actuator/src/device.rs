@@ -343,7 +343,8 @@ mod tests {
         #[test]
         fn in_whatever_order_and_however_often_they_come_the_newest_transition_has_the_last_word(story in stories()) {
             let sent = play(&story);
-            let newest = (0..story.transitions.len()).max_by_key(|&index| mark(story.transitions[index].0, &index.to_string()));
+            let order = |&index: &usize| mark(story.transitions[index].0, &index.to_string());
+            let newest = (0..story.transitions.len()).max_by_key(order);
             prop_assert_eq!(sent.last().map(|(index, _)| *index), newest);
         }
 

@@ -122,8 +122,8 @@ impl<'a> Code<'a> {
     }
 }
 
-/// Sends a command's codes, one after the other, each once the one before was sent. An error means that some of them may
-/// have been sent, and the last of those even where no reply came.
+/// Sends a command's codes, one after the other, each once the one before was sent. An error means that some of them
+/// may have been sent, and the last of those even where no reply came.
 pub async fn send(infrared: &Infrared) -> Result<(), GatewayError> {
     let Infrared { host, port, send, connect_timeout, read_timeout } = infrared;
     // Looked up anew each time: a gateway's address may change.

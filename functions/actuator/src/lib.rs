@@ -1,14 +1,14 @@
 //! Sends the command that answers an alarm: a desired state for a device's shadow, or codes to an infrared gateway.
 //!
 //! Transitions come from the alarm topic, late, repeated and out of order. What each device was commanded last, and by
-//! which transition, is kept in a [record](device::Device) of its own, which a process changes before it sends a command
-//! and once more after that. So the same transition twice commands once; different commands to one device are kept apart,
-//! whichever alarms they answer; and the newest transition has the last word.
+//! which transition, is kept in a [record](device::Device) of its own, which a process changes before it sends a
+//! command and once more after that. So the same transition twice commands once; different commands to one device are
+//! kept apart, whichever alarms they answer; and the newest transition has the last word.
 //!
 //! A command that comes too soon is put off: its transition is sent to the function's own queue, to come again.
 //!
-//! What cannot be helped: where a process dies, or an answer is lost, between a command and the record of it, the command
-//! is sent again. A desired state is the same state again; codes are sent twice.
+//! What cannot be helped: where a process dies, or an answer is lost, between a command and the record of it, the
+//! command is sent again. A desired state is the same state again; codes are sent twice.
 
 pub mod answers;
 pub mod device;
@@ -105,8 +105,8 @@ impl Actuator {
         Self::from(environment, records, shadows, queue?, setup.idempotency()?, operators?)
     }
 
-    /// Reads `MIN_INTERVAL_SECONDS` (0 to 86,400, default 900), by which different commands to one device are kept apart,
-    /// and `TELL_AFTER_SECONDS` (default 120), after which a gateway that still fails is told to the operators.
+    /// Reads `MIN_INTERVAL_SECONDS` (0 to 86,400, default 900), by which different commands to one device are kept
+    /// apart, and `TELL_AFTER_SECONDS` (default 120), after which the operators are told of a gateway that still fails.
     pub fn from(
         environment: &Environment,
         records: Records,
@@ -131,8 +131,8 @@ impl Actuator {
         if commands.is_empty() {
             call.count("Unanswered");
         }
-        // All at once: a device that does not answer keeps no other waiting. What may succeed later is worth a retry, even
-        // where something else never will.
+        // All at once: a device that does not answer keeps no other waiting. What may succeed later is worth a retry,
+        // even where something else never will.
         let all = commands.iter().map(|(device, command)| self.command(device, command, transition, text, call));
         let failures = join_all(all).await.into_iter().filter_map(Result::err);
         failures.max_by_key(Error::may_pass).map_or(Ok(()), Err)
@@ -216,8 +216,8 @@ impl Actuator {
         }
     }
 
-    /// Notes what came of a command. A note that fails changes nothing about that: what was sent is done, and handing its
-    /// transition back would be certain to send it again; what was not is tried again in any case.
+    /// Notes what came of a command. A note that fails changes nothing about that: what was sent is done, and handing
+    /// its transition back would be certain to send it again; what was not is tried again in any case.
     async fn note(&self, device: &ThingName, sent: &Result<(), Error>, sending: &Device, was: &Record, call: &Call) {
         let now = call.now();
         let is_gateways_fault = matches!(sent, Err(Error::Gateway(..)));

@@ -1,6 +1,6 @@
 //! The actuator's table, its queue, AWS IoT's shadows and the operators' topic, in memory: what `actuator` asks of them
-//! they do, every call can be made to fail or to take the process with it, and the queue delivers its messages until there
-//! are none.
+//! they do, every call can be made to fail or to take the process with it, and the queue delivers its messages until
+//! there are none.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::num::NonZeroUsize;
@@ -220,8 +220,8 @@ impl Cloud {
         Delivered { is_done: done == [true], counted }
     }
 
-    /// Delivers each of these so long after the beginning, again what is handed back, and what the function sends itself,
-    /// until there are no messages left. The messages that failed five times.
+    /// Delivers each of these so long after the beginning, again what is handed back, and what the function sends
+    /// itself, until there are no messages left. The messages that failed five times.
     pub async fn play(&self, messages: &[(Duration, String)]) -> Vec<String> {
         let queued = messages.iter().map(|(after, body)| (BEGIN.plus(*after), body.clone(), 1));
         let (mut queue, mut dead): (Vec<_>, Vec<_>) = (queued.collect(), Vec::new());

@@ -59,8 +59,7 @@ fn every_value_at_its_limit_is_taken() {
     let code = "sendir,1:1,1,38000,1,1,96,24";
     let state = json!({"x": "x".repeat(8192 - 8)});
     for (answer, pointer, value) in [
-        (closing(), "/alarm", json!("x".repeat(128))),
-        (closing(), "/alarm", json!("hot! 暑い")),
+        (closing(), "/alarm", json!("x".repeat(64))),
         (closing(), "/to", json!("STALE")),
         (closing(), "/device", json!("x".repeat(128))),
         (closing(), "/device", json!("{thing}-of-{thing}")),
@@ -80,7 +79,8 @@ fn what_is_wrong_is_refused_with_its_path() {
     let code = "sendir,1:1,1,38000,1,1,96,24";
     for (answer, pointer, value, reason, path) in [
         (closing(), "/alarm", json!(""), "bad-document", "answers[1].alarm"),
-        (closing(), "/alarm", json!("x".repeat(129)), "bad-document", "answers[1].alarm"),
+        (closing(), "/alarm", json!("x".repeat(65)), "bad-document", "answers[1].alarm"),
+        (closing(), "/alarm", json!("Too bright"), "bad-document", "answers[1].alarm"),
         (closing(), "/alarm", json!("(absent)"), "missing-field", "answers[1].alarm"),
         (closing(), "/to", json!("alarm"), "unknown-value", "answers[1].to"),
         (closing(), "/to", json!("(absent)"), "missing-field", "answers[1].to"),
@@ -169,7 +169,7 @@ fn two_answers_that_command_one_device_for_the_same_transitions_are_refused() {
     let mut other = closing();
     other["command"]["shadow"]["desired"]["position"] = json!("half");
     let twice = |other: &Value| read_document::<Answers>(&json!({"answers": [closing(), other]}).to_string());
-    let why = "`answers[1]`: an answer before it has another command for the same alarm, state, things and device.";
+    let why = "`answers[1]`: An answer before it has another command for the same alarm, state, things and device.";
     assert_eq!(twice(&other).unwrap_err().why, why);
     for (field, value) in [("alarm", "too-cold"), ("to", "OK"), ("things", "*"), ("device", "lamp")] {
         let mut different = other.clone();

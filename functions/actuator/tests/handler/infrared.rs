@@ -71,8 +71,8 @@ async fn a_gateway_that_goes_on_failing_is_told_to_the_operators_once() {
     }
     let message = cloud.told().remove(0);
     let begins = format!(
-        "The infrared gateway 127.0.0.1:{port} has failed for 2 min: the gateway cannot be connected to. heater has not \
-         got the command that answers too-cold ALARM of greenhouse-1."
+        "The infrared gateway 127.0.0.1:{port} has failed for 2 min: the gateway cannot be connected to. heater has \
+         not got the command that answers too-cold ALARM of greenhouse-1."
     );
     assert!(message.starts_with(&begins), "{message}");
     cloud.change(|state| {

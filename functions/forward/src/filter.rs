@@ -1,0 +1,126 @@
+//! Which topics are meant.
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, de};
+
+/// An MQTT topic filter: `+` stands for one level, `#` at the end for all that follow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicFilter(String);
+
+/// A text is not an MQTT topic filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it must be {EXPECTED}")]
+pub struct NotAFilter;
+
+const EXPECTED: &str = "an MQTT topic filter of 1 to 256 bytes, with + as a whole level and # as the last one";
+
+/// `Weather/Corp/+`.
+impl Default for TopicFilter {
+    fn default() -> Self {
+        Self("Weather/Corp/+".to_owned())
+    }
+}
+
+impl FromStr for TopicFilter {
+    type Err = NotAFilter;
+
+    fn from_str(text: &str) -> Result<Self, NotAFilter> {
+        // Without the `#` at the end, none may be left.
+        let plain = if text == "#" { "+" } else { text.strip_suffix("/#").unwrap_or(text) };
+        let is_level = |level: &str| level == "+" || !level.contains(['+', '#', '\0']);
+        let is_filter = (1..=256).contains(&text.len()) && plain.split('/').all(is_level);
+        is_filter.then(|| Self(text.to_owned())).ok_or(NotAFilter)
+    }
+}
+
+impl TopicFilter {
+    /// Whether a topic is meant.
+    pub fn matches(&self, topic: &str) -> bool {
+        // A wildcard in front does not stand for AWS's own topics.
+        if self.0.starts_with('$') != topic.starts_with('$') {
+            return false;
+        }
+        let mut levels = topic.split('/');
+        for wanted in self.0.split('/') {
+            match (wanted, levels.next()) {
+                // It stands for no level at all, too: `a/#` means `a` as well.
+                ("#", _) => return true,
+                ("+", Some(_)) => {}
+                (wanted, Some(level)) if wanted == level => {}
+                _ => return false,
+            }
+        }
+        levels.next().is_none()
+    }
+}
+
+impl<'de> Deserialize<'de> for TopicFilter {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(|NotAFilter| de::Error::invalid_value(de::Unexpected::Str(&text), &EXPECTED))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn matches(filter: &str, topic: &str) -> bool {
+        filter.parse::<TopicFilter>().expect("a filter").matches(topic)
+    }
+
+    #[test]
+    fn a_plus_stands_for_one_level_and_a_hash_for_all_that_follow() {
+        for (filter, topic, is_meant) in [
+            ("Weather/Corp/+", "Weather/Corp/temperature", true),
+            ("Weather/Corp/+", "Weather/Corp/", true),
+            ("Weather/Corp/+", "Weather/Corp", false),
+            ("Weather/Corp/+", "Weather/Corp/temperature/inside", false),
+            ("Weather/Corp/+", "weather/corp/temperature", false),
+            ("Weather/+/temperature", "Weather/Corp/temperature", true),
+            ("Weather/+/temperature", "Weather/Corp/humidity", false),
+            ("Weather/#", "Weather", true),
+            ("Weather/#", "Weather/Corp/temperature", true),
+            ("Weather/#", "WeatherCorp", false),
+            ("+", "Weather", true),
+            ("+", "Weather/Corp", false),
+            ("+/+", "/Weather", true),
+            ("#", "Weather/Corp/temperature", true),
+            ("#", "$aws/things/a/shadow/update", false),
+            ("+/things/#", "$aws/things/a/shadow/update", false),
+            ("$aws/things/#", "$aws/things/a/shadow/update", true),
+            ("Weather", "Weather", true),
+            ("Weather", "Weather/", false),
+        ] {
+            assert_eq!(matches(filter, topic), is_meant, "{filter} and {topic}");
+        }
+    }
+
+    #[test]
+    fn what_mqtt_does_not_know_is_no_filter() {
+        for text in ["", "a+", "a/+b/c", "a#", "#/a", "a/#/b", "a/##", "##", "a\0", &"a".repeat(257)] {
+            assert_eq!(text.parse::<TopicFilter>(), Err(NotAFilter), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_the_plain_definition(
+            filter in "(\\+|a|b|)(/(\\+|a|b|)){0,3}(/#)?",
+            topic in "(a|b|)(/(a|b|)){0,4}",
+        ) {
+            fn plain(filter: &[&str], topic: &[&str]) -> bool {
+                match (filter.split_first(), topic.split_first()) {
+                    (Some((&"#", [])), _) | (None, None) => true,
+                    (Some((a, filter)), Some((b, topic))) => (*a == "+" || a == b) && plain(filter, topic),
+                    _ => false,
+                }
+            }
+            prop_assume!(!filter.is_empty());
+            let expected = plain(&filter.split('/').collect::<Vec<_>>(), &topic.split('/').collect::<Vec<_>>());
+            prop_assert_eq!(matches(&filter, &topic), expected);
+        }
+    }
+}

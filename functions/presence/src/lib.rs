@@ -188,7 +188,12 @@ impl Handler {
         let Some((metric, reason)) = lifecycle.failure() else { return Ok(()) };
         let count = async {
             call.count(metric);
-            tracing::warn!(requestId = call.request_id(), thing = thing.as_str(), reason, "a client was turned away");
+            tracing::warn!(
+                requestId = call.request_id(),
+                thing = thing.as_str(),
+                reason,
+                "a client was put out or kept out"
+            );
             Ok::<_, Infallible>(())
         };
         match self.idempotency.once(&format!("{thing}#{metric}#{}", lifecycle.key()), call, count).await {

@@ -121,7 +121,7 @@ fuzz: ## fuzz what parses certificates and lists, ten minutes each; needs nightl
 # --- checks
 
 .PHONY: lint
-lint: $(foreach tool,lint checkov guard,$(TOOLS)/$(tool)/.installed) ## check the code and the templates
+lint: $(foreach tool,lint schema checkov guard,$(TOOLS)/$(tool)/.installed) ## check the code and the templates
 	$(call say,rustfmt)
 	@cargo fmt --all --check
 	$(call say,clippy)
@@ -130,6 +130,11 @@ lint: $(foreach tool,lint checkov guard,$(TOOLS)/$(tool)/.installed) ## check th
 	@tests/tools/check-shipped
 	$(call say,scripts)
 	@bash -n infra/quarantine $(filter-out %.cnf,$(wildcard infra/ca/*)) tests/tools/check tests/tools/check-shipped .ci/run
+	$(call say,operators' documents)
+	@for schema in infra/*.schema.json; do \
+		$(TOOLS)/schema/bin/check-jsonschema --check-metaschema $$schema; \
+		$(TOOLS)/schema/bin/check-jsonschema --schemafile $$schema $${schema%.schema.json}.json; \
+	done
 	$(call say,cfn-lint)
 	@$(TOOLS)/lint/bin/cfn-lint
 	$(call say,checkov)

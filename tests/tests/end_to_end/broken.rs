@@ -144,9 +144,8 @@ async fn samples(suite: Arc<Suite>) -> Result<()> {
         let mut count = 0;
         for entry in std::fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))? {
             let path = entry?.path();
-            let event: Value =
-                serde_json::from_slice(&std::fs::read(&path)?).with_context(|| path.display().to_string())?;
-            let answer = stage.invoke(&function, &event).await.with_context(|| path.display().to_string())?;
+            let event = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            let answer = stage.invoke_with(&function, &event).await.with_context(|| path.display().to_string())?;
             let outcome = answer.get("outcome").and_then(Value::as_str);
             let failures = answer.get("batchItemFailures").and_then(Value::as_array);
             let is_taken = matches!(outcome, Some("done" | "refused")) || failures.is_some_and(Vec::is_empty);

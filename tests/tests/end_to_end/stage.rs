@@ -161,8 +161,13 @@ impl Stage {
 
     /// Invokes a function and waits for its answer; an error of the function is an error.
     pub async fn invoke(&self, function: &str, event: &Value) -> Result<Value> {
+        self.invoke_with(function, &event.to_string()).await
+    }
+
+    /// Invokes a function with a text, numbers as they are written, and waits for its answer.
+    pub async fn invoke_with(&self, function: &str, event: &str) -> Result<Value> {
         let invoke = self.clients.lambda.invoke().function_name(self.name(function)?);
-        let invoked = invoke.payload(Blob::new(event.to_string())).send().await?;
+        let invoked = invoke.payload(Blob::new(event)).send().await?;
         let answer =
             invoked.payload().map(|blob| String::from_utf8_lossy(blob.as_ref()).into_owned()).unwrap_or_default();
         ensure!(invoked.function_error().is_none(), "{function} failed: {answer}");

@@ -242,7 +242,8 @@ fn missing_grant(code: &str, message: &str) -> &'static str {
         "kms:GenerateDataKey and kms:Decrypt for this function's role on the queue's key (keys that SQS manages need \
          none)"
     } else if message.contains("identity-based policy") {
-        "sqs:SendMessage on the queue in this function's role (its template's DestinationQueueArns)"
+        "sqs:SendMessage on the queue in this function's role (its template's DestinationQueueArns); the queue's policy must \
+         allow it as well"
     } else if message.contains("resource-based policy") {
         "an Allow for this function's role in the queue's policy (its template's SenderRoleName and SenderAccountId)"
     } else {

@@ -1,7 +1,8 @@
-//! The alarms table: how each device stands by each threshold, and which of them somebody must look at without being asked.
+//! The alarms table: how each device stands by each threshold, and which of them somebody must look at without being
+//! asked.
 //!
-//! A record that must be looked at has the attributes `due` and `dueAt`, and with them stands in the index `due`, spread over
-//! sixteen partitions. So what is due is found by a query of each, and never by looking through the table.
+//! A record that must be looked at has the attributes `due` and `dueAt`, and with them stands in the index `due`,
+//! spread over sixteen partitions. So what is due is found by a query of each, and never by looking through the table.
 
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ pub const DUE: &str = "due";
 /// See [`DUE`].
 pub const DUE_AT: &str = "dueAt";
 
-/// A notice that has been owed for so long is sent by whoever finds it: the function's time-out, after which the process
-/// that was to send it has ended.
+/// A notice that has been owed for so long is sent by whoever finds it: the function's time-out, after which the
+/// process that was to send it has ended.
 pub const SEND_AGAIN_AFTER: Duration = Duration::from_mins(1);
 
 /// A record that nobody has written for so long goes: longer than the longest silence that a threshold may allow.

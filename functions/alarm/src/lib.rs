@@ -1,12 +1,13 @@
 //! Holds each threshold against each device, and tells of each change of state.
 //!
-//! How a device stands by a threshold is a record in a table, written under optimistic locking. A batch reads each record
-//! that its readings touch once, decides ([`machine`]), and writes it once, however many readings there are. The notice of a
-//! change is stored in the same write, sent, and struck off: between any two of these the process may die, and whoever comes
-//! next (the same batch again, or the schedule's check of what is due) sends what is still owed. So a change is told at
-//! least once, under an id that stays the same.
+//! How a device stands by a threshold is a record in a table, written under optimistic locking. A batch reads each
+//! record that its readings touch once, decides ([`machine`]), and writes it once, however many readings there are. The
+//! notice of a change is stored in the same write, sent, and struck off: between any two of these the process may die,
+//! and whoever comes next (the same batch again, or the schedule's check of what is due) sends what is still owed. So a
+//! change is told at least once, under an id that stays the same.
 //!
-//! Devices that have fallen silent are found by the same check, through an index of the moments at which somebody must look.
+//! Devices that have fallen silent are found by the same check, through an index of the moments at which somebody must
+//! look.
 //!
 //! Time is the time of receipt. It is what a batch is sorted by; a device's own clock is not looked at.
 
@@ -70,7 +71,8 @@ pub enum Error {
     /// A record could not be read or written.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// What stands in a record is not what is written there: it was changed by hand, or by a newer version of the function.
+    /// What stands in a record is not what is written there: it was changed by hand, or by a newer version of the
+    /// function.
     #[error("the record {0}, {1} cannot be read")]
     Unreadable(String, String),
     /// The index could not be read.
@@ -97,8 +99,8 @@ impl Alarm {
         Self::from(setup.environment(), setup.dynamodb(), setup.idempotency()?, Topic::connect(setup).await?)
     }
 
-    /// Reads `ALARMS_TABLE`, `STORM_NOTICES` (the changes of one threshold that people are told of within a window, default
-    /// 20) and `STORM_WINDOW_SECONDS` (1 to 86,400, default 300).
+    /// Reads `ALARMS_TABLE`, `STORM_NOTICES` (the changes of one threshold that people are told of within a window,
+    /// default 20) and `STORM_WINDOW_SECONDS` (1 to 86,400, default 300).
     pub fn from(
         environment: &Environment,
         dynamodb: Client,
@@ -295,7 +297,8 @@ impl Alarm {
             let publish = self.topic.publish(owed.notice.notification());
             match self.idempotency.once(owed.notice.id(), call, publish).await {
                 Ok(_) => drop(sent.insert(owed.notice.id().to_owned())),
-                // Another invocation is sending it. Should that one fail, the notice is still owed, and found by the check.
+                // Another invocation is sending it. Should that one fail, the notice is still owed, and found by the
+                // check.
                 Err(OnceError::AlreadyInProgress) => {}
                 Err(error) => {
                     outcome = Err(error.into());
@@ -331,8 +334,8 @@ impl Alarm {
         Err(RecordError::Conflict.into())
     }
 
-    /// Looks at all that is due: devices that may have fallen silent, notices that are still owed, storms that are over.
-    /// `now` is when the schedule asked, so that readings that wait in the same queue are not taken for silence.
+    /// Looks at all that is due: devices that may have fallen silent, notices that are still owed, storms that are
+    /// over. `now` is when the schedule asked, so that readings that wait in the same queue are not taken for silence.
     ///
     /// What there is no time for is still due in a minute, when the schedule asks again.
     async fn check(&self, thresholds: &Thresholds, now: Timestamp, call: &Call) -> Result<(), Arc<Error>> {

@@ -8,10 +8,10 @@
 //!        clear holds long enough              a reading
 //! ```
 //!
-//! Time is the time of receipt. A reading beyond the limit begins a hold, or goes on with it; any other reading, one that is
-//! equal to the limit too, ends it. When a hold has lasted for as long as the limit says, from its first reading to this
-//! one, the state changes. Readings that lie further apart than that do not hold together: nobody knows what was between
-//! them, and the hold begins anew at the later one.
+//! Time is the time of receipt. A reading beyond the limit begins a hold, or goes on with it; any other reading, one
+//! that is equal to the limit too, ends it. When a hold has lasted for as long as the limit says, from its first
+//! reading to this one, the state changes. Readings that lie further apart than that do not hold together: nobody knows
+//! what was between them, and the hold begins anew at the later one.
 //!
 //! A device that was STALE returns, with its first reading, to the state that it had before, and holds begin anew with
 //! that reading. (Where a hold is `0 s`, that reading is enough to change the state, and the device comes back into the

@@ -115,8 +115,8 @@ pub enum Notice {
     Summary(Summary),
 }
 
-/// A notice that may not have been sent yet. It is stored in the same write as what it tells of, and struck off once it is
-/// sent.
+/// A notice that may not have been sent yet. It is stored in the same write as what it tells of, and struck off once it
+/// is sent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Owed {
     /// Since when.
@@ -175,8 +175,8 @@ pub fn owed(item: &Item) -> Option<Vec<Owed>> {
     notices.map(|notice| serde_json::from_str(notice.as_s().ok()?).ok()).collect()
 }
 
-/// Sets down what a record owes, and when somebody must look at it again: at `look_at`, or when a notice has been owed for
-/// so long that whoever was to send it has failed. `name` is what the record is about.
+/// Sets down what a record owes, and when somebody must look at it again: at `look_at`, or when a notice has been owed
+/// for so long that whoever was to send it has failed. `name` is what the record is about.
 pub fn set_owed(item: &mut Item, name: &str, owed: &[Owed], look_at: Option<Timestamp>) {
     const LOOK_AT: &str = "lookAt";
     let mut set = |name: &str, value: Option<AttributeValue>| match value {

@@ -133,10 +133,11 @@ impl Standing {
         self.owed.push(Owed { since, notice: Notice::Transition(audience, transition) });
     }
 
-    /// Sets when somebody must look whether the device has fallen silent: never, where no threshold asks for it any more.
+    /// Sets when somebody must look whether the device has fallen silent: never, where no threshold asks for it any
+    /// more.
     ///
-    /// A mark that stands in the table already is kept where it is not much too early: to look in vain costs a read now and
-    /// then, to move the mark with each reading would cost a write of the index each time.
+    /// A mark that stands in the table already is kept where it is not much too early: to look in vain costs a read now
+    /// and then, to move the mark with each reading would cost a write of the index each time.
     pub fn watch(&mut self, threshold: Option<&Threshold>, now: Timestamp) {
         let silent_at = threshold.zip(self.state).and_then(|(threshold, state)| {
             let at = machine::silent_at(threshold, &state)?;

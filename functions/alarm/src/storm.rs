@@ -1,8 +1,8 @@
 //! Hundreds of things crossing at once do not make hundreds of texts: people are told of so many changes of a threshold
 //! within a window, machines of all. What people were not told of is summed up for them when the window has ended.
 //!
-//! A threshold's window is a record of its own. Changes are counted in it before they are stored with the device's state:
-//! where a process dies in between, the summary may count one that comes again twice, but none is ever missing.
+//! A threshold's window is a record of its own. Changes are counted in it before they are stored with the device's
+//! state: where a process dies in between, the summary may count one that comes again twice, but none is ever missing.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -70,7 +70,8 @@ impl Storms {
         Self { records, most, length }
     }
 
-    /// Of how many of these changes of a threshold, from the first on, people are told one by one. The others are counted.
+    /// Of how many of these changes of a threshold, from the first on, people are told one by one. The others are
+    /// counted.
     pub async fn admit<'a>(
         &self,
         threshold: &str,

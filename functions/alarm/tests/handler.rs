@@ -1,5 +1,5 @@
-//! The whole function but for the Lambda runtime: deliveries go in, calls to AWS come out, and between any two of them the
-//! process may die.
+//! The whole function but for the Lambda runtime: deliveries go in, calls to AWS come out, and between any two of them
+//! the process may die.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,5 +1,5 @@
-//! DynamoDB: items, their conditions and updates, many read at once, and the index of what is due. What it does not know it
-//! does not take.
+//! DynamoDB: items, their conditions and updates, many read at once, and the index of what is due. What it does not
+//! know it does not take.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, VecDeque};

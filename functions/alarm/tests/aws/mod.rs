@@ -1,5 +1,5 @@
-//! As much of AWS as `alarm` uses, behind the SDK's own clients: DynamoDB's conditional writes and an index, and an SNS topic.
-//! Requests and answers are the real ones, so that what the SDK sends a second time arrives a second time.
+//! As much of AWS as `alarm` uses, behind the SDK's own clients: DynamoDB's conditional writes and an index, and an SNS
+//! topic. Requests and answers are the real ones, so that what the SDK sends a second time arrives a second time.
 //!
 //! It says who is served next, and lets any call fail before or after it is served.
 

@@ -14,15 +14,14 @@ pub mod answers;
 pub mod device;
 pub mod gateway;
 pub mod order;
-pub mod queue;
 pub mod shadows;
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use gatehouse::{
-    Attribute, Call, Document, DocumentError, Each, Environment, Failure, Idempotency, InitError, Notification, Record,
-    RecordError, Records, Refusal, Setup, ThingName, Timestamp, Topic, chain,
+    Attribute, Call, Document, DocumentError, Each, Environment, Failure, Idempotency, InitError, NotSent,
+    Notification, Queue, Record, RecordError, Records, Refusal, Setup, ThingName, Timestamp, Topic, chain,
 };
 use serde_json::json;
 use tokio::time::sleep;
@@ -31,7 +30,6 @@ use crate::answers::{Answers, Command, Infrared};
 use crate::device::{Decision, Device, Mark};
 use crate::gateway::GatewayError;
 use crate::order::{Order, Transition};
-use crate::queue::{NotSent, Queue};
 use crate::shadows::{ShadowError, Shadows};
 
 /// The longest interval that may be set between different commands to one device.
@@ -169,7 +167,7 @@ impl Actuator {
                     if !known.knows(&mark) && self.put(&id, &known.delayed(&mark), &record, now).await?.is_none() {
                         continue;
                     }
-                    self.queue.send(text, until.since(now)).await?;
+                    self.queue.send_text(text, until.since(now)).await?;
                     call.count("Delayed");
                     return Ok(());
                 }

@@ -9,24 +9,24 @@
 //! check comes, the topic is told, once; a return before that is not told at all, and one after it is. What is to be
 //! told is stored in the record together with the change that it tells of, and struck off once it is sent.
 
+pub mod check;
 pub mod device;
 pub mod event;
 pub mod notice;
 pub mod presence;
-pub mod queue;
 
 use std::convert::Infallible;
 use std::time::Duration;
 
 use gatehouse::{
-    Call, Command, DeviceEvent, Each, Environment, Failure, Idempotency, Incoming, InitError, NotPublished, Once,
-    OnceError, Record, RecordError, Records, Refusal, Setup, ThingName, Topic,
+    Call, Command, DeviceEvent, Each, Environment, Failure, Idempotency, Incoming, InitError, NotPublished, NotSent,
+    Once, OnceError, Queue, Record, RecordError, Records, Refusal, Setup, ThingName, Topic,
 };
 
+use crate::check::Check;
 use crate::device::{Device, Heard, Unreadable};
 use crate::event::Lifecycle;
 use crate::presence::Presence;
-use crate::queue::{Check, NotSent, Queue};
 
 /// The record's part of what the devices table has of a thing.
 const PART: &str = "presence";
@@ -93,7 +93,7 @@ impl Handler {
         idempotency: Idempotency,
     ) -> Result<Self, InitError> {
         let grace = Duration::from_secs(environment.optional("GRACE_SECONDS")?.unwrap_or(300));
-        if grace > queue::LONGEST_DELAY {
+        if grace > Queue::LONGEST_DELAY {
             let why = "it must be from 0 to 900: Amazon SQS holds no message back for longer";
             return Err(Environment::invalid("GRACE_SECONDS", grace.as_secs(), &why));
         }

@@ -17,9 +17,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use aws::{Aws, Delivered, FAULTS, Fault, Process, VISIBILITY};
-use gatehouse::{Idempotency, InitError, OneByOne, Records, Timestamp, Topic};
+use gatehouse::{Idempotency, InitError, OneByOne, Queue, Records, Timestamp, Topic};
 use presence::Handler;
-use presence::queue::Queue;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -10,7 +10,6 @@
 
 pub mod journal;
 pub mod order;
-pub mod queue;
 pub mod records;
 pub mod registry;
 pub mod report;
@@ -21,13 +20,12 @@ pub mod verdict;
 use std::time::Duration;
 
 use gatehouse::{
-    BoxError, Call, Command, Devices, Each, Environment, Failure, Idempotency, InitError, NotPublished, OnceError,
-    Refusal, Setup, Topic,
+    BoxError, Call, Command, Devices, Each, Environment, Failure, Idempotency, InitError, NotPublished, NotSent,
+    OnceError, Queue, Refusal, Setup, Topic,
 };
 
 use crate::journal::{Journal, JournalError, Taken};
 use crate::order::{Order, Task};
-use crate::queue::{LONGEST_DELAY, NotSent, Queue};
 use crate::records::{RecordError, Records};
 use crate::registry::{Registry, RegistryError};
 use crate::step::Step;
@@ -118,7 +116,7 @@ impl Revoke {
             return Err(Environment::invalid("REVOCATIONS_PER_SECOND", per_second, &"it must be from 1 to 1000"));
         }
         let seconds = environment.optional("SWEEP_AGAIN_AFTER_SECONDS")?.unwrap_or(120);
-        if !(1..=LONGEST_DELAY.as_secs()).contains(&seconds) {
+        if !(1..=Queue::LONGEST_DELAY.as_secs()).contains(&seconds) {
             return Err(Environment::invalid("SWEEP_AGAIN_AFTER_SECONDS", seconds, &"it must be from 1 to 900"));
         }
         Ok(Self {

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actuator::Actuator;
-use actuator::queue::Queue;
 use actuator::shadows::Shadows;
 use aws_sdk_dynamodb::Client as DynamoDb;
 use aws_sdk_dynamodb::operation::delete_item::{DeleteItemError, DeleteItemInput, DeleteItemOutput};
@@ -26,7 +25,9 @@ use aws_sdk_sns::operation::publish::{PublishError, PublishInput, PublishOutput}
 use aws_sdk_sqs::Client as Sqs;
 use aws_sdk_sqs::operation::send_message::{SendMessageError, SendMessageInput, SendMessageOutput};
 use aws_smithy_mocks::{MockResponse, Rule, RuleMode, mock, mock_client};
-use gatehouse::{Call, Environment, Function, Idempotency, InitError, OneByOne, Quarantine, Records, Timestamp, Topic};
+use gatehouse::{
+    Call, Environment, Function, Idempotency, InitError, OneByOne, Quarantine, Queue, Records, Timestamp, Topic,
+};
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 use tokio::time::Instant;

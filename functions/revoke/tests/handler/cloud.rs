@@ -33,9 +33,10 @@ use aws_sdk_sns::operation::publish::{PublishError, PublishInput, PublishOutput}
 use aws_sdk_sqs::Client as Sqs;
 use aws_sdk_sqs::operation::send_message::{SendMessageError, SendMessageInput, SendMessageOutput};
 use aws_smithy_mocks::{MockResponse, Rule, RuleMode, mock, mock_client};
-use gatehouse::{Call, Devices, Environment, Function, Idempotency, InitError, OneByOne, Quarantine, Timestamp, Topic};
+use gatehouse::{
+    Call, Devices, Environment, Function, Idempotency, InitError, OneByOne, Quarantine, Queue, Timestamp, Topic,
+};
 use revoke::Revoke;
-use revoke::queue::Queue;
 use revoke::registry::Registry;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use http_body_util::{BodyExt, Full};
 use hyper::{
     Request, Response, StatusCode,
@@ -30,7 +30,10 @@ use tokio_rustls::{
     },
 };
 
-use crate::iot::Registry;
+use crate::{
+    dynamodb::{DYNAMODB_JSON, Tables},
+    iot::Registry,
+};
 
 /// Where everything is.
 pub const REGION: &str = "eu-west-1";
@@ -61,6 +64,8 @@ pub struct FakeAws {
     pub iot: String,
     /// What AWS IoT knows.
     pub registry: Registry,
+    /// What DynamoDB holds.
+    pub tables: Tables,
     /// The authority that signed their certificate, as PEM.
     pub ca: PathBuf,
     calls: Calls,
@@ -73,11 +78,13 @@ impl FakeAws {
         let tls = TlsAcceptor::from(Arc::new(server_config(&ca)?));
         let calls = Calls::default();
         let registry = Registry::new()?;
-        let dynamodb = listen(tls.clone(), calls.clone(), dynamodb).await?;
+        let tables = Tables::default();
+        let held = tables.clone();
+        let dynamodb = listen(tls.clone(), calls.clone(), move |request| held.answer(request)).await?;
         let sns = listen(tls.clone(), calls.clone(), sns).await?;
         let known = registry.clone();
         let iot = listen(tls, calls.clone(), move |request| known.answer(request)).await?;
-        Ok(Self { dynamodb, sns, iot, registry, ca, calls })
+        Ok(Self { dynamodb, sns, iot, registry, tables, ca, calls })
     }
 
     /// The calls since the last time this was asked.
@@ -200,35 +207,17 @@ async fn respond(request: Request<Incoming>, calls: &Calls, service: &impl Servi
     if let Some(error_type) = answer.error_type {
         response = response.header("x-amzn-errortype", error_type);
     }
-    if answer.content_type == DYNAMODB_JSON && answer.body == "{}" {
-        // The checksum, which some SDKs verify.
-        response = response.header("x-amz-crc32", "2745614147");
+    if answer.content_type == DYNAMODB_JSON {
+        response = response.header("x-amz-crc32", crc32(answer.body.as_bytes()));
     }
     calls.lock().unwrap_or_else(PoisonError::into_inner).push(answer.call);
     Ok(response.body(Full::new(Bytes::from(answer.body)))?)
 }
 
-/// The content type of DynamoDB's answers.
-const DYNAMODB_JSON: &str = "application/x-amz-json-1.0";
-
-/// DynamoDB's JSON 1.0. Nothing is stored: each event of a benchmark is new, so every condition holds, and a read
-/// finds nothing.
-fn dynamodb(request: &Request<Bytes>) -> Result<Answer> {
-    let target = request.headers().get("x-amz-target").context("no x-amz-target")?.to_str()?;
-    let operation = target.strip_prefix("DynamoDB_20120810.").with_context(|| format!("x-amz-target is {target}"))?;
-    ensure!(
-        matches!(operation, "PutItem" | "UpdateItem" | "GetItem" | "DeleteItem"),
-        "{operation} is not among the fake's operations"
-    );
-    let fields: serde_json::Value = serde_json::from_slice(request.body())?;
-    let table = fields.get("TableName").and_then(serde_json::Value::as_str).context("no TableName")?;
-    Ok(Answer {
-        call: Call { operation: operation.to_owned(), target: table.to_owned(), body: fields.to_string() },
-        status: StatusCode::OK,
-        error_type: None,
-        content_type: DYNAMODB_JSON,
-        body: "{}".to_owned(),
-    })
+/// The checksum that DynamoDB sends with every answer, and that some SDKs verify.
+fn crc32(bytes: &[u8]) -> u32 {
+    let shift = |crc: u32, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), shift))
 }
 
 /// SNS's Query protocol.

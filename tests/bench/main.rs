@@ -1,15 +1,18 @@
-//! `make bench`: every function as it ships, beside an empty one, the same button in Node and Python, and in Node what
-//! is usually done for a new device.
+//! `make bench`: every function as it ships, beside an empty one, and the same work in Node and Python; for a new device,
+//! what is usually done in Node.
 //!
 //! Each subject's real process is fed by a Lambda Runtime API host and calls a fake AWS over TLS, both in this program.
 //! Cold: many fresh processes, one event each, all subjects in turn so that what else the machine does hits all alike.
-//! Warm: one process, many events. Every event's effects are checked; a run that misses one ends the bench.
+//! Warm: one process, many events. Batches, for the functions that work in bulk: one process for each size, subjects in
+//! turn. Every event's effects are checked; a run that misses one ends the bench.
 
 #![allow(clippy::cast_precision_loss, reason = "no measurement here is exact to 52 bits")]
 
 mod aws;
 mod cgroup;
 mod clock;
+mod dynamodb;
+mod greenhouse;
 mod iot;
 mod process;
 mod report;
@@ -28,7 +31,8 @@ use clap::Parser;
 
 use crate::{
     cgroup::Cgroups,
-    report::{Measured, Mode},
+    greenhouse::Size,
+    report::{InBulk, Measured, Mode},
     sandbox::Sandbox,
     subjects::{FUNCTIONS, Subject, World},
 };
@@ -45,6 +49,9 @@ struct Options {
     /// Events of each warm process; a fifth of it at 128 MB
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(5..))]
     events: u32,
+    /// Rounds of batches of each size
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
     /// Only this mode
     #[arg(long, value_enum)]
     mode: Option<Mode>,
@@ -108,12 +115,17 @@ async fn bench(options: &Options) -> Result<()> {
 
     prepare(options, &world, &subjects, &modes)?;
     let measured = measure(options, &world, &subjects, &modes).await?;
-    print!("{}", report::tables(&measured, &notes));
+    let mut in_bulk = Vec::new();
+    if modes.iter().any(|(mode, _)| *mode == Mode::Full) {
+        in_bulk = measure_batches(options, &world, &subjects).await?;
+    }
+    print!("{}", report::tables(&measured, &in_bulk, &notes));
     let json = root.join(&options.json);
     if let Some(dir) = json.parent() {
         std::fs::create_dir_all(dir)?;
     }
-    std::fs::write(&json, report::json(&measured)?).with_context(|| format!("cannot write {}", json.display()))?;
+    std::fs::write(&json, report::json(&measured, &in_bulk)?)
+        .with_context(|| format!("cannot write {}", json.display()))?;
     println!("\nEvery row is in {}.", options.json.display());
     Ok(())
 }
@@ -148,7 +160,10 @@ async fn measure<'a>(
 ) -> Result<Vec<Measured<'a>>> {
     let runs: Vec<(&Subject, Mode, Option<&Cgroups>)> = modes
         .iter()
-        .flat_map(|(mode, cgroups)| subjects.iter().map(move |subject| (subject, *mode, cgroups.as_ref())))
+        .flat_map(|(mode, cgroups)| {
+            let subjects = subjects.iter().filter(|subject| subject.takes_single_events());
+            subjects.map(move |subject| (subject, *mode, cgroups.as_ref()))
+        })
         .collect();
     let mut measured: Vec<Measured> = runs.iter().map(|(subject, mode, _)| Measured::new(subject, *mode)).collect();
 
@@ -182,6 +197,46 @@ async fn measure<'a>(
     }
     progress("");
     Ok(measured)
+}
+
+/// Each size in processes of its own, so that the peak of one is not the other's.
+async fn measure_batches<'a>(options: &Options, world: &World, subjects: &'a [Subject]) -> Result<Vec<InBulk<'a>>> {
+    let mut in_bulk = Vec::new();
+    for function in FUNCTIONS {
+        let subjects: Vec<&Subject> = subjects.iter().filter(|it| it.function_name() == function.name).collect();
+        for size in function.batches.iter().filter(|_| !subjects.is_empty()) {
+            progress(&format!("batches, {} {size}", function.name));
+            let mut running = Vec::new();
+            for subject in &subjects {
+                running.push((Sandbox::start(subject, world, None).await?, InBulk::new(subject, *size)));
+            }
+            let batches = batches_of_a_round(*size);
+            // The first round counts for nothing: it compiles, connects, and fills caches.
+            for round in 0..=options.rounds {
+                for (sandbox, in_bulk) in &mut running {
+                    let before = sandbox.cpu();
+                    for _ in 0..batches {
+                        sandbox.batch(*size).await?;
+                    }
+                    if round > 0 {
+                        in_bulk.round(process::cpu_us_between(&before, &sandbox.cpu()), batches);
+                    }
+                }
+            }
+            for (sandbox, mut measured) in running {
+                measured.peak_mib = sandbox.peak_mib()?;
+                sandbox.stop().await?;
+                in_bulk.push(measured);
+            }
+        }
+    }
+    progress("");
+    Ok(in_bulk)
+}
+
+/// Enough that a round is longer than the scheduler's whims, and that all of them together stay within two minutes.
+fn batches_of_a_round(size: Size) -> usize {
+    (5000 / size.readings()).clamp(1, 50)
 }
 
 /// What is being done, on one line that is overwritten, or a line each where nobody looks at a terminal.

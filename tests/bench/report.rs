@@ -5,7 +5,10 @@ use std::{fmt::Write, time::Duration};
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::subjects::{Peer, Subject};
+use crate::{
+    greenhouse::Size,
+    subjects::{FUNCTIONS, Peer, Subject},
+};
 
 /// How much CPU a function gets once it has started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -112,6 +115,38 @@ impl<'a> Measured<'a> {
     }
 }
 
+/// What was measured of one subject with batches of one size.
+#[derive(Debug)]
+pub struct InBulk<'a> {
+    subject: &'a Subject,
+    size: Size,
+    /// Of each round, a reading.
+    cpu_us: Vec<f64>,
+    /// The most memory that was ever in use.
+    pub peak_mib: f64,
+}
+
+impl<'a> InBulk<'a> {
+    /// Nothing yet.
+    pub fn new(subject: &'a Subject, size: Size) -> Self {
+        Self { subject, size, cpu_us: Vec::new(), peak_mib: 0.0 }
+    }
+
+    /// One round of so many batches, which took so much CPU time together.
+    pub fn round(&mut self, cpu_us: f64, batches: usize) {
+        self.cpu_us.push(cpu_us / (batches * self.size.readings()) as f64);
+    }
+
+    /// Of the rounds the one in the middle, so that one in which other work was in the way does not count.
+    fn cpu_us_per_reading(&self) -> f64 {
+        median(&self.cpu_us)
+    }
+
+    fn metrics(&self) -> [(&'static str, f64, &'static str); 2] {
+        [("cpu_us_per_reading", self.cpu_us_per_reading(), "us"), ("peak_mib", self.peak_mib, "MiB")]
+    }
+}
+
 fn sorted(values: &[f64]) -> Vec<f64> {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
@@ -136,42 +171,58 @@ struct Row {
     function: &'static str,
     peer: &'static str,
     mode: &'static str,
+    /// Messages and readings of each, where it is about batches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch: Option<String>,
     metric: &'static str,
     value: f64,
     unit: &'static str,
 }
 
+impl Row {
+    fn new(subject: &Subject, mode: Mode, batch: Option<Size>, metric: (&'static str, f64, &'static str)) -> Self {
+        let (metric, value, unit) = metric;
+        Self {
+            function: subject.function_name(),
+            peer: subject.peer.name(),
+            mode: mode.name(),
+            batch: batch.map(|size| size.to_string()),
+            metric,
+            value: (value * 1e4).round() / 1e4,
+            unit,
+        }
+    }
+}
+
 /// The rows of `target/bench.json`.
-pub fn json(measured: &[Measured]) -> Result<String> {
-    let rows: Vec<Row> = measured
+pub fn json(measured: &[Measured], in_bulk: &[InBulk]) -> Result<String> {
+    let single = measured.iter().flat_map(|it| it.metrics().map(|metric| Row::new(it.subject, it.mode, None, metric)));
+    let bulk = in_bulk
         .iter()
-        .flat_map(|it| {
-            it.metrics().map(|(metric, value, unit)| Row {
-                function: it.subject.function_name(),
-                peer: it.subject.peer.name(),
-                mode: it.mode.name(),
-                metric,
-                value: (value * 1e4).round() / 1e4,
-                unit,
-            })
-        })
-        .collect();
+        .flat_map(|it| it.metrics().map(|metric| Row::new(it.subject, Mode::Full, Some(it.size), metric)));
+    let rows: Vec<Row> = single.chain(bulk).collect();
     Ok(serde_json::to_string_pretty(&rows)? + "\n")
 }
 
 /// Everything for people, no line longer than 80 columns but for notes.
-pub fn tables(measured: &[Measured], notes: &[String]) -> String {
+pub fn tables(measured: &[Measured], in_bulk: &[InBulk], notes: &[String]) -> String {
     let mut out = String::new();
     for mode in [Mode::Full, Mode::Throttled] {
         table(&mut out, measured, mode);
     }
+    batches(&mut out, in_bulk);
     targets(&mut out, measured);
+    targets_in_bulk(&mut out, in_bulk);
     out += "\ncold: init (start to first poll) + first (first event to its answer); medians.\n";
     out += "warm: one event after the other; at 128mb they use up the share and wait for the\n";
     out += "next 20 ms, so that in the long run each takes 14 times its CPU time.\n";
     out += "CPU: per warm event. peak: resident memory. zip: what is deployed; for node the\n";
     out += "handler and node_modules (no bundler), for python the handler alone, since\n";
     out += "boto3 is in Lambda's image. The peers make their clients outside the handler.\n";
+    if !in_bulk.is_empty() {
+        out += "batches: CPU time of all threads, the Lambda runtime's share included; of the\n";
+        out += "rounds, the median. peak: the event itself included.\n";
+    }
     for note in notes {
         let _ = writeln!(out, "{note}");
     }
@@ -232,6 +283,47 @@ fn table(out: &mut String, measured: &[Measured], mode: Mode) {
     }
 }
 
+/// One line a function and size, all its subjects in it.
+fn batches(out: &mut String, in_bulk: &[InBulk]) {
+    if in_bulk.is_empty() {
+        return;
+    }
+    out.push_str("\nbatches: warm, a whole CPU throughout\n\n");
+    out.push_str("                           CPU, us a reading       times ours       peak, MiB\n");
+    out.push_str("          messages each    rust  python   node   python   node   rust python node\n");
+    for function in FUNCTIONS {
+        for size in function.batches {
+            let of = |peer| {
+                let is_it = |it: &&InBulk| {
+                    it.subject.function_name() == function.name && it.size == *size && it.subject.peer == peer
+                };
+                let found = in_bulk.iter().find(is_it);
+                found.map_or((f64::NAN, f64::NAN), |it| (it.cpu_us_per_reading(), it.peak_mib))
+            };
+            let [(rust, rust_mib), (python, python_mib), (node, node_mib)] =
+                [Peer::Rust, Peer::Python, Peer::Node].map(of);
+            if rust.is_nan() {
+                continue;
+            }
+            let _ = writeln!(
+                out,
+                "{:<9} {:>8} {:>4} {:>7} {:>7} {:>6} {:>8} {:>6} {:>6} {:>6} {:>4}",
+                function.name,
+                size.messages,
+                size.each,
+                short(rust),
+                short(python),
+                short(node),
+                short(python / rust),
+                short(node / rust),
+                short(rust_mib),
+                short(python_mib),
+                short(node_mib),
+            );
+        }
+    }
+}
+
 /// How much faster `ours` is, or how much slower.
 fn compared(theirs: f64, ours: f64) -> String {
     if ours > theirs {
@@ -258,21 +350,48 @@ fn targets(out: &mut String, measured: &[Measured]) {
         return;
     };
     let slower = |peer| find("button", peer).map(|it| it.cold_ms() / button.cold_ms());
-    let at_least = |wanted: f64| move |it: f64| it >= wanted;
-    let at_most = |wanted: f64| move |it: f64| it <= wanted;
     let of_empty = button.cold_ms() / empty.cold_ms();
     out.push_str("\nbutton at 128 MB, its first TLS calls included\n\n");
-    let mut line = |what: &str, value: Option<f64>, unit: &str, holds: &dyn Fn(f64) -> bool| {
-        let verdict = match value {
-            None => "not measured".to_owned(),
-            Some(value) if holds(value) => format!("yes: {} {unit}", short(value)),
-            Some(value) => format!("NO:  {} {unit}", short(value)),
-        };
-        let _ = writeln!(out, "{what:<58}{verdict}");
-    };
+    let mut line = |what, value, unit, holds: &dyn Fn(f64) -> bool| verdict(out, what, value, unit, holds);
     line("cold within 4 times the empty function", Some(of_empty), "times", &at_most(4.0));
     line("cold at least 40 times faster than Python", slower(Peer::Python), "times", &at_least(40.0));
     line("cold at least 80 times faster than Node", slower(Peer::Node), "times", &at_least(80.0));
     line("zip under 3 MB", Some(button.zip_mib() * 1.048_576), "MB", &at_most(3.0));
     line("peak memory under 12 MiB", Some(button.peak_mib), "MiB", &at_most(12.0));
+}
+
+/// The same of `telemetry`'s batches.
+fn targets_in_bulk(out: &mut String, in_bulk: &[InBulk]) {
+    let find = |peer, readings| {
+        let is_it = |it: &&InBulk| it.subject.peer == peer && it.size == Size::of(readings);
+        in_bulk.iter().filter(|it| it.subject.function_name() == "telemetry").find(is_it)
+    };
+    let Some(telemetry) = find(Peer::Rust, 1000) else { return };
+    let ours = telemetry.cpu_us_per_reading();
+    let slower = |peer| find(peer, 1000).map(|it| it.cpu_us_per_reading() / ours);
+    let large = find(Peer::Rust, 10_000);
+    let growth = large.map(|it| it.cpu_us_per_reading() / ours);
+    out.push_str("\ntelemetry at 1,000 readings, one a message\n\n");
+    verdict(out, "30 times less CPU than Python", slower(Peer::Python), "times", &at_least(30.0));
+    verdict(out, "12 times less CPU than Node", slower(Peer::Node), "times", &at_least(12.0));
+    verdict(out, "CPU a reading at 10,000 within 15 % of that", growth, "times", &|it| (0.85..=1.15).contains(&it));
+    verdict(out, "peak memory at 10,000 under 40 MiB", large.map(|it| it.peak_mib), "MiB", &at_most(40.0));
+}
+
+fn at_least(wanted: f64) -> impl Fn(f64) -> bool {
+    move |it| it >= wanted
+}
+
+fn at_most(wanted: f64) -> impl Fn(f64) -> bool {
+    move |it| it <= wanted
+}
+
+/// One line: a promise, and whether it holds here.
+fn verdict(out: &mut String, what: &str, value: Option<f64>, unit: &str, holds: &dyn Fn(f64) -> bool) {
+    let verdict = match value {
+        None => "not measured".to_owned(),
+        Some(value) if holds(value) => format!("yes: {} {unit}", short(value)),
+        Some(value) => format!("NO:  {} {unit}", short(value)),
+    };
+    let _ = writeln!(out, "{what:<58}{verdict}");
 }

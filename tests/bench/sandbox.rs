@@ -20,7 +20,9 @@ use tokio::{
 use crate::{
     aws::FakeAws,
     cgroup::{Cgroup, Cgroups},
-    clock, process,
+    clock,
+    greenhouse::Size,
+    process,
     runtime_api::{Event, RuntimeApi, Said},
     subjects::{Subject, World},
 };
@@ -69,7 +71,7 @@ impl<'a> Sandbox<'a> {
         let host = RuntimeApi::start().await?;
         let cgroup = throttle.map(Cgroups::create).transpose()?;
         let stamp = world.dir.path().join("started-at");
-        let log = world.dir.path().join("function.log");
+        let log = world.dir.path().join(format!("{}-{}.log", subject.function_name(), subject.peer.name()));
         let out = fs::File::create(&log)?;
         let joins = cgroup.as_ref().map(Cgroup::procs).unwrap_or_default();
         let child = Command::new(std::env::current_exe()?)
@@ -106,17 +108,22 @@ impl<'a> Sandbox<'a> {
         Ok(sandbox)
     }
 
-    /// Hands over the subject's next event and answers how long its answer took, once it is certain that the event
+    /// Hands over the subject's next event, and answers how long its answer took, once it is certain that the event
     /// had exactly the effects that it should have.
     pub async fn event(&mut self) -> Result<Duration> {
+        self.batch(Size::ONE).await
+    }
+
+    /// As [`Self::event`], of this size.
+    pub async fn batch(&mut self, size: Size) -> Result<Duration> {
         let is_first = !std::mem::replace(&mut self.has_begun, true);
-        let event = self.subject.next_event(&self.aws.registry, is_first)?;
+        let mut event = self.subject.next_event(size, &self.aws.registry, is_first)?;
         self.aws.take_calls();
         let hand = self.next.take().context("no poll is waiting")?;
         let sent = hand.send(Event {
             request_id: event.request_id.clone(),
             arn: self.subject.arn(),
-            body: event.body.clone(),
+            body: std::mem::take(&mut event.body),
         });
         if sent.is_err() {
             bail!(self.failure("hung up before its event"));
@@ -124,11 +131,12 @@ impl<'a> Sandbox<'a> {
         let Said::Answer { took, answer } = self.hear().await? else {
             bail!(self.failure("polled twice"));
         };
-        if let Err(error) = answer {
-            bail!(self.failure(&format!("answered an event with the error {error}")));
-        }
-        if let Err(why) = event.check(&self.aws.take_calls()) {
-            bail!(self.failure(&why));
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => bail!(self.failure(&format!("answered an event with the error {error}"))),
+        };
+        if let Err(why) = event.check(&answer, &self.aws.take_calls()) {
+            bail!(self.failure(&format!("did not do what its event asks for: {why:#}")));
         }
         self.poll().await?;
         Ok(took)

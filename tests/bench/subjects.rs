@@ -8,7 +8,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -16,6 +16,8 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter, write::SimpleFileOptions};
 
 use crate::{
     aws::{ACCOUNT, Call, FakeAws, REGION},
+    dynamodb::{ALARMS_TABLE, TELEMETRY_TABLE},
+    greenhouse::{Batch, Size, thresholds},
     iot::{Device, NOBODY, Registry},
     sandbox::which,
 };
@@ -33,17 +35,32 @@ pub struct Function {
     wants_devices: bool,
     /// In what else it is written.
     peers: &'static [Peer],
+    /// The batches in which it is compared with them; where there are none, it is compared by single events.
+    pub batches: &'static [Size],
     /// What must be known to compare it with them.
     note: Option<&'static str>,
 }
 
-/// An event, and the calls that it must come to, in order.
-type Made = (Value, Vec<Effect>);
+/// An event, and what it must come to.
+type Made = (Value, Expected);
+
+/// What an event must come to.
+#[derive(Debug)]
+enum Expected {
+    /// These calls, in order.
+    Calls(Vec<Effect>),
+    /// Every reading of the batch is kept, once.
+    Kept(Batch),
+    /// Every thing of the batch is held against its threshold, and its state written once.
+    Judged(Batch),
+}
 
 /// What an event is made from.
 struct Turn<'a> {
     /// Which of the subject's events it is.
     n: usize,
+    /// How big it is, for a function that takes batches.
+    size: Size,
     /// In milliseconds since 1970.
     received_at: u64,
     /// Who gets it.
@@ -55,7 +72,7 @@ struct Turn<'a> {
 }
 
 /// Every function, in the order of the tables.
-pub const FUNCTIONS: &[Function] = &[BUTTON, DOORBELL, JITR];
+pub const FUNCTIONS: &[Function] = &[BUTTON, DOORBELL, JITR, TELEMETRY, ALARM];
 
 const BUTTON: Function = Function {
     name: "button",
@@ -78,10 +95,11 @@ const BUTTON: Function = Function {
             ),
             Effect::new("UpdateItem", IDEMPOTENCY_TABLE, [turn.trace_id(), "COMPLETED".to_owned()]),
         ];
-        Ok((turn.device_event("iotbutton", "G030JF055364XVRB", &payload), effects))
+        Ok((turn.device_event("iotbutton", "G030JF055364XVRB", &payload), Expected::Calls(effects)))
     },
     wants_devices: false,
     peers: &[Peer::Python, Peer::Node],
+    batches: &[],
     note: None,
 };
 
@@ -102,10 +120,11 @@ const DOORBELL: Function = Function {
             ),
             Effect::new("PutItem", IDEMPOTENCY_TABLE, [thing]),
         ];
-        Ok((event, effects))
+        Ok((event, Expected::Calls(effects)))
     },
     wants_devices: false,
     peers: &[],
+    batches: &[],
     note: None,
 };
 
@@ -118,15 +137,43 @@ const JITR: Function = Function {
             Peer::Node => let_in_unseen(&device),
             _ => admitted(&device, turn.is_first),
         };
-        Ok((turn.registered_event(&device), effects))
+        Ok((turn.registered_event(&device), Expected::Calls(effects)))
     },
     wants_devices: true,
     peers: &[Peer::Node],
+    batches: &[],
     note: Some(
         "jitr's node peer is the sample that is usually copied, and not the same: it makes\n\
          3 calls and checks nothing. jitr makes 20, one more in a process's first event,\n\
          and verifies the certificate.",
     ),
+};
+
+const TELEMETRY: Function = Function {
+    name: "telemetry",
+    environment: &[("TELEMETRY_TABLE", TELEMETRY_TABLE), ("RETENTION_DAYS", "365")],
+    event: |turn| Ok((turn.batch().delivery("telemetry"), Expected::Kept(turn.batch()))),
+    wants_devices: false,
+    peers: &[Peer::Python, Peer::Node],
+    batches: &[
+        Size::ONE,
+        Size::of(10),
+        Size::of(100),
+        Size::of(1000),
+        Size { messages: 1000, each: 10 },
+        Size::of(10_000),
+    ],
+    note: None,
+};
+
+const ALARM: Function = Function {
+    name: "alarm",
+    environment: &[("ALARMS_TABLE", ALARMS_TABLE)],
+    event: |turn| Ok((turn.batch().delivery("alarm"), Expected::Judged(turn.batch()))),
+    wants_devices: false,
+    peers: &[Peer::Python, Peer::Node],
+    batches: &[Size::of(1000)],
+    note: None,
 };
 
 /// What `jitr` does for a device that nothing speaks against.
@@ -187,6 +234,10 @@ fn topic_arn(function: &str) -> String {
 }
 
 impl Turn<'_> {
+    fn batch(&self) -> Batch {
+        Batch::new(self.size, self.n, self.received_at, self.peer.name())
+    }
+
     fn trace_id(&self) -> String {
         format!("6f1c1d0c-7c5b-4c1e-9a3e-{:012x}", self.n)
     }
@@ -244,13 +295,13 @@ pub struct BenchEvent {
     pub request_id: String,
     /// The function's input.
     pub body: String,
-    effects: Vec<Effect>,
+    expected: Expected,
 }
 
 impl BenchEvent {
-    /// Whether `calls` are the event's effects, all of them and no others. What a function does to warm its
-    /// connections may still be under way and does not count.
-    pub fn check(&self, calls: &[Call]) -> Result<(), String> {
+    /// Whether `answer` and `calls` are what the event must come to. What a function does to warm its connections may
+    /// still be under way and does not count.
+    pub fn check(&self, answer: &str, calls: &[Call]) -> Result<()> {
         let is_warming = |call: &&Call| {
             matches!(
                 (call.operation.as_str(), call.target.as_str()),
@@ -258,26 +309,37 @@ impl BenchEvent {
             )
         };
         let calls: Vec<&Call> = calls.iter().filter(|call| !is_warming(call)).collect();
-        let as_expected = calls.len() == self.effects.len()
-            && calls.iter().zip(&self.effects).all(|(call, effect)| {
-                call.operation == effect.operation
-                    && call.target == effect.target
-                    && effect.mentions.iter().all(|text| call.body.contains(text))
-            });
-        if as_expected {
-            return Ok(());
-        }
-        let expected: Vec<String> = self
-            .effects
-            .iter()
-            .map(|effect| format!("  {} {} {:?}\n", effect.operation, effect.target, effect.mentions))
-            .collect();
-        let came: Vec<String> = calls
-            .iter()
-            .map(|call| format!("  {} {} {}\n", call.operation, call.target, call.body.escape_debug()))
-            .collect();
-        Err(format!("did not do what its event asks for.\nExpected:\n{}Came:\n{}", expected.concat(), came.concat()))
+        let checked = match &self.expected {
+            Expected::Calls(effects) => return in_order(effects, &calls),
+            Expected::Kept(batch) => batch.is_kept(&calls),
+            Expected::Judged(batch) => batch.is_judged(&calls),
+        };
+        let answer: Value = serde_json::from_str(answer)?;
+        ensure!(answer == json!({ "batchItemFailures": [] }), "answered {answer}");
+        checked
     }
+}
+
+/// Whether `calls` are these effects, all of them and no others.
+fn in_order(effects: &[Effect], calls: &[&Call]) -> Result<()> {
+    let as_expected = calls.len() == effects.len()
+        && calls.iter().zip(effects).all(|(call, effect)| {
+            call.operation == effect.operation
+                && call.target == effect.target
+                && effect.mentions.iter().all(|text| call.body.contains(text))
+        });
+    if as_expected {
+        return Ok(());
+    }
+    let expected: Vec<String> = effects
+        .iter()
+        .map(|effect| format!("  {} {} {:?}\n", effect.operation, effect.target, effect.mentions))
+        .collect();
+    let came: Vec<String> = calls
+        .iter()
+        .map(|call| format!("  {} {} {}\n", call.operation, call.target, call.body.escape_debug()))
+        .collect();
+    bail!("\nExpected:\n{}Came:\n{}", expected.concat(), came.concat())
 }
 
 /// In what a subject is written.
@@ -322,6 +384,7 @@ pub struct Subject {
     pub zip_bytes: u64,
     environment: Vec<(&'static str, String)>,
     events: Cell<usize>,
+    newest: Cell<u64>,
 }
 
 impl Subject {
@@ -345,17 +408,29 @@ impl Subject {
         self.function.is_some_and(|function| function.wants_devices)
     }
 
+    /// The batches in which it is compared with its peers.
+    pub fn batches(&self) -> &'static [Size] {
+        self.function.map(|function| function.batches).unwrap_or_default()
+    }
+
+    /// Whether it is measured by single events: a peer may be there for the batches alone.
+    pub fn takes_single_events(&self) -> bool {
+        self.batches().is_empty() || self.peer == Peer::Rust
+    }
+
     /// An event that it has not seen. It may do more in a process's first.
-    pub fn next_event(&self, registry: &Registry, is_first: bool) -> Result<BenchEvent> {
+    pub fn next_event(&self, size: Size, registry: &Registry, is_first: bool) -> Result<BenchEvent> {
         let n = self.events.replace(self.events.get() + 1);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let received_at = u64::try_from(now.as_millis()).unwrap_or_default();
-        let turn = Turn { n, received_at, peer: self.peer, is_first, registry };
-        let (event, effects) = (self.function.unwrap_or(&BUTTON).event)(&turn)?;
+        // No event's readings are older than those of the one before.
+        let received_at = u64::try_from(now.as_millis())?.max(self.newest.get());
+        self.newest.set(received_at + u64::try_from(size.messages)?);
+        let turn = Turn { n, size, received_at, peer: self.peer, is_first, registry };
+        let (event, expected) = (self.function.unwrap_or(&BUTTON).event)(&turn)?;
         Ok(BenchEvent {
             request_id: format!("8476a536-e9f4-11e8-9739-{n:012x}"),
             body: event.to_string(),
-            effects: if self.function.is_some() { effects } else { Vec::new() },
+            expected: if self.function.is_some() { expected } else { Expected::Calls(Vec::new()) },
         })
     }
 }
@@ -370,10 +445,12 @@ pub struct World {
 }
 
 impl World {
-    /// A fake AWS and an empty directory.
+    /// A fake AWS, in which the thresholds have been put, and an empty directory.
     pub async fn new() -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("gatehouse-bench-").tempdir()?;
-        Ok(Self { aws: FakeAws::start(dir.path()).await?, dir })
+        let aws = FakeAws::start(dir.path()).await?;
+        aws.tables.put_alarm_item(&thresholds())?;
+        Ok(Self { aws, dir })
     }
 
     /// The whole environment, nothing inherited.
@@ -469,7 +546,8 @@ impl World {
             task_root,
             zip_bytes,
             environment: Vec::new(),
-            events: Cell::new(0),
+            events: Cell::default(),
+            newest: Cell::default(),
         })
     }
 
@@ -491,7 +569,8 @@ impl World {
             zip_bytes: zipped_size(&task_root)?,
             environment: vec![("_HANDLER", format!("{}.handler", function.name))],
             task_root,
-            events: Cell::new(0),
+            events: Cell::default(),
+            newest: Cell::default(),
         }))
     }
 
@@ -523,7 +602,8 @@ impl World {
             zip_bytes: zipped_size(&task_root)?,
             environment: vec![("_HANDLER", format!("{}.handler", function.name))],
             task_root,
-            events: Cell::new(0),
+            events: Cell::default(),
+            newest: Cell::default(),
         }))
     }
 }

@@ -1,0 +1,201 @@
+//! DynamoDB, as far as the functions need it. Only the alarms' table keeps what is put into it: of the other tables no
+//! benchmark reads what it has written, so that a read finds nothing and every condition holds.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use hyper::{Request, StatusCode, body::Bytes};
+use serde_json::{Map, Value, json};
+
+use crate::aws::{Answer, Call};
+
+/// The table of readings.
+pub const TELEMETRY_TABLE: &str = "gatehouse-telemetry";
+/// The table of alarms' states and of the document of thresholds.
+pub const ALARMS_TABLE: &str = "gatehouse-alarms";
+
+/// The content type of its answers.
+pub const DYNAMODB_JSON: &str = "application/x-amz-json-1.0";
+
+/// The most that one call writes, and the most that one reads.
+const PUTS: usize = 25;
+const GETS: usize = 100;
+
+type Item = Map<String, Value>;
+/// The values of a table's two key attributes.
+type Key = (String, String);
+
+/// What the tables hold.
+#[derive(Debug, Clone, Default)]
+pub struct Tables(Arc<Mutex<BTreeMap<Key, Item>>>);
+
+impl Tables {
+    /// Answers one call.
+    pub fn answer(&self, request: &Request<Bytes>) -> Result<Answer> {
+        let target = request.headers().get("x-amz-target").context("no x-amz-target")?.to_str()?;
+        let operation =
+            target.strip_prefix("DynamoDB_20120810.").with_context(|| format!("x-amz-target is {target}"))?;
+        let fields: Value = serde_json::from_slice(request.body())?;
+        let (table, answer) = match operation {
+            "BatchWriteItem" => {
+                let (table, requests) = of_one_table(&fields)?;
+                puts(table, requests)?;
+                (table, json!({ "UnprocessedItems": {} }))
+            }
+            "BatchGetItem" => {
+                let (table, wanted) = of_one_table(&fields)?;
+                let found = self.get_all(table, wanted)?;
+                (table, json!({ "Responses": { table: found }, "UnprocessedKeys": {} }))
+            }
+            "GetItem" => {
+                let table = table_name(&fields)?;
+                let found = self.get(table, object(&fields, "Key")?)?;
+                (table, found.map_or(json!({}), |item| json!({ "Item": item })))
+            }
+            "PutItem" => {
+                let table = table_name(&fields)?;
+                self.put(table, object(&fields, "Item")?)?;
+                (table, json!({}))
+            }
+            "UpdateItem" | "DeleteItem" => {
+                let table = table_name(&fields)?;
+                ensure!(table != ALARMS_TABLE, "{operation} is not among the fake's operations on {table}");
+                (table, json!({}))
+            }
+            other => bail!("{other} is not among the fake's operations"),
+        };
+        Ok(Answer {
+            call: Call { operation: operation.to_owned(), target: table.to_owned(), body: fields.to_string() },
+            status: StatusCode::OK,
+            error_type: None,
+            content_type: DYNAMODB_JSON,
+            body: answer.to_string(),
+        })
+    }
+
+    /// Puts an item into the alarms' table, as if somebody had done so earlier.
+    pub fn put_alarm_item(&self, item: &Value) -> Result<()> {
+        self.put(ALARMS_TABLE, item.as_object().context("an item is an object")?)
+    }
+
+    fn put(&self, table: &str, item: &Item) -> Result<()> {
+        well_formed(item)?;
+        if table == ALARMS_TABLE {
+            let key = key(table, item)?;
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, item.clone());
+        }
+        Ok(())
+    }
+
+    fn get(&self, table: &str, wanted: &Item) -> Result<Option<Item>> {
+        if table != ALARMS_TABLE {
+            return Ok(None);
+        }
+        let key = key(table, wanted)?;
+        Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned())
+    }
+
+    fn get_all(&self, table: &str, wanted: &Value) -> Result<Vec<Item>> {
+        let keys = array(wanted, "Keys")?;
+        ensure!((1..=GETS).contains(&keys.len()), "a call asks for {} items", keys.len());
+        let mut seen = BTreeSet::new();
+        let mut found = Vec::new();
+        for wanted in keys {
+            let wanted = wanted.as_object().context("a key is an object")?;
+            ensure!(seen.insert(key(table, wanted)?), "a key stands twice in one call");
+            found.extend(self.get(table, wanted)?);
+        }
+        Ok(found)
+    }
+}
+
+/// The items that a `BatchWriteItem` call puts into its table.
+///
+/// An error where DynamoDB would refuse the call: more than 25, a key twice, an attribute of no type.
+pub fn puts<'a>(table: &str, requests: &'a Value) -> Result<Vec<&'a Item>> {
+    let requests = requests.as_array().context("the requests to a table are an array")?;
+    ensure!((1..=PUTS).contains(&requests.len()), "a call has {} requests", requests.len());
+    let mut seen = BTreeSet::new();
+    let put = |request: &'a Value| -> Result<&'a Item> {
+        ensure!(request.as_object().is_some_and(|it| it.len() == 1), "a request is for one thing");
+        let item = object(request.get("PutRequest").context("no PutRequest")?, "Item")?;
+        well_formed(item)?;
+        ensure!(seen.insert(key(table, item)?), "a key stands twice in one call");
+        Ok(item)
+    };
+    requests.iter().map(put).collect()
+}
+
+/// The name of the only table that a batch call is about, and what is asked of it.
+pub fn of_one_table(fields: &Value) -> Result<(&str, &Value)> {
+    let tables = object(fields, "RequestItems")?;
+    ensure!(tables.len() == 1, "a call is about {} tables", tables.len());
+    let (table, asked) = tables.iter().next().context("a call is about no table")?;
+    Ok((table, asked))
+}
+
+fn table_name(fields: &Value) -> Result<&str> {
+    fields.get("TableName").and_then(Value::as_str).context("no TableName")
+}
+
+fn object<'a>(fields: &'a Value, name: &str) -> Result<&'a Item> {
+    fields.get(name).and_then(Value::as_object).with_context(|| format!("no {name}"))
+}
+
+fn array<'a>(fields: &'a Value, name: &str) -> Result<&'a Vec<Value>> {
+    fields.get(name).and_then(Value::as_array).with_context(|| format!("no {name}"))
+}
+
+/// Where an item stands in a table of which the fake knows the key.
+fn key(table: &str, item: &Item) -> Result<Key> {
+    let (hash, range) = match table {
+        TELEMETRY_TABLE => ("thing", "at"),
+        ALARMS_TABLE => ("id", "part"),
+        other => bail!("the key of {other} is not known"),
+    };
+    Ok((text(item, hash)?.to_owned(), text(item, range)?.to_owned()))
+}
+
+/// An attribute that is a text.
+pub fn text<'a>(item: &'a Item, name: &str) -> Result<&'a str> {
+    let found = item.get(name).and_then(|value| value.get("S")).and_then(Value::as_str);
+    found.with_context(|| format!("{name} is no text"))
+}
+
+/// A JSON value as an attribute's.
+pub fn attribute(value: &Value) -> Value {
+    match value {
+        Value::Null => json!({ "NULL": true }),
+        Value::Bool(it) => json!({ "BOOL": it }),
+        Value::Number(it) => json!({ "N": it.to_string() }),
+        Value::String(it) => json!({ "S": it }),
+        Value::Array(it) => json!({ "L": it.iter().map(attribute).collect::<Vec<_>>() }),
+        Value::Object(it) => {
+            json!({ "M": it.iter().map(|(name, it)| (name.clone(), attribute(it))).collect::<Item>() })
+        }
+    }
+}
+
+fn well_formed(item: &Item) -> Result<()> {
+    for (name, value) in item {
+        ensure!(is_attribute(value), "{name} is no attribute value: {value}");
+    }
+    Ok(())
+}
+
+/// Whether this is a value of one of the types that are used here.
+fn is_attribute(value: &Value) -> bool {
+    let Some((kind, value)) = value.as_object().filter(|it| it.len() == 1).and_then(|it| it.iter().next()) else {
+        return false;
+    };
+    match (kind.as_str(), value) {
+        ("S", Value::String(_)) | ("BOOL", Value::Bool(_)) | ("NULL", Value::Bool(true)) => true,
+        ("N", Value::String(number)) => number.parse::<f64>().is_ok(),
+        ("L", Value::Array(items)) => items.iter().all(is_attribute),
+        ("M", Value::Object(fields)) => fields.values().all(is_attribute),
+        _ => false,
+    }
+}

@@ -45,10 +45,25 @@ impl Deployment {
 }
 
 /// Puts all of `infra/gatehouse.yaml` into an account, with every name beginning with `prefix`.
-pub async fn everything(cloud: &Cloud, account: &Account, prefix: &str, progress: Progress) -> Result<Deployment> {
+///
+/// `more` are parameters besides those that a local cloud needs.
+pub async fn everything(
+    cloud: &Cloud,
+    account: &Account,
+    prefix: &str,
+    more: &[(&str, &str)],
+    progress: Progress,
+) -> Result<Deployment> {
     let template = progress.step("Packaging templates and functions", package(cloud, account)).await?;
-    // The local cloud speaks plain HTTP.
-    let parameters = [("Prefix", prefix), ("RequireTls", "false")];
+    let mut parameters = vec![
+        ("Prefix", prefix),
+        // The local cloud speaks plain HTTP.
+        ("RequireTls", "false"),
+        // A day in a greenhouse is a minute here: its thresholds are as short as that, and so are the pauses.
+        ("ActuatorMinIntervalSeconds", "10"),
+        ("PresenceGraceSeconds", "5"),
+    ];
+    parameters.extend(more);
     let deploying = async {
         let deployment = deploy(cloud, account, &template, prefix, &parameters).await?;
         overlay(cloud, account, &deployment).await?;
@@ -59,7 +74,9 @@ pub async fn everything(cloud: &Cloud, account: &Account, prefix: &str, progress
 
 /// What functions may do on a resource of one kind in AWS, and on any resource only in the local cloud, which does not
 /// know for these calls which one is asked for: the output that names the function, and the actions.
-const UNRESOLVED: [(&str, &[&str]); 2] = [
+const UNRESOLVED: [(&str, &[&str]); 3] = [
+    // AWS knows no such action: sending a batch is `sqs:SendMessage`.
+    ("ForwardFunction", &["sqs:SendMessageBatch"]),
     ("JitrFunction", &["iot:AttachPolicy", "iot:DescribeCACertificate"]),
     ("RevokeFunction", &["iot:DescribeCACertificate", "iot:UpdateCACertificate"]),
 ];

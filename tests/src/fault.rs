@@ -3,7 +3,7 @@
 //! A function is put behind it by its environment (`AWS_ENDPOINT_URL_DYNAMODB` and so on, for each of [`SERVICES`]); it
 //! has no switch of its own for that.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,9 +12,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
+use hyper::http::request::Parts;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response};
 use hyper_util::rt::TokioIo;
+use serde_json::{Map, Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -37,6 +39,10 @@ pub enum Fault {
     Throttled,
     /// The service never gets the request, and no answer ever comes.
     Hangs,
+    /// The service fails of its own, to be tried again.
+    Failed,
+    /// DynamoDB writes the first half of a batch and leaves the rest unprocessed; any other call is left alone.
+    Unprocessed,
     /// The function's process is killed before the service gets the request.
     KilledBefore,
     /// The service does it, and the function's process is killed before the answer.
@@ -64,6 +70,8 @@ pub struct Proxy {
 struct State {
     /// Which call from now on, from 1, and what happens to it.
     plan: Option<(usize, Fault)>,
+    /// What happens to the next calls of this operation, one after the other, and to each other one in between nothing.
+    series: Option<(&'static str, VecDeque<Fault>)>,
     meeting: Option<Meeting>,
     calls: Vec<Call>,
 }
@@ -95,6 +103,18 @@ impl Proxy {
     /// Forgets what was; from now on the `nth` call, counted from 1, meets this fault.
     pub fn plan(&self, nth: usize, fault: Fault) {
         *lock(&self.state) = State { plan: Some((nth, fault)), ..State::default() };
+    }
+
+    /// Forgets what was; from now on every second call of this operation meets the next of these faults, until there is
+    /// none left.
+    pub fn plan_series(&self, operation: &'static str, faults: impl IntoIterator<Item = Fault>) {
+        *lock(&self.state) = State { series: Some((operation, faults.into_iter().collect())), ..State::default() };
+    }
+
+    /// Whether every fault that was planned has happened.
+    pub fn is_over(&self) -> bool {
+        let state = lock(&self.state);
+        state.series.as_ref().is_none_or(|(_, faults)| faults.is_empty())
     }
 
     /// Forgets what was; from now on the first call of this operation reaches the service only once another process
@@ -174,7 +194,12 @@ impl Handler {
         let fault = {
             let mut state = lock(&self.state);
             let nth = state.calls.len() + 1;
-            let fault = state.plan.filter(|(planned, _)| *planned == nth).map(|(_, fault)| fault);
+            let calls_before = state.calls.iter().filter(|call| call.operation == operation).count();
+            let in_series = match &mut state.series {
+                Some((struck, faults)) if *struck == operation && calls_before % 2 == 1 => faults.pop_front(),
+                _ => None,
+            };
+            let fault = state.plan.filter(|(planned, _)| *planned == nth).map(|(_, fault)| fault).or(in_series);
             state.calls.push(Call { operation: operation.clone(), fault });
             fault
         };
@@ -187,13 +212,15 @@ impl Handler {
         match fault {
             Some(Fault::LostRequest) => return broken(),
             Some(Fault::Throttled) => return throttled(service),
+            Some(Fault::Failed) => return Ok(Response::builder().status(500).body(Full::default())?),
+            Some(Fault::Unprocessed) if operation == "BatchWriteItem" => return self.halve(head, &body).await,
             // Until the caller gives up: this ends with the connection.
             Some(Fault::Hangs) => return std::future::pending().await,
             Some(Fault::KilledBefore) => {
                 kill(&self.cloud, &url);
                 return broken();
             }
-            None | Some(Fault::LostAnswer | Fault::KilledAfter) => {}
+            None | Some(Fault::LostAnswer | Fault::KilledAfter | Fault::Unprocessed) => {}
         }
         let answer = forward(self.cloud.endpoint, Request::from_parts(head, Full::new(body))).await?;
         match fault {
@@ -204,6 +231,30 @@ impl Handler {
             Some(Fault::LostAnswer) => broken(),
             _ => Ok(answer),
         }
+    }
+}
+
+impl Handler {
+    /// Has the first half of a batch written, and gives the rest back.
+    async fn halve(&self, mut head: Parts, body: &[u8]) -> Result<Response<Full<Bytes>>> {
+        let mut now: Value = serde_json::from_slice(body)?;
+        let mut later = Map::new();
+        let tables = now.get_mut("RequestItems").and_then(Value::as_object_mut).context("no RequestItems")?;
+        for (table, puts) in tables {
+            let puts = puts.as_array_mut().context("no list of puts")?;
+            let rest = puts.split_off(puts.len().div_ceil(2));
+            if !rest.is_empty() {
+                later.insert(table.clone(), Value::Array(rest));
+            }
+        }
+        let now = Bytes::from(now.to_string());
+        head.headers.insert("content-length", now.len().into());
+        let answer = forward(self.cloud.endpoint, Request::from_parts(head, Full::new(now))).await?;
+        if !answer.status().is_success() {
+            return Ok(answer);
+        }
+        let answer = Response::builder().header("content-type", "application/x-amz-json-1.0");
+        Ok(answer.body(Full::new(json!({"UnprocessedItems": later}).to_string().into()))?)
     }
 }
 

@@ -124,6 +124,17 @@ pub enum Effect {
     },
 }
 
+impl Effect {
+    /// Whether it tells of a change of state that this reading decided. A change has an id of its own, and tells the thing
+    /// and when the reading that decided it was received; two rules may differ by some milliseconds over that.
+    fn is_change_by(&self, reading: &Arrived) -> bool {
+        let Self::Told(Told { data: Some(data), .. }) = self else { return false };
+        let thing = data.get("transition").and_then(|_| data.get("thing")?.as_str());
+        let at = data.get("at").and_then(Value::as_u64);
+        thing == Some(&*reading.client_id) && at.is_some_and(|at| at.abs_diff(reading.at) <= 100)
+    }
+}
+
 impl fmt::Display for Effect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -254,7 +265,10 @@ impl Observer {
     /// What has come of an event so far.
     pub fn effects(&self, event_id: &str) -> Vec<Timed> {
         let seen = lock(&self.seen);
-        seen.effects.iter().filter(|(id, _)| id == event_id).map(|(_, timed)| timed.clone()).collect()
+        let arrived = seen.arrived.iter().find(|arrived| arrived.trace_id == event_id);
+        let is_of_it = |effect: &Effect| arrived.is_some_and(|arrived| effect.is_change_by(arrived));
+        let of_event = seen.effects.iter().filter(|(id, timed)| id == event_id || is_of_it(&timed.effect));
+        of_event.map(|(_, timed)| timed.clone()).collect()
     }
 
     /// What functions reported of an event so far, one an invocation that had no other event.

@@ -65,7 +65,7 @@ async fn local(options: Options) -> Result<ExitCode> {
     let log = directory.path().join("cloud.log");
     let account = Account::first();
     let cloud = progress.step("Starting the local cloud", Cloud::start(&log, &[])).await?;
-    let deployment = deploy::everything(&cloud, &account, "gatehouse", progress).await?;
+    let deployment = deploy::everything(&cloud, &account, "gatehouse", &[], progress).await?;
     let clients = Clients::new(cloud.endpoint, &account);
     let policy = deployment.output("DevicePolicy")?;
     let registering = async {

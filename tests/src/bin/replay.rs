@@ -58,7 +58,7 @@ async fn replay(options: Options) -> Result<ExitCode> {
     let log = directory.path().join("cloud.log");
     let account = Account::first();
     let cloud = progress.step("Starting the local cloud", Cloud::start(&log, &[])).await?;
-    let deployment = deploy::everything(&cloud, &account, "gatehouse", progress).await?;
+    let deployment = deploy::everything(&cloud, &account, "gatehouse", &[], progress).await?;
 
     let new: HashSet<&str> = scenarios.iter().flat_map(Scenario::newcomers).collect();
     let mut things: Vec<&str> =

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tests::fault::{Call, Fault, Proxy};
-use tests::observe::Effect;
+use tests::observe::{Effect, Told};
 use tokio::time::sleep;
 
-use crate::stage::{Stage, Suite, click, ring};
+use crate::stage::{Stage, Suite, click, device_event, ring};
 
 /// A function under test, what it is handed, and how many calls it makes: to warm up, and for an event.
 #[derive(Clone, Copy)]
@@ -19,14 +19,18 @@ struct Subject {
     event: fn(&str, &str) -> Value,
     what: &'static str,
     calls: usize,
+    /// What the function is told before.
+    prepare: Option<fn() -> Value>,
 }
 
-const SUBJECTS: [Subject; 2] = [
-    Subject { function: "button", event: click, what: "a click", calls: 2 + 3 },
-    Subject { function: "doorbell", event: ring, what: "a ring", calls: 2 + 4 },
+const SUBJECTS: [Subject; 3] = [
+    Subject { function: "button", event: click, what: "a click", calls: 2 + 3, prepare: None },
+    Subject { function: "doorbell", event: ring, what: "a ring", calls: 2 + 4, prepare: None },
+    Subject { function: "alarm", event: bright, what: "an alarm", calls: 2 + 9, prepare: Some(threshold) },
 ];
 
-const FAULTS: [(Fault, &str); 6] = [
+const FAULTS: [(Fault, &str); 7] = [
+    (Fault::Failed, "whichever call fails"),
     (Fault::LostRequest, "whichever request is lost"),
     (Fault::LostAnswer, "whichever answer is lost"),
     (Fault::Throttled, "whichever call is throttled"),
@@ -51,6 +55,9 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
 /// Lets the first call of an event go wrong, then the second, until a run is untouched.
 async fn every_call(suite: Arc<Suite>, subject: Subject, fault: Fault) -> Result<()> {
     let stage = suite.stage().await?;
+    if let Some(order) = subject.prepare {
+        stage.invoke(subject.function, &order()).await?;
+    }
     let proxy = Proxy::start(&stage.cloud).await?;
     stage.put_behind(&proxy, subject.function).await?;
     let mut nth = 1;
@@ -65,7 +72,7 @@ async fn every_call(suite: Arc<Suite>, subject: Subject, fault: Fault) -> Result
 
         let made = proxy.calls();
         let struck = made.iter().position(|call| call.fault.is_some());
-        let told = stage.told(&event_id).len();
+        let told = told(&stage, &thing);
         let allowed = if may_repeat(&made, struck, fault) { 1..=2 } else { 1..=1 };
         ensure!(allowed.contains(&told), "told {told} times after {fault:?} at call {nth} of: {}", calls());
         let effects = stage.observer.effects(&event_id);
@@ -81,13 +88,34 @@ async fn every_call(suite: Arc<Suite>, subject: Subject, fault: Fault) -> Result
     Ok(())
 }
 
+/// A reading above the threshold.
+fn bright(event_id: &str, thing: &str) -> Value {
+    device_event(event_id, thing, &format!("telemetry/{thing}"), br#"{"lux": 36000}"#)
+}
+
+fn threshold() -> Value {
+    json!({"thresholds": [{
+        "name": "too-bright",
+        "things": "*",
+        "field": "/lux",
+        "raise": {"above": 35000, "for": "0 s"},
+        "clear": {"below": 35000, "for": "0 s"},
+    }]})
+}
+
+/// How many times something was told of a thing.
+fn told(stage: &Stage, thing: &str) -> usize {
+    let is_of_thing = |told: &Told| told.attributes.get("thing").is_some_and(|of| of == thing);
+    stage.observer.all_told().iter().filter(|told| is_of_thing(told)).count()
+}
+
 /// Whether SNS had taken the message and the function could not know: the one case in which it is told again.
 fn may_repeat(made: &[Call], struck: Option<usize>, fault: Fault) -> bool {
     let operation = |at: usize| made.get(at).map(|call| &*call.operation);
     struck.is_some_and(|at| match fault {
         Fault::LostAnswer | Fault::KilledAfter => operation(at) == Some("Publish"),
         Fault::KilledBefore => at > 0 && operation(at - 1) == Some("Publish"),
-        Fault::LostRequest | Fault::Throttled | Fault::Hangs => false,
+        Fault::LostRequest | Fault::Throttled | Fault::Hangs | Fault::Failed | Fault::Unprocessed => false,
     })
 }
 

@@ -6,6 +6,7 @@
 mod admission;
 mod broken;
 mod faults;
+mod greenhouse;
 mod isolation;
 mod once;
 mod processes;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
 
     let mut trials: Vec<Trial> = Vec::new();
     trials.extend(revocation::trials(&suite));
+    trials.extend(greenhouse::trials(&suite));
     trials.extend(admission::trials(&suite));
     trials.extend(faults::trials(&suite));
     trials.extend(replay::trials(&suite));

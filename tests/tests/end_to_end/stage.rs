@@ -92,12 +92,17 @@ impl Suite {
 
     /// Everything deployed in an account of its own, under names of its own.
     pub async fn stage(&self) -> Result<Stage> {
+        self.stage_with(&[]).await
+    }
+
+    /// The same, with these parameters.
+    pub async fn stage_with(&self, parameters: &[(&str, &str)]) -> Result<Stage> {
         let cloud = self.cloud().await?;
         let number = self.accounts.fetch_add(1, Ordering::Relaxed);
         let account = Account::new(format!("{:012}", 200_000_000_000 + number))?;
         // MiniStack, asked to change a function, ends the processes of all functions of that name, whatever the account.
         let prefix = format!("gatehouse-{number}");
-        let deployment = deploy::everything(cloud, &account, &prefix, Progress::silent()).await?;
+        let deployment = deploy::everything(cloud, &account, &prefix, parameters, Progress::silent()).await?;
         let clients = Clients::new(cloud.endpoint, &account);
         let observer = Observer::start(&clients).await?;
         Ok(Stage { cloud: Arc::clone(cloud), account, clients, deployment, observer })

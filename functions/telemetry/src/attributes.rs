@@ -115,7 +115,7 @@ impl Fault {
 /// was appended is good for nothing.
 pub fn append<'a>(json: &'a str, wanted: &mut [Wanted<'a, '_>], out: &mut Vec<u8>) -> Result<(), Fault> {
     let all = wanted.iter().enumerate().fold(0, |all, (bit, _)| all | 1 << bit);
-    Pass { text: json, at: 0, names: Vec::new(), wanted, out }.value(0, all)
+    Pass { text: json, at: 0, names: Vec::with_capacity(2 * FEW), wanted, out }.value(0, all)
 }
 
 /// The text of a JSON string, without its quotes; `None` for any other value, or where an escape names no character.
@@ -129,8 +129,8 @@ pub fn text(json: &str) -> Option<Cow<'_, str>> {
 struct Pass<'a, 'p, 'w> {
     text: &'a str,
     at: usize,
-    /// The names in the objects that are open, with their positions.
-    names: Vec<(Cow<'a, str>, usize)>,
+    /// The names in the objects that are open, as they are written there, with their positions.
+    names: Vec<(&'a str, usize)>,
     wanted: &'w mut [Wanted<'a, 'p>],
     out: &'w mut Vec<u8>,
 }
@@ -232,37 +232,39 @@ impl<'a> Pass<'a, '_, '_> {
     fn object(&mut self, depth: usize, leading: u8) -> Result<(), Fault> {
         self.open(depth)?;
         let outer = self.names.len();
-        let mut position = 0;
+        let (mut position, mut are_plain) = (0, true);
         while self.peek() == Some(b'"') {
             if position > 0 {
                 self.out.push(b',');
             }
-            let (quoted, has_escapes) = self.string()?;
-            self.out.extend_from_slice(quoted.as_bytes());
-            self.out.push(b':');
-            let name = if has_escapes {
-                text(quoted).ok_or_else(|| Fault::from(What::Unreadable).within(position))?
-            } else {
-                Cow::Borrowed(quoted.trim_matches('"'))
-            };
-            if name.is_empty() {
+            let (name, has_escapes) = self.string()?;
+            if name == "\"\"" {
                 return Err(Fault::from(What::EmptyName).within(position));
             }
-            let leading = self.leading(depth, leading, |token| token == name);
+            if has_escapes && text(name).is_none() {
+                return Err(Fault::from(What::Unreadable).within(position));
+            }
+            are_plain &= !has_escapes;
             self.names.push((name, position));
+            self.out.extend_from_slice(name.as_bytes());
+            self.out.push(b':');
             if self.peek() == Some(b':') {
                 self.at += 1;
             }
+            let leading = self.leading(depth, leading, |token| text(name).is_some_and(|name| name == token));
             self.inner(depth, leading, position)?;
             position += 1;
         }
         // The brace.
         self.at += 1;
-        if let Some(position) = self.names.get_mut(outer..).and_then(duplicate) {
-            return Err(Fault::from(What::DuplicateName).within(position));
-        }
+        let names = self.names.get_mut(outer..).unwrap_or_default();
+        let duplicate = if are_plain {
+            duplicate(names)
+        } else {
+            duplicate(&mut names.iter().map(|(name, position)| (text(name), *position)).collect::<Vec<_>>())
+        };
         self.names.truncate(outer);
-        Ok(())
+        duplicate.map_or(Ok(()), |position| Err(Fault::from(What::DuplicateName).within(position)))
     }
 
     fn list(&mut self, depth: usize, leading: u8) -> Result<(), Fault> {
@@ -319,11 +321,10 @@ impl<'a> Pass<'a, '_, '_> {
 }
 
 /// The position of a name that stands there before.
-fn duplicate(names: &mut [(Cow<'_, str>, usize)]) -> Option<usize> {
+fn duplicate<N: Ord>(names: &mut [(N, usize)]) -> Option<usize> {
     if names.len() <= FEW {
-        let stands_before = |(index, (name, _)): &(usize, &(Cow<'_, str>, usize))| {
-            names.iter().take(*index).any(|(before, _)| before == name)
-        };
+        let stands_before =
+            |(index, (name, _)): &(usize, &(N, usize))| names.iter().take(*index).any(|(before, _)| before == name);
         return names.iter().enumerate().find(stands_before).map(|(_, (_, position))| *position);
     }
     names.sort_unstable();

@@ -40,7 +40,7 @@ impl<'a> Fates<'a> {
         fate.open = fate.open.saturating_sub(1);
         match result {
             Ok(()) => {}
-            // The first of several reasons is told.
+            // Of several reasons one is told.
             Err(Error::Refused(refusal)) => drop(fate.refused.get_or_insert(refusal)),
             Err(failed) => drop(fate.failed.get_or_insert(failed)),
         }

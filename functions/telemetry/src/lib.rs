@@ -18,6 +18,7 @@ mod table;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,47 +98,43 @@ impl Telemetry {
         })
     }
 
-    /// Looks all readings over: what is to be written, each key once, and the fate of those that cannot be.
-    fn look_over<'a>(&self, events: &'a [DeviceEvent], fates: &mut Fates<'_>, call: &Call) -> Vec<Put<'a>> {
+    /// Takes up all readings: what is to be written, each key once.
+    fn take_up<'a>(&'a self, events: &'a [DeviceEvent], fates: &mut Fates<'_>, call: &Call) -> Vec<Put<'a>> {
         let mut puts: Vec<Put<'a>> = Vec::with_capacity(events.len());
         let mut by_key = HashMap::with_capacity(events.len());
-        let mut scratch = Vec::new();
         for (index, event) in events.iter().enumerate() {
-            let readings = match self.readings(event, &mut scratch) {
-                Ok(readings) => readings,
-                Err(refusal) => vec![Err(refusal)],
-            };
+            let readings = self.readings(event).unwrap_or_else(|refusal| vec![Err(refusal)]);
             fates.expect(index, readings.len());
             for reading in readings {
-                let reading = match reading {
-                    Ok(reading) => reading,
-                    Err(refusal) => {
-                        fates.settle(index, Err(refusal.into()));
-                        continue;
-                    }
-                };
-                match by_key.entry(reading.key()) {
+                let taken = reading.and_then(|reading| match by_key.entry(reading.key()) {
                     Entry::Vacant(entry) => {
                         entry.insert(puts.len());
                         puts.push(Put::new(reading, index));
+                        Ok(())
                     }
                     Entry::Occupied(entry) => {
-                        call.count("Duplicates");
-                        if let Some(put) = puts.get_mut(*entry.get()) {
+                        // Neither may stand for the other unless both can be written.
+                        reading.check()?;
+                        let Some(put) = puts.get_mut(*entry.get()) else { return Ok(()) };
+                        if let Err(refusal) = put.reading.check() {
+                            let replaced = mem::replace(put, Put::new(reading, index));
+                            replaced.events().for_each(|event| fates.settle(event, Err(refusal.clone().into())));
+                        } else {
+                            call.count("Duplicates");
                             put.merge(reading, index);
                         }
+                        Ok(())
                     }
+                });
+                if let Err(refusal) = taken {
+                    fates.settle(index, Err(refusal.into()));
                 }
             }
         }
         puts
     }
 
-    fn readings<'a>(
-        &self,
-        event: &'a DeviceEvent,
-        scratch: &mut Vec<u8>,
-    ) -> Result<Vec<Result<Reading<'a>, Refusal>>, Refusal> {
+    fn readings<'a>(&'a self, event: &'a DeviceEvent) -> Result<Vec<Result<Reading<'a>, Refusal>>, Refusal> {
         let items = event.items(LARGEST_PAYLOAD)?;
         if items.len() > MOST_READINGS {
             let why = format!("The payload has {} readings; at most {MOST_READINGS} are taken.", items.len());
@@ -148,7 +145,7 @@ impl Telemetry {
         let is_array = event.bytes().iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
         let read = |(position, json)| {
             let position = is_array.then_some(position);
-            Reading::read(event, json, position, fields, self.tolerance, scratch)
+            Reading::new(event, json, position, fields, self.tolerance)
         };
         Ok(items.into_iter().enumerate().map(read).collect())
     }
@@ -159,7 +156,7 @@ impl Bulk for Telemetry {
 
     async fn handle_all(&self, events: &[DeviceEvent], answers: &mut Answers, call: &Call) {
         let mut fates = Fates::new(events.len(), answers);
-        let puts = self.look_over(events, &mut fates, call);
+        let puts = self.take_up(events, &mut fates, call);
         let fates = RefCell::new(fates);
         let settle = |puts: &[&Put<'_>], result: Result<(), Error>| {
             let mut fates = fates.borrow_mut();

@@ -54,7 +54,7 @@ impl fmt::Display for At<'_> {
     }
 }
 
-/// A reading that DynamoDB can hold.
+/// A reading on its way into the table.
 #[derive(Debug, Clone)]
 pub struct Reading<'a> {
     /// The event that it came in.
@@ -64,36 +64,34 @@ pub struct Reading<'a> {
     /// Its sort key.
     pub at: At<'a>,
     json: &'a RawValue,
-    /// The field with its own time, as it is written there.
-    time: Option<&'a str>,
+    fields: &'a Fields,
 }
 
 impl<'a> Reading<'a> {
-    /// Looks a reading over, which must be a JSON object. `scratch` is used for that and left with anything in it.
-    pub fn read(
+    /// Takes up a reading, which must be a JSON object, and makes its key.
+    ///
+    /// Unless an identity has to be looked for, what is in it is not looked at yet.
+    pub fn new(
         event: &'a DeviceEvent,
         json: &'a RawValue,
         position: Option<usize>,
-        fields: &Fields,
+        fields: &'a Fields,
         tolerance: Duration,
-        scratch: &mut Vec<u8>,
     ) -> Result<Self, Refusal> {
         if !json.get().starts_with('{') {
             let why = format!("Item {} is not a JSON object.", position.unwrap_or_default());
             return Err(Refusal::new("not-an-object", why));
         }
-        scratch.clear();
-        let mut wanted = [Wanted::new(Some(&fields.time)), Wanted::new(fields.identity.as_ref())];
-        attributes::append(json.get(), &mut wanted, scratch).map_err(|fault| fault.refusal(position))?;
-        let [time, identity] = wanted.map(|wanted| wanted.found);
-        let own = identity.and_then(identity_in).and_then(|identity| {
-            let time = time.and_then(time_in).filter(|time| time.distance(event.received_at) <= tolerance)?;
-            Some(At { time, id: identity, position: None })
-        });
-        let received = || At { time: event.received_at, id: Cow::Borrowed(event.id.as_str()), position };
-        // A list or a map there is no time; it is kept among the fields.
-        let time = time.filter(|json| !json.starts_with(['[', '{']));
-        Ok(Self { event, position, at: own.unwrap_or_else(received), json, time })
+        let at = At { time: event.received_at, id: Cow::Borrowed(event.id.as_str()), position };
+        let mut reading = Self { event, position, at, json, fields };
+        if fields.identity.is_some() {
+            let (time, identity) = reading.append_fields(&mut Vec::with_capacity(4 * json.get().len()))?;
+            let time = time.and_then(time_in).filter(|time| time.distance(event.received_at) <= tolerance);
+            if let Some((time, id)) = time.zip(identity.and_then(identity_in)) {
+                reading.at = At { time, id, position: None };
+            }
+        }
+        Ok(reading)
     }
 
     /// What tells it from every other item in the table: the thing's name, and the sort key.
@@ -106,11 +104,25 @@ impl<'a> Reading<'a> {
         self.json.get().len()
     }
 
+    /// Whether DynamoDB could hold it.
+    pub fn check(&self) -> Result<(), Refusal> {
+        self.append_fields(&mut Vec::new()).map(drop)
+    }
+
     /// Appends the request to put its item, which expires so long after its receipt, as `BatchWriteItem` wants it.
-    pub fn append_put(&self, retention: Duration, out: &mut Vec<u8>) {
-        let Self { event, at, json, time, .. } = self;
-        let (received, expires) = (event.received_at.millis(), event.received_at.plus(retention).seconds());
-        out.extend_from_slice(b"{\"PutRequest\":{\"Item\":{\"thing\":{\"S\":\"");
+    ///
+    /// Refused where DynamoDB could not hold it; what was appended by then is good for nothing.
+    pub fn append_put(&self, retention: Duration, out: &mut Vec<u8>) -> Result<(), Refusal> {
+        let Self { event, at, .. } = self;
+        out.extend_from_slice(b"{\"PutRequest\":{\"Item\":{\"reading\":");
+        let (time, _) = self.append_fields(out)?;
+        // A list or a map is no time; it is kept among the fields.
+        if let Some(time) = time.filter(|json| !json.starts_with(['[', '{'])) {
+            out.extend_from_slice(b",\"deviceTime\":");
+            // It was appended once already, and had no fault.
+            let _ = attributes::append(time, &mut [], out);
+        }
+        out.extend_from_slice(b",\"thing\":{\"S\":\"");
         out.extend_from_slice(event.thing.as_str().as_bytes());
         out.extend_from_slice(b"\"},\"at\":{\"S\":");
         append_quoted(&at.to_string(), out);
@@ -118,21 +130,21 @@ impl<'a> Reading<'a> {
         append_quoted(event.id.as_str(), out);
         out.extend_from_slice(b"},\"topic\":{\"S\":");
         append_quoted(&event.topic, out);
+        let (received, expires) = (event.received_at.millis(), event.received_at.plus(retention).seconds());
         // A Vec takes whatever is written to it.
-        let _ = write!(out, "}},\"receivedAt\":{{\"N\":\"{received}\"}},\"expiration\":{{\"N\":\"{expires}\"}}");
-        if let Some(time) = time {
-            out.extend_from_slice(b",\"deviceTime\":");
-            append_read(time, out);
-        }
-        out.extend_from_slice(b",\"reading\":");
-        append_read(json.get(), out);
-        out.extend_from_slice(b"}}}");
+        let _ = write!(out, "}},\"receivedAt\":{{\"N\":\"{received}\"}},\"expiration\":{{\"N\":\"{expires}\"}}}}}}}}");
+        Ok(())
     }
-}
 
-/// Appends what was looked over, and has no fault.
-fn append_read(json: &str, out: &mut Vec<u8>) {
-    let _ = attributes::append(json, &mut [], out);
+    /// Appends all its fields, as one attribute; the JSON of its own time and of its identity, where they are.
+    fn append_fields(&self, out: &mut Vec<u8>) -> Result<(Option<&'a str>, Option<&'a str>), Refusal> {
+        let Fields { time, identity } = self.fields;
+        let mut wanted = [Wanted::new(Some(time)), Wanted::new(identity.as_ref())];
+        let appended = attributes::append(self.json.get(), &mut wanted, out);
+        appended.map_err(|fault| fault.refusal(self.position))?;
+        let [time, identity] = wanted.map(|wanted| wanted.found);
+        Ok((time, identity))
+    }
 }
 
 /// Appends a JSON string.

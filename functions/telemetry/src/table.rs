@@ -56,7 +56,8 @@ impl<'a> Put<'a> {
         Self { reading, event, others: Vec::new() }
     }
 
-    /// Has one item stand for this reading too, which has the same key. The newest is written.
+    /// Has one item stand for this reading too, which has the same key. The newest is written. None of them may be one
+    /// that DynamoDB could not hold.
     pub fn merge(&mut self, reading: Reading<'a>, event: usize) {
         self.others.push(event);
         if reading.event.received_at >= self.reading.event.received_at {
@@ -86,8 +87,15 @@ impl Table {
     pub async fn write(&self, puts: Vec<&Put<'_>>, call: &Call, settle: impl Fn(&[&Put<'_>], Result<(), Error>)) {
         let (mut longest_pause, most) = PAUSES;
         let mut open = vec![puts];
-        while let Some(mut puts) = open.pop() {
-            match self.send(&puts).await {
+        while let Some(puts) = open.pop() {
+            let (text, mut puts, refused) = self.request(puts);
+            for (put, refusal) in refused {
+                settle(&[put], Err(Error::Refused(refusal)));
+            }
+            if puts.is_empty() {
+                continue;
+            }
+            match self.send(text).await {
                 Ok(answer) => {
                     let (left, written) = partition(puts, &answer);
                     settle(&written, Ok(()));
@@ -114,8 +122,7 @@ impl Table {
         }
     }
 
-    async fn send(&self, puts: &[&Put<'_>]) -> Result<BatchWriteItemOutput, SdkError<BatchWriteItemError>> {
-        let text = Bytes::from(self.request(puts));
+    async fn send(&self, text: Bytes) -> Result<BatchWriteItemOutput, SdkError<BatchWriteItemError>> {
         // Signing, time-outs, retries and the answer are the SDK's. The text alone is ours: what the SDK would make of
         // a tree of attribute values, several times as slowly.
         let request = self.client.batch_write_item().customize().mutate_request(move |request| {
@@ -125,17 +132,26 @@ impl Table {
         request.send().await
     }
 
-    fn request(&self, puts: &[&Put<'_>]) -> Vec<u8> {
+    /// The text of a request, the puts that are in it, and those that DynamoDB could not hold.
+    fn request<'p, 'a>(&self, puts: Vec<&'p Put<'a>>) -> (Bytes, Vec<&'p Put<'a>>, Vec<(&'p Put<'a>, Refusal)>) {
         let mut text = Vec::with_capacity(self.opening.len() + puts.len() * 1024);
         text.extend_from_slice(&self.opening);
-        for (index, put) in puts.iter().enumerate() {
-            if index > 0 {
+        let (mut taken, mut refused) = (Vec::with_capacity(puts.len()), Vec::new());
+        for put in puts {
+            let end = text.len();
+            if !taken.is_empty() {
                 text.push(b',');
             }
-            put.reading.append_put(self.retention, &mut text);
+            match put.reading.append_put(self.retention, &mut text) {
+                Ok(()) => taken.push(put),
+                Err(refusal) => {
+                    text.truncate(end);
+                    refused.push((put, refusal));
+                }
+            }
         }
         text.extend_from_slice(b"]}}");
-        text
+        (text.into(), taken, refused)
     }
 }
 

@@ -245,16 +245,27 @@ async fn what_was_merged_shares_the_fate_of_the_write_that_stands_for_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_bad_reading_does_not_stand_for_a_good_one_of_the_same_identity() {
-    let table = DynamoDb::default();
     let digits = "9".repeat(39);
-    let bodies = [
-        event("e-1", r#"{"seq":1,"time":1763715599,"v":1}"#),
-        event_at("e-2", &format!(r#"{{"seq":1,"time":1763715599,"v":{digits}}}"#), NOW.millis() + 1),
-    ];
-    let delivered = table.deliver_with(&[("IDENTITY_FIELD", "seq")], &batch(&bodies)).await;
-    assert!(delivered.handed_back().is_empty());
-    assert_eq!(attribute(&table, "reading")[0]["M"]["v"], json!({"N": "1"}));
-    assert_eq!(refused(&table).0, "too-many-digits");
+    let good = event("e-1", r#"{"n":1}"#);
+    let bad = event("e-1", &format!(r#"{{"n":{digits}}}"#));
+    for bodies in [[&good, &good, &bad], [&good, &bad, &good], [&bad, &good, &good]] {
+        let table = DynamoDb::default();
+        let delivered = table.deliver(&batch(&bodies.map(Clone::clone))).await;
+        assert!(delivered.handed_back().is_empty());
+        assert_eq!(attribute(&table, "reading"), [json!({"M": {"n": {"N": "1"}}})]);
+        assert_eq!(refused(&table).0, "too-many-digits");
+        assert_eq!(delivered.counted["Duplicates"], 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_of_bad_readings_alone_calls_nobody_but_the_quarantine() {
+    let table = DynamoDb::default();
+    let bodies: Vec<_> = (0..30).map(|n| event(&format!("e-{n}"), r#"{"n":1e999}"#)).collect();
+    assert!(table.deliver(&batch(&bodies)).await.handed_back().is_empty());
+    let state = table.state();
+    assert!(state.calls.is_empty());
+    assert_eq!(state.quarantined.len(), 30);
 }
 
 // ---- DynamoDB has its own ideas ----
@@ -398,12 +409,12 @@ async fn an_item_that_only_dynamodb_knows_to_be_bad_is_refused_alone() {
 async fn one_bad_reading_fails_none_of_its_neighbours() {
     let table = DynamoDb::default();
     let digits = "1".repeat(39);
-    let array = format!(r#"[{{"lux":1}},{{"lux":{digits}}},{{"lux":3}},"four",{{"lux":5}}]"#);
+    let array = format!(r#"[{{"lux":1}},{{"lux":{digits}}},{{"lux":3}},{{"lux":4}}]"#);
     let delivered = table.deliver(&batch(&[event("e-1", &array), event("e-2", r#"{"lux":6}"#)])).await;
     assert!(delivered.handed_back().is_empty());
     assert_eq!(
         keys(&table),
-        ["1763715600000#e-1#000000", "1763715600000#e-1#000002", "1763715600000#e-1#000004", "1763715600000#e-2",]
+        ["1763715600000#e-1#000000", "1763715600000#e-1#000002", "1763715600000#e-1#000003", "1763715600000#e-2",]
     );
     let why = "In item 1, value 0 is a number of 39 significant digits; DynamoDB holds 38.";
     assert_eq!(refused(&table), ("too-many-digits".to_owned(), why.to_owned()));

@@ -58,6 +58,8 @@ async fn every_call(suite: Arc<Suite>, subject: Subject, fault: Fault) -> Result
     if let Some(order) = subject.prepare {
         stage.invoke(subject.function, &order()).await?;
     }
+    // The schedule's ticks would be among the calls.
+    stage.unplug(subject.function).await?;
     let proxy = Proxy::start(&stage.cloud).await?;
     stage.put_behind(&proxy, subject.function).await?;
     let mut nth = 1;

@@ -252,7 +252,7 @@ async fn storm(suite: Arc<Suite>) -> Result<()> {
     });
     let (people, machines) = all.await.context("not every alarm was told to machines")?;
     ensure!(people.len() == TOLD && machines.len() == THINGS - TOLD, "{} and {}", people.len(), machines.len());
-    // The schedule's tick, which the local cloud does not give by itself.
+    // Not to wait for the schedule's next tick.
     sleep(Duration::from_secs(21)).await;
     stage.invoke("alarm", &json!({"check": "due"})).await?;
     let sum = stage.observer.until(Instant::now() + PATIENCE, |observer| {
@@ -276,5 +276,7 @@ async fn basic_ingest(suite: Arc<Suite>) -> Result<()> {
     ensure!(published == Published::Denied, "it may publish in another's name");
     let (_, published) = device.publish(&topic("sensor-1"), &[br#"{"seq": 2}"#]).await?;
     ensure!(published == Published::Accepted, "AWS IoT turned it away");
+    let kept = settled(&stage, 1).await?;
+    ensure!(kept == [("sensor-1".to_owned(), 2)], "these readings are kept: {kept:?}");
     Ok(())
 }

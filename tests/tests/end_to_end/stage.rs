@@ -202,6 +202,16 @@ impl Stage {
         Ok(())
     }
 
+    /// Takes a function's queue away from it, so that nothing wakes it but the test.
+    pub async fn unplug(&self, function: &str) -> Result<()> {
+        let lambda = &self.clients.lambda;
+        let found = lambda.list_event_source_mappings().function_name(self.name(function)?).send().await?;
+        for mapping in found.event_source_mappings() {
+            lambda.delete_event_source_mapping().set_uuid(mapping.uuid.clone()).send().await?;
+        }
+        Ok(())
+    }
+
     /// What a function is called where it is deployed.
     pub fn name(&self, function: &str) -> Result<&str> {
         self.output(function, "Function")

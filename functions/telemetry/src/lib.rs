@@ -11,14 +11,12 @@
 pub mod attributes;
 pub mod decimal;
 mod fates;
+mod puts;
 pub mod reading;
 pub mod sigfox;
 mod table;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,10 +25,12 @@ use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::batch_write_item::BatchWriteItemError;
 use futures_util::stream::{self, StreamExt};
 use gatehouse::{Answers, Bulk, Call, DeviceEvent, Environment, Failure, InitError, Refusal, Setup};
+use serde_json::value::RawValue;
 
 use crate::fates::Fates;
+use crate::puts::{Put, Puts};
 use crate::reading::{Fields, Reading};
-use crate::table::{Put, Table};
+use crate::table::Table;
 
 /// The largest message that AWS IoT takes, in bytes. No reading in it can become an item of more than the 400 KB that
 /// DynamoDB holds: numbers grow most, `0,` to three bytes.
@@ -98,57 +98,40 @@ impl Telemetry {
         })
     }
 
-    /// Takes up all readings: what is to be written, each key once.
+    /// What is to be written. The fates of events of which nothing is are settled.
     fn take_up<'a>(&'a self, events: &'a [DeviceEvent], fates: &mut Fates<'_>, call: &Call) -> Vec<Put<'a>> {
-        let mut puts: Vec<Put<'a>> = Vec::with_capacity(events.len());
-        let mut by_key = HashMap::with_capacity(events.len());
+        let mut puts = Puts::with_capacity(events.len());
         for (index, event) in events.iter().enumerate() {
-            let readings = self.readings(event).unwrap_or_else(|refusal| vec![Err(refusal)]);
+            let readings = match readings(event) {
+                Ok(readings) => readings,
+                Err(refusal) => {
+                    fates.settle(index, Err(refusal.into()));
+                    continue;
+                }
+            };
             fates.expect(index, readings.len());
-            for reading in readings {
-                let taken = reading.and_then(|reading| match by_key.entry(reading.key()) {
-                    Entry::Vacant(entry) => {
-                        entry.insert(puts.len());
-                        puts.push(Put::new(reading, index));
-                        Ok(())
-                    }
-                    Entry::Occupied(entry) => {
-                        // Neither may stand for the other unless both can be written.
-                        reading.check()?;
-                        let Some(put) = puts.get_mut(*entry.get()) else { return Ok(()) };
-                        if let Err(refusal) = put.reading.check() {
-                            let replaced = mem::replace(put, Put::new(reading, index));
-                            replaced.events().for_each(|event| fates.settle(event, Err(refusal.clone().into())));
-                        } else {
-                            call.count("Duplicates");
-                            put.merge(reading, index);
-                        }
-                        Ok(())
-                    }
-                });
-                if let Err(refusal) = taken {
+            let is_array = event.bytes().trim_ascii_start().starts_with(b"[");
+            let (sigfox_topic, sigfox_fields) = &self.sigfox;
+            let fields = if event.topic == *sigfox_topic { sigfox_fields } else { &self.fields };
+            for (position, json) in readings.into_iter().enumerate() {
+                let reading = Reading::new(event, json, is_array.then_some(position), fields, self.tolerance);
+                if let Err(refusal) = reading.and_then(|reading| puts.add(reading, index, fates, call)) {
                     fates.settle(index, Err(refusal.into()));
                 }
             }
         }
-        puts
+        puts.into_vec()
     }
+}
 
-    fn readings<'a>(&'a self, event: &'a DeviceEvent) -> Result<Vec<Result<Reading<'a>, Refusal>>, Refusal> {
-        let items = event.items(LARGEST_PAYLOAD)?;
-        if items.len() > MOST_READINGS {
-            let why = format!("The payload has {} readings; at most {MOST_READINGS} are taken.", items.len());
-            return Err(Refusal::new("too-many-readings", why));
-        }
-        let (sigfox_topic, sigfox_fields) = &self.sigfox;
-        let fields = if event.topic == *sigfox_topic { sigfox_fields } else { &self.fields };
-        let is_array = event.bytes().iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
-        let read = |(position, json)| {
-            let position = is_array.then_some(position);
-            Reading::new(event, json, position, fields, self.tolerance)
-        };
-        Ok(items.into_iter().enumerate().map(read).collect())
+/// The JSON of an event's readings.
+fn readings(event: &DeviceEvent) -> Result<Vec<&RawValue>, Refusal> {
+    let readings = event.items(LARGEST_PAYLOAD)?;
+    if readings.len() > MOST_READINGS {
+        let why = format!("The payload has {} readings; at most {MOST_READINGS} are taken.", readings.len());
+        return Err(Refusal::new("too-many-readings", why));
     }
+    Ok(readings)
 }
 
 impl Bulk for Telemetry {
@@ -167,7 +150,7 @@ impl Bulk for Telemetry {
                 call.add("Stored", u64::try_from(puts.len()).unwrap_or(u64::MAX));
             }
         };
-        stream::iter(table::calls(&puts))
+        stream::iter(puts::calls(&puts))
             .for_each_concurrent(CALLS_AT_ONCE, |puts| self.table.write(puts, call, &settle))
             .await;
     }

@@ -16,17 +16,8 @@ use gatehouse::{Call, Refusal};
 use tokio::time::sleep;
 
 use crate::Error;
-use crate::reading::{Reading, append_quoted};
-
-/// The most puts that DynamoDB takes in a call.
-const PUTS: usize = 25;
-
-/// About how many bytes a call has at most. DynamoDB takes 16 MB; but an attempt has only so much time, and memory
-/// holds several calls.
-const BYTES: usize = 2 * 1024 * 1024;
-
-/// By how much JSON grows at most on its way to DynamoDB's: `0,` to `{"N":"0"},`.
-const GROWTH: usize = 5;
+use crate::puts::Put;
+use crate::reading::append_quoted;
 
 /// The longest pause before what DynamoDB left is sent again: the first time, and ever.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -38,37 +29,6 @@ pub struct Table {
     /// A request's text up to the first put.
     opening: Vec<u8>,
     retention: Duration,
-}
-
-/// One item to write.
-#[derive(Debug)]
-pub struct Put<'a> {
-    /// What is written.
-    pub reading: Reading<'a>,
-    /// The events that it is written for, by their indexes: almost always one.
-    event: usize,
-    others: Vec<usize>,
-}
-
-impl<'a> Put<'a> {
-    /// The item of a reading that came in the event of this index.
-    pub fn new(reading: Reading<'a>, event: usize) -> Self {
-        Self { reading, event, others: Vec::new() }
-    }
-
-    /// Has one item stand for this reading too, which has the same key. The newest is written. None of them may be one
-    /// that DynamoDB could not hold.
-    pub fn merge(&mut self, reading: Reading<'a>, event: usize) {
-        self.others.push(event);
-        if reading.event.received_at >= self.reading.event.received_at {
-            self.reading = reading;
-        }
-    }
-
-    /// The indexes of the events that it is written for.
-    pub fn events(&self) -> impl Iterator<Item = usize> {
-        self.others.iter().copied().chain([self.event])
-    }
 }
 
 impl Table {
@@ -153,24 +113,6 @@ impl Table {
         text.extend_from_slice(b"]}}");
         (text.into(), taken, refused)
     }
-}
-
-/// Cuts puts into calls.
-pub fn calls<'p, 'a>(puts: &'p [Put<'a>]) -> impl Iterator<Item = Vec<&'p Put<'a>>> {
-    let mut rest = puts.iter().peekable();
-    std::iter::from_fn(move || {
-        let mut bytes = 0;
-        let mut taken = Vec::with_capacity(PUTS);
-        while taken.len() < PUTS {
-            let fits = |put: &&Put<'_>| {
-                bytes += put.reading.size() * GROWTH;
-                taken.is_empty() || bytes <= BYTES
-            };
-            let Some(put) = rest.next_if(fits) else { break };
-            taken.push(put);
-        }
-        (!taken.is_empty()).then_some(taken)
-    })
 }
 
 /// What DynamoDB left unprocessed, and what it has written.

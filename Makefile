@@ -64,6 +64,7 @@ replay: build $(local_tools) ## play the sample events on the local cloud (EVENT
 	@$(CLOUD) replay -- $(if $(JSON),--json) $(EVENTS)
 
 .PHONY: test
+test: $(TOOLS)/device-sdk/.installed
 test: build $(local_tools) ## run every test: units, properties, and whole journeys on the local cloud
 	$(call say,compiling and running the tests of the functions)
 	@cargo test --workspace --exclude tests --lib --tests

@@ -25,11 +25,16 @@ pub fn cargo_lambda() -> Result<PathBuf> {
     tool("build/bin/cargo-lambda")
 }
 
+/// Python with the AWS IoT Device SDK.
+pub fn device_sdk() -> Result<PathBuf> {
+    tool("device-sdk/bin/python")
+}
+
 /// `GATEHOUSE_TOOLS` stands in for the directory that `make` installs the tools in.
 fn tool(path: &str) -> Result<PathBuf> {
     let tools = std::env::var_os("GATEHOUSE_TOOLS").map_or_else(|| root().join(".tools"), PathBuf::from);
     let program = tools.join(path);
-    ensure!(program.is_file(), "{} is missing; `make replay` installs it", program.display());
+    ensure!(program.is_file(), "{} is missing; `make test` installs it", program.display());
     Ok(program)
 }
 

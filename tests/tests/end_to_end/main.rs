@@ -4,7 +4,9 @@
 //! runs of the suite.
 
 mod admission;
+mod bridge;
 mod broken;
+mod device_sdk;
 mod faults;
 mod greenhouse;
 mod isolation;
@@ -47,6 +49,8 @@ fn main() -> ExitCode {
     trials.extend(admission::trials(&suite));
     trials.extend(faults::trials(&suite));
     trials.extend(replay::trials(&suite));
+    trials.extend(bridge::trials(&suite));
+    trials.extend(device_sdk::trials(&suite));
     trials.extend(processes::trials(&suite));
     trials.extend(isolation::trials(&suite));
     trials.extend(once::trials(&suite));

@@ -195,6 +195,7 @@ fn is_attribute(value: &Value) -> bool {
         ("S", Value::String(_)) | ("BOOL", Value::Bool(_)) | ("NULL", Value::Bool(true)) => true,
         ("N", Value::String(number)) => number.parse::<f64>().is_ok(),
         ("L", Value::Array(items)) => items.iter().all(is_attribute),
+        ("SS", Value::Array(items)) => !items.is_empty() && items.iter().all(Value::is_string),
         ("M", Value::Object(fields)) => fields.values().all(is_attribute),
         _ => false,
     }

@@ -25,7 +25,7 @@ pub fn cargo_lambda() -> Result<PathBuf> {
     tool("build/bin/cargo-lambda")
 }
 
-/// Python with the AWS IoT Device SDK.
+/// Python with the AWS IoT Device SDK, which `make test` installs.
 pub fn device_sdk() -> Result<PathBuf> {
     tool("device-sdk/bin/python")
 }
@@ -34,7 +34,7 @@ pub fn device_sdk() -> Result<PathBuf> {
 fn tool(path: &str) -> Result<PathBuf> {
     let tools = std::env::var_os("GATEHOUSE_TOOLS").map_or_else(|| root().join(".tools"), PathBuf::from);
     let program = tools.join(path);
-    ensure!(program.is_file(), "{} is missing; `make test` installs it", program.display());
+    ensure!(program.is_file(), "{} is missing; `make replay` installs it", program.display());
     Ok(program)
 }
 

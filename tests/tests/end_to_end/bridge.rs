@@ -93,6 +93,8 @@ async fn carry(stage: &Stage, broker: &Broker) -> Result<()> {
     local.publish("telemetry/my-gateway", false, br#"{"celsius": 22}"#).await?;
     let kept = readings(stage, 2).await?;
     ensure!(kept == ["21.5", "22"], "these readings are kept: {kept:?}");
+    // The local cloud would take it.
+    ensure!(broker.said().contains("Dropping too large"), "what is too large was sent");
 
     let publish = stage.clients.iot_data.publish().topic("commands/my-gateway").qos(1);
     publish.payload(Blob::new("open")).send().await?;

@@ -20,8 +20,8 @@ use crate::stage::{LIMIT, Suite};
 pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     let mut trial =
         suite.trial("a device on AWS's own SDK is admitted, does what its shadow asks, and shadow shows it", works);
-    if let Err(error) = tools::device_sdk() {
-        eprintln!("{error}; the AWS IoT Device SDK is not tried");
+    if tools::device_sdk().is_err() {
+        eprintln!("the AWS IoT Device SDK is not installed (make test installs it); no device on it is tried");
         trial = trial.with_kind("needs the AWS IoT Device SDK").with_ignored_flag(true);
     }
     vec![trial]

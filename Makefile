@@ -130,21 +130,23 @@ lint: $(foreach tool,lint schema checkov guard,$(TOOLS)/$(tool)/.installed) ## c
 	$(call say,what ships: no crate and no feature in it that must not be)
 	@tests/tools/check-shipped
 	$(call say,scripts)
-	@bash -n infra/quarantine $(filter-out %.cnf,$(wildcard infra/ca/*)) tests/tools/check tests/tools/check-shipped .ci/run
+	@bash -n infra/quarantine infra/bridge/configure $(filter-out %.cnf,$(wildcard infra/ca/*)) tests/tools/check tests/tools/check-shipped .ci/run
 	$(call say,operators' documents)
 	@for schema in infra/*.schema.json; do \
 		$(TOOLS)/schema/bin/check-jsonschema --check-metaschema $$schema; \
 		$(TOOLS)/schema/bin/check-jsonschema --schemafile $$schema $${schema%.schema.json}.json; \
 	done
 	$(call say,cfn-lint)
+	@mkdir -p target
+	@infra/bridge/configure --policy --thing sample --out telemetry/sample --in commands/sample > target/bridge.yaml
 	@$(TOOLS)/lint/bin/cfn-lint
+	@$(TOOLS)/lint/bin/cfn-lint -t target/bridge.yaml
 	$(call say,checkov)
 	@$(TOOLS)/checkov/bin/checkov --config-file .checkov.yaml
 	$(call say,cfn-guard)
-	@mkdir -p target
 	@$(TOOLS)/guard/bin/cfn-guard test --dir infra/guard > target/guard-test.log || { cat target/guard-test.log; exit 1; }
 	@$(TOOLS)/guard/bin/cfn-guard validate --show-summary fail --rules infra/guard/gatehouse.guard \
-		$(foreach template,$(wildcard infra/*.yaml),--data $(template))
+		$(foreach template,$(wildcard infra/*.yaml),--data $(template)) --data target/bridge.yaml
 	$(call say,all is well)
 
 # --- a real account

@@ -13,6 +13,7 @@ pub mod fault;
 pub mod isolation;
 pub mod keeper;
 pub mod observe;
+pub mod partner;
 pub mod play;
 pub mod progress;
 pub mod report;

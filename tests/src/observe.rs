@@ -26,6 +26,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::aws::Clients;
+use crate::partner::{Forwarded, Partner};
+use crate::scenario::Held;
 
 /// What this crate adds to an account begins so.
 const OWN: &str = "observer";
@@ -37,8 +39,16 @@ const PAUSE: Duration = Duration::from_millis(100);
 const REST: Duration = Duration::from_secs(1);
 
 /// What is copied of what reaches AWS IoT: all that devices publish, and of what AWS IoT itself tells, which `#` does
-/// not hear, certificates that are new to it.
-const COPIED: [(&str, &str); 2] = [("messages", "#"), ("registered", "$aws/events/certificates/registered/+")];
+/// not hear, certificates that are new to it, who connects and disconnects, and what becomes of device shadows.
+const COPIED: [(&str, &str); 7] = [
+    ("messages", "#"),
+    ("registered", "$aws/events/certificates/registered/+"),
+    ("presence", "$aws/events/presence/+/+"),
+    ("shadows", "$aws/things/+/shadow/update/documents"),
+    ("named_shadows", "$aws/things/+/shadow/name/+/update/documents"),
+    ("deleted_shadows", "$aws/things/+/shadow/delete/accepted"),
+    ("deleted_named_shadows", "$aws/things/+/shadow/name/+/delete/accepted"),
+];
 
 /// A rule of the account, and the function that it wakes.
 #[derive(Debug, Clone)]
@@ -117,6 +127,14 @@ pub enum Effect {
     },
     /// The desired state of a device shadow.
     Desired(Value),
+    /// It is in the partner's queue.
+    Forwarded(Forwarded),
+    /// A device is recorded as connected.
+    Connected,
+    /// A device is recorded as disconnected.
+    Disconnected,
+    /// What is recorded of a device shadow.
+    Held(Held),
     /// The function handed it back, to be retried.
     HandedBack {
         /// Why.
@@ -125,10 +143,16 @@ pub enum Effect {
 }
 
 impl Effect {
-    /// Whether it tells of a change of state that this reading decided. A change has an id of its own, and tells the thing
-    /// and when the reading that decided it was received; two rules may differ by some milliseconds over that.
+    /// Whether it tells of a change of state that this message decided. A change has an id of its own, and tells the thing
+    /// and when the reading that decided it was received; two rules may differ by some milliseconds over that. Of a
+    /// device that is away or back, it tells by which of its sessions' begin or end.
     fn is_change_by(&self, reading: &Arrived) -> bool {
         let Self::Told(Told { data: Some(data), .. }) = self else { return false };
+        if data.get("notice").is_some() {
+            let Ok(event) = serde_json::from_slice::<Value>(&reading.payload) else { return false };
+            let pairs = [("sessionIdentifier", "sessionIdentifier"), ("since", "timestamp"), ("thing", "clientId")];
+            return pairs.iter().all(|(told, of_event)| data.get(told) == event.get(of_event));
+        }
         let thing = data.get("transition").and_then(|_| data.get("thing")?.as_str());
         let at = data.get("at").and_then(Value::as_u64);
         thing == Some(&*reading.client_id) && at.is_some_and(|at| at.abs_diff(reading.at) <= 100)
@@ -138,7 +162,7 @@ impl Effect {
 impl fmt::Display for Effect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Told(told) => write!(f, "told “{}”", told.message),
+            Self::Told(told) => write!(f, "told “{}”", told.words()),
             Self::Quarantined { reason, why } => write!(f, "quarantined, {reason}: {why}"),
             Self::Quieted => f.write_str("let go, another was told"),
             Self::Duplicate => f.write_str("done before"),
@@ -150,6 +174,10 @@ impl fmt::Display for Effect {
             Self::Kept { readings } => write!(f, "{readings} readings kept"),
             Self::Refused { reason, why } => write!(f, "refused, {reason}: {why}"),
             Self::Desired(state) => write!(f, "desired state {state}"),
+            Self::Forwarded(Forwarded { account, queue, .. }) => write!(f, "in queue {queue} of account {account}"),
+            Self::Connected => f.write_str("known to be connected"),
+            Self::Disconnected => f.write_str("known to be disconnected"),
+            Self::Held(held) => write!(f, "held: {held}"),
             Self::HandedBack { error } => write!(f, "handed back: {error}"),
         }
     }
@@ -168,6 +196,14 @@ pub struct Told {
     pub subject: Option<String>,
     /// The message's attributes.
     pub attributes: BTreeMap<String, String>,
+}
+
+impl Told {
+    /// What a person reads of it. A queue gets what machines get; where there are no words in that, the subject has to do.
+    pub fn words(&self) -> &str {
+        let has_words = self.data.as_ref().is_none_or(|data| data.get("words").is_some());
+        self.subject.as_deref().filter(|_| !has_words).unwrap_or(&self.message)
+    }
 }
 
 /// An effect, and when it was there, in milliseconds since the epoch.
@@ -194,6 +230,8 @@ pub struct Record {
 #[derive(Debug, Default)]
 struct Seen {
     arrived: Vec<Arrived>,
+    /// What AWS IoT told of connections and shadows.
+    heard: Vec<Arrived>,
     /// The events that rules made of messages, as their functions got them; until they are handed back.
     events: HashMap<String, String>,
     effects: Vec<(String, Timed)>,
@@ -211,11 +249,12 @@ pub struct Observer {
     pub rules: Vec<Rule>,
     seen: Arc<Mutex<Seen>>,
     changed: watch::Receiver<()>,
-    _tasks: JoinSet<()>,
+    watch: Watch,
+    tasks: JoinSet<()>,
 }
 
 /// What a watching task needs.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 struct Watch {
     clients: Clients,
     seen: Arc<Mutex<Seen>>,
@@ -249,7 +288,12 @@ impl Observer {
         for (function, log) in logs {
             tasks.spawn(watch.clone().log(function, log));
         }
-        Ok(Self { rules, seen, changed, _tasks: tasks })
+        Ok(Self { rules, seen, changed, watch, tasks })
+    }
+
+    /// Takes in what comes to the partner's queue, too.
+    pub fn watch_partner(&mut self, partner: Partner) {
+        self.tasks.spawn(self.watch.clone().partner(partner));
     }
 
     /// The rule that hears a topic.
@@ -262,10 +306,15 @@ impl Observer {
         lock(&self.seen).arrived.iter().skip(skip).cloned().collect()
     }
 
+    /// What AWS IoT told of connections and shadows, after the first `skip` of it.
+    pub fn heard(&self, skip: usize) -> Vec<Arrived> {
+        lock(&self.seen).heard.iter().skip(skip).cloned().collect()
+    }
+
     /// What has come of an event so far.
     pub fn effects(&self, event_id: &str) -> Vec<Timed> {
         let seen = lock(&self.seen);
-        let arrived = seen.arrived.iter().find(|arrived| arrived.trace_id == event_id);
+        let arrived = seen.arrived.iter().chain(&seen.heard).find(|arrived| arrived.trace_id == event_id);
         let is_of_it = |effect: &Effect| arrived.is_some_and(|arrived| effect.is_change_by(arrived));
         let of_event = seen.effects.iter().filter(|(id, timed)| id == event_id || is_of_it(&timed.effect));
         of_event.map(|(_, timed)| timed.clone()).collect()
@@ -581,7 +630,9 @@ impl Watch {
         let copy: Copy = serde_json::from_str(body)?;
         let payload = BASE64_STANDARD.decode(copy.payload_base64)?;
         let Copy { topic, client_id, trace_id, received_at: at, .. } = copy;
-        self.add(|seen| seen.arrived.push(Arrived { trace_id, topic, client_id, payload, at }));
+        let is_heard = ["$aws/events/presence/", "$aws/things/"].iter().any(|begin| topic.starts_with(begin));
+        let arrived = Arrived { trace_id, topic, client_id, payload, at };
+        self.add(|seen| if is_heard { &mut seen.heard } else { &mut seen.arrived }.push(arrived));
         Ok(())
     }
 
@@ -636,6 +687,25 @@ impl Watch {
         let effect = Effect::Told(Told { topic, message: words.unwrap_or(message), data, subject, attributes });
         self.add(|seen| seen.effects.push((event_id, Timed { effect, at })));
         Ok(())
+    }
+
+    /// Takes in what comes to the partner's queue. The message's trace id is the event's id.
+    async fn partner(self, partner: Partner) {
+        loop {
+            let received = match partner.receive().await {
+                Ok(received) => received,
+                Err(error) => {
+                    self.trouble("the partner's queue", &error);
+                    sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            for forwarded in received {
+                let event_id = forwarded.attributes.get("traceId").cloned().unwrap_or_default();
+                let timed = Timed { effect: Effect::Forwarded(forwarded), at: now() };
+                self.add(|seen| seen.effects.push((event_id, timed)));
+            }
+        }
     }
 
     /// Takes in what a function logs.
@@ -758,6 +828,7 @@ pub fn millis(time: SystemTime) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn a_filter_hears_topics_as_mqtt_says() {
@@ -772,6 +843,31 @@ mod tests {
         ] {
             assert_eq!(hears(filter, topic), heard, "{filter} and {topic}");
         }
+    }
+
+    #[test]
+    fn a_notice_is_of_the_session_whose_begin_or_end_it_tells() {
+        let event = |session: &str, timestamp: u64| Arrived {
+            trace_id: "t".to_owned(),
+            topic: "$aws/events/presence/disconnected/buoy".to_owned(),
+            client_id: String::new(),
+            payload: json!({"clientId": "buoy", "sessionIdentifier": session, "timestamp": timestamp})
+                .to_string()
+                .into(),
+            at: 0,
+        };
+        let notice = json!({"notice": "n", "thing": "buoy", "sessionIdentifier": "s", "since": 5});
+        let told = Effect::Told(Told {
+            topic: "presence".to_owned(),
+            message: "buoy is away".to_owned(),
+            data: Some(notice),
+            subject: None,
+            attributes: BTreeMap::new(),
+        });
+        assert!(told.is_change_by(&event("s", 5)));
+        assert!(!told.is_change_by(&event("s", 6)));
+        assert!(!told.is_change_by(&event("another", 5)));
+        assert!(!Effect::Done.is_change_by(&event("s", 5)));
     }
 
     #[test]

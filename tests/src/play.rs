@@ -11,9 +11,11 @@ use anyhow::{Context, Result, anyhow, ensure};
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_iotdataplane::operation::get_thing_shadow::GetThingShadowError;
 use aws_sdk_lambda::primitives::Blob;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -24,7 +26,8 @@ use crate::cloud::Cloud;
 use crate::deploy::Deployment;
 use crate::device::{Attempt, Broker, Device, Identity, Published};
 use crate::observe::{Arrived, Effect, Observer, Rule, Timed, Told, millis, now};
-use crate::scenario::{Action, Connect, Expect, Kept, Order, Scenario, Shadow, Step};
+use crate::partner::{Forwarded, Partner};
+use crate::scenario::{Action, Connect, Expect, Held, Kept, Order, Scenario, Shadow, Step, told_on};
 
 /// How long an effect may take. It takes some 20 milliseconds where nothing else runs.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -142,18 +145,17 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Registers a device for each thing that is not new to AWS IoT. `registered` counts them.
+    /// Registers a device for each thing that is not new to AWS IoT, with this policy. `registered` counts them.
     pub async fn new(
         cloud: &Cloud,
         clients: &Clients,
         deployment: &Deployment,
-        things: impl IntoIterator<Item = &str>,
+        things: impl IntoIterator<Item = (&str, &str)>,
         registered: &AtomicUsize,
     ) -> Result<Self> {
         let observer = Observer::start(clients).await?;
-        let policy = deployment.output("DevicePolicy")?;
         let actors = stream::iter(things)
-            .map(async |thing| {
+            .map(async |(thing, policy)| {
                 let identity = Identity::register(clients, thing, policy).await?;
                 let mut device = Device::new(cloud, identity);
                 device.connect().await?;
@@ -174,6 +176,13 @@ impl Stage {
     pub fn with<'a>(mut self, newcomers: Newcomers, things: impl IntoIterator<Item = &'a str>) -> Self {
         self.actors.extend(things.into_iter().map(|thing| (thing.to_owned(), tokio::sync::Mutex::default())));
         self.newcomers = Some(newcomers);
+        self
+    }
+
+    /// Adds the partner, to whom messages are forwarded.
+    #[must_use]
+    pub fn with_partner(mut self, partner: Partner) -> Self {
+        self.observer.watch_partner(partner);
         self
     }
 
@@ -260,8 +269,19 @@ impl Stage {
                 };
                 self.publish(device, step, topic, &payload, new).await
             }
+            Action::Disconnect => {
+                let Some(device) = actor.device.as_mut().filter(|device| device.is_connected()) else {
+                    self.played.fetch_add(1, Ordering::Relaxed);
+                    let wrong = Some("it was not connected".to_owned());
+                    return Ok(Outcome::Seen(vec![Played { wrong, ..new }]));
+                };
+                let (skip, begin) = (self.observer.heard(0).len(), now());
+                device.disconnect();
+                Ok(self.judge(self.lifecycle("disconnected", skip, begin, new).await?))
+            }
             Action::Order(order) => Ok(self.judge(self.order(order, new).await?)),
             Action::Look(shadow) => Ok(self.judge(self.look(shadow, new).await?)),
+            Action::Desire(shadow, desired) => Ok(self.judge(self.desire(shadow, desired, new).await?)),
         }
     }
 
@@ -298,6 +318,11 @@ impl Stage {
     /// Waits until a device shadow is as it must be, and shows how it is then.
     async fn look(&self, shadow: &Shadow, new: Played) -> Result<Played> {
         let (begin, deadline) = (now(), Instant::now() + PATIENCE);
+        if matches!(new.expected, Expect::Held(_)) {
+            let held = self.held(&shadow.of, shadow.name.as_deref(), 0, &new.expected, deadline).await;
+            let millis = Some(now().saturating_sub(begin));
+            return Ok(Played { effect: held.map(|timed| timed.effect), millis, ..new });
+        }
         loop {
             let get = self.clients.iot_data.get_thing_shadow().thing_name(&shadow.of);
             let found = match get.set_shadow_name(shadow.name.clone()).send().await {
@@ -320,6 +345,25 @@ impl Stage {
         }
     }
 
+    /// Sets the desired state of a device shadow, as an operator does: over HTTPS.
+    async fn desire(&self, shadow: &Shadow, desired: &Value, new: Played) -> Result<Played> {
+        let (skip, begin, topic) = (self.observer.heard(0).len(), now(), shadow.documents());
+        let update = self.clients.iot_data.update_thing_shadow().thing_name(&shadow.of);
+        let payload = Blob::new(json!({"state": {"desired": desired}}).to_string());
+        update.set_shadow_name(shadow.name.clone()).payload(payload).send().await?;
+        let [arrived] = self.heard(&topic, skip, 1).await?.try_into().map_err(|_| anyhow!("not one update"))?;
+        let (topic, expected) = (Some(topic), new.expected.clone());
+        Ok(self.lookout(arrived, Played { topic, ..new }, &[expected], begin).await)
+    }
+
+    /// Waits for what comes of a connection's begin or end, of which AWS IoT tells by itself.
+    async fn lifecycle(&self, what: &str, skip: usize, begin: u64, new: Played) -> Result<Played> {
+        let topic = format!("$aws/events/presence/{what}/{}", new.thing);
+        let [arrived] = self.heard(&topic, skip, 1).await?.try_into().map_err(|_| anyhow!("not one event"))?;
+        let (topic, expected) = (Some(topic), new.expected.clone());
+        Ok(self.lookout(arrived, Played { topic, ..new }, &[expected], begin).await)
+    }
+
     async fn publish(
         self: &Arc<Self>,
         device: &mut Device,
@@ -332,6 +376,7 @@ impl Stage {
         let rounds = if step.together { vec![step.times.get()] } else { vec![1; step.times.get()] };
         let mut all = Vec::new();
         for copies in rounds {
+            let skip = self.observer.heard(0).len();
             let (begin, published) = device.publish(topic, &vec![payload; copies]).await?;
             let new = Played { denied: published == Published::Denied, expected: Expect::Denied, ..new.clone() };
             match published {
@@ -343,7 +388,11 @@ impl Stage {
                     }
                 }
                 Published::Accepted => {
-                    let arrived = self.arrived(topic, &step.thing, payload, copies).await?;
+                    // What is said to a device shadow no rule hears, only what becomes of it.
+                    let arrived = match told_on(topic) {
+                        Some(told_on) => self.heard(&told_on, skip, copies).await?,
+                        None => self.arrived(topic, &step.thing, payload, copies).await?,
+                    };
                     if step.go_on {
                         let stage = Arc::clone(self);
                         let seeing = async move { stage.see(arrived, &new, &mut expected, begin).await };
@@ -379,13 +428,24 @@ impl Stage {
             let fits = |expect: &Expect| mismatch(expect, played).is_none();
             let at = expected.iter().position(fits).unwrap_or_default();
             played.expected = expected.remove(at);
-            played.wrong = mismatch(&played.expected, played).map(|wrong| self.explain(wrong, played));
+            let wrong = played.wrong.take().or_else(|| mismatch(&played.expected, played));
+            played.wrong = wrong.map(|wrong| self.explain(wrong, played));
         }
         self.played.fetch_add(all.len(), Ordering::Relaxed);
         all
     }
 
     async fn connect(&self, actor: &mut Actor, connect: &Connect, mut played: Played) -> Result<Played> {
+        if matches!(connect, Connect::Again) && played.expected.is_of_return() {
+            let Some(device) = &mut actor.device else {
+                return Ok(Played { wrong: Some("its device was never let in".to_owned()), ..played });
+            };
+            let (skip, begin) = (self.observer.heard(0).len(), now());
+            device.connect().await?;
+            let mut played = self.lifecycle("connected", skip, begin, played).await?;
+            played.wrong = mismatch(&played.expected, &played).map(|wrong| self.explain(wrong, &played));
+            return Ok(played);
+        }
         let newcomers = self.newcomers.as_ref().context("there is no certificate authority")?;
         let issued = match connect {
             Connect::Certificate(special) => newcomers.issue(special, &played.thing).await?,
@@ -462,23 +522,40 @@ impl Stage {
 
     /// The messages as AWS IoT took them in, told from others by what they hold.
     async fn arrived(&self, topic: &str, thing: &str, payload: &[u8], copies: usize) -> Result<Vec<Arrived>> {
+        let is_it =
+            |arrived: &Arrived| arrived.topic == topic && arrived.client_id == thing && arrived.payload == payload;
+        let found = self.claim(copies, |observer| observer.arrived(0), is_it).await;
+        found.ok_or_else(|| self.unseen("AWS IoT acknowledged it, but no rule saw it"))
+    }
+
+    /// What AWS IoT tells on this topic, after the first `skip` of all that it tells.
+    async fn heard(&self, topic: &str, skip: usize, copies: usize) -> Result<Vec<Arrived>> {
+        let found = self.claim(copies, |observer| observer.heard(skip), |heard| heard.topic == topic).await;
+        found.ok_or_else(|| self.unseen(&format!("AWS IoT told nothing on {topic}")))
+    }
+
+    /// Waits for so many messages that no other step has waited for; none where they do not come.
+    async fn claim(
+        &self,
+        copies: usize,
+        look: impl Fn(&Observer) -> Vec<Arrived>,
+        is_it: impl Fn(&Arrived) -> bool,
+    ) -> Option<Vec<Arrived>> {
         let found = self.observer.until(Instant::now() + LIMIT, |observer| {
             let mut claimed = self.claimed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let mut found = observer.arrived(0);
-            found.retain(|arrived| {
-                let is_it = arrived.topic == topic && arrived.client_id == thing && arrived.payload == payload;
-                is_it && !claimed.contains(&arrived.trace_id)
-            });
+            let mut found = look(observer);
+            found.retain(|arrived| is_it(arrived) && !claimed.contains(&arrived.trace_id));
             found.truncate(copies);
             (found.len() == copies).then(|| {
                 claimed.extend(found.iter().map(|arrived| arrived.trace_id.clone()));
                 found
             })
         });
-        found.await.ok_or_else(|| match self.observer.trouble() {
-            Some(trouble) => anyhow!("{trouble}"),
-            None => anyhow!("AWS IoT acknowledged it, but no rule saw it in {LIMIT:?}"),
-        })
+        found.await
+    }
+
+    fn unseen(&self, what: &str) -> anyhow::Error {
+        self.observer.trouble().map_or_else(|| anyhow!("{what} in {LIMIT:?}"), |trouble| anyhow!("{trouble}"))
     }
 
     /// Waits for what comes of one message.
@@ -490,14 +567,26 @@ impl Stage {
         let mut played = Played { rule: rule.map(|rule| rule.name.clone()), function, ..new };
         played.event_id = Some(arrived.trace_id.clone());
 
-        let is_kept = |expect: &Expect| matches!(expect, Expect::Kept(_));
-        let found = if expected.iter().any(is_kept) {
-            self.kept(&arrived, expected, deadline).await
-        } else {
-            // Two functions may hear of one event.
-            let is_wanted = |effect: &Effect| expected.iter().any(|expect| is(expect, effect));
-            self.observer.effect(&arrived.trace_id, deadline, is_wanted).await
+        let in_table = |expect: &&Expect| {
+            matches!(expect, Expect::Kept(_) | Expect::Connected | Expect::Disconnected | Expect::Held(_))
         };
+        let found = match expected.iter().find(in_table) {
+            Some(Expect::Kept(_)) => self.kept(&arrived, expected, deadline).await,
+            Some(expect @ Expect::Held(_)) => {
+                let (thing, name) = shadow_of(&arrived.topic).unwrap_or((&played.thing, None));
+                let version = version(&arrived.payload);
+                self.held(thing, name, version, expect, deadline).await
+            }
+            Some(_) => self.presence(&arrived, &played.thing, deadline).await,
+            None => {
+                // Two functions may hear of one event.
+                let is_wanted = |effect: &Effect| expected.iter().any(|expect| is(expect, effect));
+                self.observer.effect(&arrived.trace_id, deadline, is_wanted).await
+            }
+        };
+        if let Some(Timed { effect: Effect::Forwarded(forwarded), .. }) = &found {
+            played.wrong = (!is_whole(forwarded, &arrived.payload)).then(|| "another body was forwarded".to_owned());
+        }
         if let Some(Timed { effect, at }) = found {
             played.millis = Some(at.saturating_sub(begin));
             played.effect = Some(effect);
@@ -532,6 +621,66 @@ impl Stage {
         }
     }
 
+    /// Waits until a device's record tells of the connection that this event began or ended.
+    async fn presence(&self, arrived: &Arrived, thing: &str, deadline: Instant) -> Option<Timed> {
+        let event: Value = serde_json::from_slice(&arrived.payload).ok()?;
+        let session = event.get("sessionIdentifier")?.as_str()?;
+        let effect = if event.get("eventType")? == "connected" { Effect::Connected } else { Effect::Disconnected };
+        self.record(thing, "presence", deadline, |item| {
+            let is_connected = item.get("connected")?.as_bool().ok().copied()?;
+            let is_it = item.get("sessionIdentifier")?.as_s().ok()? == session;
+            (is_it && is_connected == (effect == Effect::Connected)).then(|| effect.clone())
+        })
+        .await
+    }
+
+    /// Waits until the record of a shadow is of this version or a newer one, and as it must be; what it is otherwise.
+    async fn held(
+        &self,
+        thing: &str,
+        name: Option<&str>,
+        version: u64,
+        expected: &Expect,
+        deadline: Instant,
+    ) -> Option<Timed> {
+        let mut last = None;
+        let part = format!("shadow#{}", name.unwrap_or_default());
+        let found = self
+            .record(thing, &part, deadline, |item| {
+                let held: u64 = item.get("shadowVersion")?.as_n().ok()?.parse().ok()?;
+                let state = |name: &str| serde_json::from_str(item.get(name)?.as_s().ok()?).ok();
+                let deleted = item.get("deleted")?.as_bool().ok().copied()?;
+                let effect = Effect::Held(Held { desired: state("desired"), reported: state("reported"), deleted });
+                last = Some(effect.clone());
+                (held >= version && is(expected, &effect)).then_some(effect)
+            })
+            .await;
+        found.or_else(|| Some(Timed { effect: last?, at: now() }))
+    }
+
+    /// Looks at a thing's record in the devices table until `look` finds something, or until the deadline.
+    async fn record(
+        &self,
+        thing: &str,
+        part: &str,
+        deadline: Instant,
+        mut look: impl FnMut(&HashMap<String, AttributeValue>) -> Option<Effect>,
+    ) -> Option<Timed> {
+        let table = self.deployment.output("DevicesTable").ok()?;
+        loop {
+            let get = self.clients.dynamodb.get_item().table_name(table).consistent_read(true);
+            let get = get.key("id", AttributeValue::S(format!("thing#{thing}")));
+            let found = get.key("part", AttributeValue::S(part.to_owned())).send().await;
+            if let Some(effect) = found.ok().and_then(|found| look(found.item()?)) {
+                return Some(Timed { effect, at: now() });
+            }
+            if Instant::now() >= deadline {
+                return None;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// Adds what helps to find the cause.
     fn explain(&self, wrong: String, played: &Played) -> String {
         if played.effect.is_some() {
@@ -550,6 +699,10 @@ impl Stage {
             let Some(event_id) = &played.event_id else { continue };
             let effects = self.observer.effects(event_id);
             let told = effects.iter().filter(|timed| matches!(timed.effect, Effect::Told(_))).count();
+            let forwarded = effects.iter().filter(|timed| matches!(timed.effect, Effect::Forwarded(_))).count();
+            if forwarded > 1 && played.wrong.is_none() {
+                played.wrong = Some(format!("it was forwarded {forwarded} times"));
+            }
             let is_right = match played.expected {
                 Expect::Notification(_) => told <= 1,
                 // Whoever watches over admissions hears of it.
@@ -563,6 +716,28 @@ impl Stage {
     }
 }
 
+/// The thing and the name of the shadow of which AWS IoT tells on this topic; the classic one has no name.
+fn shadow_of(topic: &str) -> Option<(&str, Option<&str>)> {
+    let (thing, rest) = topic.strip_prefix("$aws/things/")?.split_once("/shadow/")?;
+    Some((thing, rest.strip_prefix("name/").and_then(|named| Some(named.split_once('/')?.0))))
+}
+
+/// The version of the shadow that an update made, or that a deletion ended.
+fn version(told: &[u8]) -> u64 {
+    let told: Value = serde_json::from_slice(told).unwrap_or_default();
+    let version = told.pointer("/current/version").or_else(|| told.get("version"));
+    version.and_then(Value::as_u64).unwrap_or_default()
+}
+
+/// Whether a message's body is what the device sent, byte for byte.
+fn is_whole(forwarded: &Forwarded, payload: &[u8]) -> bool {
+    match forwarded.attributes.get("contentTransferEncoding").map(String::as_str) {
+        Some("base64") => BASE64_STANDARD.decode(&forwarded.body).is_ok_and(|body| body == payload),
+        Some(_) => false,
+        None => forwarded.body.as_bytes() == payload,
+    }
+}
+
 /// Whether an effect is of the expected kind.
 fn is(expected: &Expect, effect: &Effect) -> bool {
     match (expected, effect) {
@@ -571,7 +746,11 @@ fn is(expected: &Expect, effect: &Effect) -> bool {
         (Expect::TurnedAway(expected), Effect::TurnedAway { reason, .. }) => *reason == expected.reason,
         (Expect::Kept(Kept { readings: expected }), Effect::Kept { readings }) => readings == expected,
         (Expect::Desired(expected), Effect::Desired(state)) => state == expected,
-        (Expect::Notification(_), Effect::Told(_))
+        (Expect::Held(expected), Effect::Held(held)) => held == expected,
+        (Expect::Forwarded(_), Effect::Forwarded(_))
+        | (Expect::Connected, Effect::Connected)
+        | (Expect::Disconnected, Effect::Disconnected)
+        | (Expect::Notification(_), Effect::Told(_))
         | (Expect::Quieted, Effect::Quieted)
         | (Expect::Nothing, Effect::LetIn)
         | (Expect::Done, Effect::Done)
@@ -584,6 +763,9 @@ fn is(expected: &Expect, effect: &Effect) -> bool {
 fn mismatch(expected: &Expect, played: &Played) -> Option<String> {
     let is = match (expected, &played.effect) {
         (Expect::Notification(expected), Some(Effect::Told(told))) => return differs(expected, told),
+        (Expect::Forwarded(expected), Some(Effect::Forwarded(forwarded))) => {
+            return attribute_differs(&expected.attributes, &forwarded.attributes);
+        }
         (Expect::Nothing, None) => true,
         (Expect::Denied, None) => played.denied,
         (expected, Some(effect)) => is(expected, effect),
@@ -595,6 +777,7 @@ fn mismatch(expected: &Expect, played: &Played) -> Option<String> {
     Some(match &played.effect {
         None if played.denied => "AWS IoT turned it away".to_owned(),
         None if matches!(expected, Expect::Desired(_)) => "there is no desired state".to_owned(),
+        None if matches!(expected, Expect::Held(_)) => "there is no record of it".to_owned(),
         None if played.function.is_none() => "no rule hears this topic".to_owned(),
         None => format!("nothing came of it in {LIMIT:?}"),
         Some(effect) => format!("it was {effect}"),
@@ -602,21 +785,23 @@ fn mismatch(expected: &Expect, played: &Played) -> Option<String> {
 }
 
 fn differs(expected: &crate::scenario::Notification, told: &Told) -> Option<String> {
-    let text = |name: &str, expected: &Option<String>, got: Option<&str>| {
-        let expected = expected.as_deref()?;
-        (got != Some(expected)).then(|| match got {
-            Some(got) => format!("its {name} is {got:?}"),
-            None => format!("it has no {name}"),
-        })
-    };
-    text("message", &expected.message, Some(&told.message))
-        .or_else(|| text("subject", &expected.subject, told.subject.as_deref()))
-        .or_else(|| {
-            expected.attributes.iter().find_map(|(name, value)| {
-                let got = told.attributes.get(name).map(String::as_str);
-                text(&format!("attribute {name}"), &Some(value.clone()), got)
-            })
-        })
+    text_differs("message", expected.message.as_deref(), Some(&told.message))
+        .or_else(|| text_differs("subject", expected.subject.as_deref(), told.subject.as_deref()))
+        .or_else(|| attribute_differs(&expected.attributes, &told.attributes))
+}
+
+fn attribute_differs(expected: &BTreeMap<String, String>, got: &BTreeMap<String, String>) -> Option<String> {
+    expected.iter().find_map(|(name, value)| {
+        text_differs(&format!("attribute {name}"), Some(value), got.get(name).map(String::as_str))
+    })
+}
+
+fn text_differs(name: &str, expected: Option<&str>, got: Option<&str>) -> Option<String> {
+    let expected = expected?;
+    (got != Some(expected)).then(|| match got {
+        Some(got) => format!("its {name} is {got:?}"),
+        None => format!("it has no {name}"),
+    })
 }
 
 /// Plays all scenarios at once; `ended` gets each as it ends.
@@ -642,4 +827,33 @@ pub async fn play_all(
         all.extend(played);
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shadow_is_known_by_the_topic_on_which_it_is_told_and_its_version_by_what_is_told() {
+        assert_eq!(shadow_of("$aws/things/lamp/shadow/update/documents"), Some(("lamp", None)));
+        assert_eq!(shadow_of("$aws/things/lamp/shadow/name/dial/delete/accepted"), Some(("lamp", Some("dial"))));
+        assert_eq!(shadow_of("telemetry/lamp"), None);
+        assert_eq!(version(br#"{"previous": {"version": 6}, "current": {"version": 7}, "timestamp": 1}"#), 7);
+        assert_eq!(version(br#"{"version": 8, "timestamp": 1}"#), 8);
+    }
+
+    #[test]
+    fn a_forwarded_message_is_whole_where_its_body_is_the_payload_or_that_in_base64() {
+        let forwarded = |body: &str, encoding: Option<&str>| Forwarded {
+            account: "222222222222".to_owned(),
+            queue: "weather".to_owned(),
+            body: body.to_owned(),
+            attributes: encoding.map(|it| ("contentTransferEncoding".to_owned(), it.to_owned())).into_iter().collect(),
+        };
+        assert!(is_whole(&forwarded("{\"celsius\": 22.50}", None), br#"{"celsius": 22.50}"#));
+        assert!(!is_whole(&forwarded("{\"celsius\":22.5}", None), br#"{"celsius": 22.50}"#));
+        assert!(is_whole(&forwarded("/w==", Some("base64")), b"\xff"));
+        assert!(!is_whole(&forwarded("/w==", None), b"\xff"));
+        assert!(!is_whole(&forwarded("?", Some("base64")), b"\xff"));
+    }
 }

@@ -10,6 +10,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::chart;
 use crate::observe::Effect;
+use crate::partner::Forwarded;
 use crate::play::Played;
 use crate::scenario::{Expect, Kept, Scenario};
 
@@ -80,7 +81,7 @@ pub fn event(played: &Played, style: Style) -> String {
     let way: Vec<&str> = [played.rule.as_deref(), played.function.as_deref()].into_iter().flatten().collect();
     let way = if !way.is_empty() {
         way.join(" → ")
-    } else if matches!(played.expected, Expect::Desired(_)) {
+    } else if matches!(played.expected, Expect::Desired(_) | Expect::Held(_)) {
         "shadow".to_owned()
     } else {
         played.topic.as_deref().unwrap_or("connection").to_owned()
@@ -109,7 +110,7 @@ fn expectation(expected: &Expect) -> String {
             let mut parts = Vec::new();
             parts.extend(notification.message.as_ref().map(|message| format!("message {message:?}")));
             parts.extend(notification.subject.as_ref().map(|subject| format!("subject {subject:?}")));
-            parts.extend(notification.attributes.iter().map(|(name, value)| format!("attribute {name} {value:?}")));
+            parts.extend(attributes(&notification.attributes));
             let with = if parts.is_empty() { "" } else { " with " };
             format!("a notification{with}{}", parts.join(", "))
         }
@@ -124,7 +125,19 @@ fn expectation(expected: &Expect) -> String {
         Expect::Done => "to be carried out".to_owned(),
         Expect::Refused(refused) => format!("to be refused with reason {:?}", refused.reason),
         Expect::Desired(state) => format!("desired state {state}"),
+        Expect::Forwarded(forward) => {
+            let parts = attributes(&forward.attributes);
+            let with = if parts.is_empty() { "" } else { " with " };
+            format!("to be in the partner's queue{with}{}", parts.join(", "))
+        }
+        Expect::Connected => "to be known to be connected".to_owned(),
+        Expect::Disconnected => "to be known to be disconnected".to_owned(),
+        Expect::Held(held) => format!("to be held: {held}"),
     }
+}
+
+fn attributes(all: &BTreeMap<String, String>) -> Vec<String> {
+    all.iter().map(|(name, value)| format!("attribute {name} {value:?}")).collect()
 }
 
 /// The last lines, for people.
@@ -155,9 +168,10 @@ pub fn summary(played: &[Played], took: Duration, style: Style) -> String {
     out
 }
 
-/// Whether it is a connection that came to something, and not a message.
+/// Whether it is a connection, or a connection's end, that came to something, and not a message.
 fn is_connection(played: &Played) -> bool {
-    matches!(played.effect, Some(Effect::Admitted { .. } | Effect::TurnedAway { .. } | Effect::LetIn))
+    let is_of_presence = played.topic.as_ref().is_some_and(|topic| topic.starts_with("$aws/events/presence/"));
+    is_of_presence || matches!(played.effect, Some(Effect::Admitted { .. } | Effect::TurnedAway { .. } | Effect::LetIn))
 }
 
 fn kind(played: &Played) -> &'static str {
@@ -175,6 +189,10 @@ fn kind(played: &Played) -> &'static str {
         Some(Effect::Kept { .. }) => "kept",
         Some(Effect::Refused { .. }) => "refused",
         Some(Effect::Desired(_)) => "seen in a shadow",
+        Some(Effect::Forwarded(_)) => "forwarded",
+        Some(Effect::Connected) => "known to be connected",
+        Some(Effect::Disconnected) => "known to be disconnected",
+        Some(Effect::Held(_)) => "held of a shadow",
         Some(Effect::HandedBack { .. }) => "handed back",
     }
 }
@@ -208,6 +226,12 @@ pub fn json(played: &[Played], took: Duration) -> Value {
                 Some(Effect::Kept { readings }) => json!({"kind": "kept", "readings": readings}),
                 Some(Effect::Refused { reason, why }) => json!({"kind": "refused", "reason": reason, "why": why}),
                 Some(Effect::Desired(state)) => json!({"kind": "desired", "state": state}),
+                Some(Effect::Forwarded(Forwarded { account, queue, body, attributes })) => {
+                    json!({"kind": "forwarded", "account": account, "queue": queue, "body": body, "attributes": attributes})
+                }
+                Some(Effect::Connected) => json!({"kind": "connected"}),
+                Some(Effect::Disconnected) => json!({"kind": "disconnected"}),
+                Some(Effect::Held(held)) => json!({"kind": "held", "state": held}),
                 Some(Effect::HandedBack { error }) => json!({"kind": "handedBack", "error": error}),
             };
             json!({

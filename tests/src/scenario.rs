@@ -2,6 +2,7 @@
 //! `events/README.md`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -27,6 +28,9 @@ pub struct Scenario {
     pub steps: Vec<Step>,
     /// What to draw of it.
     pub chart: Option<Chart>,
+    /// The things that have the policy of those who publish on `Weather/Corp/…`, and not the devices'.
+    #[serde(default)]
+    pub publishers: Vec<String>,
     /// The file's name without its ending.
     #[serde(skip)]
     pub name: String,
@@ -46,7 +50,8 @@ pub struct Chart {
     pub limit: i64,
 }
 
-/// One message, or several alike; or a connection; or an operator's order; or a look at a device shadow.
+/// One message, or several alike; or a connection, or its end; or an operator's order; or a look at a device shadow, or a
+/// change of it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Step {
@@ -55,6 +60,8 @@ pub struct Step {
     /// The device that publishes or connects.
     pub thing: String,
     connect: Option<Connect>,
+    #[serde(default)]
+    disconnect: bool,
     order: Option<Order>,
     shadow: Option<Shadow>,
     topic: Option<String>,
@@ -102,10 +109,14 @@ pub enum Action<'a> {
     },
     /// The device connects.
     Connect(&'a Connect),
+    /// The device goes away without a word.
+    Disconnect,
     /// An operator gives a function an order.
     Order(&'a Order),
     /// A device shadow is looked at.
     Look(&'a Shadow),
+    /// An operator wants a device to be in this state.
+    Desire(&'a Shadow, &'a Value),
 }
 
 /// An operator's order to a function.
@@ -126,6 +137,27 @@ pub struct Shadow {
     pub of: String,
     /// The shadow's name; none for the classic one.
     pub name: Option<String>,
+    /// What the device is to change; none where the shadow is only looked at.
+    desired: Option<Value>,
+}
+
+impl Shadow {
+    /// Where AWS IoT tells of its updates.
+    pub fn documents(&self) -> String {
+        let Self { of, name, .. } = self;
+        let name = name.as_ref().map(|name| format!("/name/{name}")).unwrap_or_default();
+        format!("$aws/things/{of}/shadow{name}/update/documents")
+    }
+}
+
+/// Where AWS IoT tells what became of a message on this topic, where it is an update of a device shadow, or a deletion.
+pub fn told_on(topic: &str) -> Option<String> {
+    let (_, shadow) = topic.strip_prefix("$aws/things/")?.split_once("/shadow/")?;
+    match shadow.strip_prefix("name/").map_or(Some(shadow), |named| Some(named.split_once('/')?.1))? {
+        "update" => Some(format!("{topic}/documents")),
+        "delete" => Some(format!("{topic}/accepted")),
+        _ => None,
+    }
 }
 
 /// With what a device connects.
@@ -275,6 +307,47 @@ pub enum Expect {
     Refused(Quarantine),
     /// A device shadow's desired state, whole.
     Desired(Value),
+    /// It is in the partner's queue, whole and once.
+    Forwarded(Forward),
+    /// The device is recorded as connected, and nobody is told.
+    Connected,
+    /// The device is recorded as disconnected, and nobody is told.
+    Disconnected,
+    /// What is recorded of a device shadow.
+    Held(Held),
+}
+
+/// How a message comes to the partner.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Forward {
+    /// Attributes that must be among the message's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// The newest state of a device shadow, as it is in the devices table.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Held {
+    /// The desired state, whole; none where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub desired: Option<Value>,
+    /// The reported state, whole; none where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reported: Option<Value>,
+    /// Whether it was deleted.
+    pub deleted: bool,
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = |name: &str, state: &Option<Value>| Some(format!("{name} {}", state.as_ref()?));
+        let states = [state("desired", &self.desired), state("reported", &self.reported)];
+        let deleted = self.deleted.then(|| "deleted".to_owned());
+        let all: Vec<_> = states.into_iter().chain([deleted]).flatten().collect();
+        f.write_str(&if all.is_empty() { "no state".to_owned() } else { all.join(", ") })
+    }
 }
 
 /// How many readings a message brings.
@@ -322,12 +395,26 @@ impl Expect {
         match self {
             Self::Nothing | Self::Denied => matches!(action, Action::Connect(_) | Action::Publish { .. }),
             Self::Admitted | Self::TurnedAway(_) => matches!(action, Action::Connect(_)),
-            Self::Notification(_) | Self::Quarantine(_) | Self::Quieted | Self::Kept(_) => {
+            Self::Notification(_) => {
+                matches!(action, Action::Publish { .. } | Action::Connect(Connect::Again) | Action::Disconnect)
+            }
+            Self::Connected => matches!(action, Action::Connect(Connect::Again)),
+            Self::Disconnected => matches!(action, Action::Disconnect),
+            Self::Quarantine(_) | Self::Quieted | Self::Kept(_) | Self::Forwarded(_) => {
                 matches!(action, Action::Publish { .. })
             }
             Self::Done | Self::Refused(_) => matches!(action, Action::Order(_)),
             Self::Desired(_) => matches!(action, Action::Look(_)),
+            Self::Held(_) => match action {
+                Action::Publish { topic, .. } => told_on(topic).is_some(),
+                other => matches!(other, Action::Look(_) | Action::Desire(..)),
+            },
         }
+    }
+
+    /// Whether it is what comes of a device's return.
+    pub fn is_of_return(&self) -> bool {
+        matches!(self, Self::Notification(_) | Self::Connected)
     }
 }
 
@@ -349,13 +436,17 @@ impl Step {
             self.payload_base64.is_some(),
             self.payload_repeat.is_some(),
         ];
-        match (&self.topic, &self.connect, &self.order, &self.shadow) {
-            (Some(topic), None, None, None) => Ok(Action::Publish { topic, payload: self.payload()? }),
+        match (&self.topic, &self.connect, self.disconnect, &self.order, &self.shadow) {
+            (Some(topic), None, false, None, None) => Ok(Action::Publish { topic, payload: self.payload()? }),
             (None, ..) if payloads.contains(&true) => bail!("only a message, with a topic, has a payload"),
-            (None, Some(connect), None, None) => Ok(Action::Connect(connect)),
-            (None, None, Some(order), None) => Ok(Action::Order(order)),
-            (None, None, None, Some(shadow)) => Ok(Action::Look(shadow)),
-            _ => bail!("must have exactly one of topic, connect, order and shadow"),
+            (None, Some(connect), false, None, None) => Ok(Action::Connect(connect)),
+            (None, None, true, None, None) => Ok(Action::Disconnect),
+            (None, None, false, Some(order), None) => Ok(Action::Order(order)),
+            (None, None, false, None, Some(shadow)) => Ok(match &shadow.desired {
+                Some(desired) => Action::Desire(shadow, desired),
+                None => Action::Look(shadow),
+            }),
+            _ => bail!("must have exactly one of topic, connect, disconnect, order and shadow"),
         }
     }
 
@@ -426,14 +517,20 @@ impl Step {
                 }
                 "a connection"
             }
+            Action::Disconnect => {
+                ensure!(self.times.get() == 1, "times: a device disconnects once");
+                "a connection's end"
+            }
             Action::Order(_) => {
                 ensure!(self.times.get() == 1, "times: an order is given once");
                 "an order"
             }
-            Action::Look(shadow) => {
-                ensure!(self.times.get() == 1, "times: a shadow is looked at once");
+            Action::Look(shadow) | Action::Desire(shadow, _) => {
+                ensure!(self.times.get() == 1, "times: a shadow is looked at, or changed, once");
                 ensure!(is_name(&shadow.of), "shadow.of: must be 1 to 128 of the characters a-z A-Z 0-9 : _ -");
-                "a look at a shadow"
+                let is_shadow = shadow.name.as_ref().is_none_or(|name| is_name(name) && name.len() <= 64);
+                ensure!(is_shadow, "shadow.name: must be 1 to 64 of the characters a-z A-Z 0-9 : _ -");
+                if shadow.desired.is_none() { "a look at a shadow" } else { "a change of a shadow" }
             }
         };
         ensure!(self.expect.fits(&action), "expect: this cannot come of {what}");
@@ -465,9 +562,16 @@ impl Scenario {
             let reading = |step: &Step| step.thing == chart.thing && step.number(&chart.field).is_some();
             ensure!(scenario.steps.iter().any(reading), "chart: no step of this thing has a number in this field");
         }
-        let mut connected = HashSet::new();
+        let (mut connected, mut away) = (HashSet::new(), HashSet::new());
         for (index, step) in scenario.steps.iter().enumerate() {
             let check = step.check().and_then(|()| match step.connect {
+                None if step.topic.is_some() && away.contains(&step.thing) => {
+                    bail!("topic: this thing has disconnected, and must connect again first")
+                }
+                Some(Connect::Again) if step.expect.is_of_return() => {
+                    ensure!(away.remove(&step.thing), "connect: this thing has not disconnected in a step before");
+                    Ok(())
+                }
                 Some(Connect::Again) if !connected.contains(&step.thing) => {
                     bail!("connect: this thing has no certificate of an earlier step")
                 }
@@ -477,6 +581,15 @@ impl Scenario {
             if step.is_connection() {
                 connected.insert(step.thing.clone());
             }
+            if step.disconnect {
+                away.insert(step.thing.clone());
+            }
+        }
+        let newcomers = scenario.newcomers();
+        for publisher in &scenario.publishers {
+            let is_registered =
+                scenario.steps.iter().any(|step| step.thing == *publisher) && !newcomers.contains(&**publisher);
+            ensure!(is_registered, "publishers: no step is of thing {publisher}, or it is new to AWS IoT");
         }
         Ok(scenario)
     }
@@ -495,7 +608,13 @@ impl Scenario {
 
     /// Whether a device connects with a certificate of an authority's.
     pub fn has_connections(&self) -> bool {
-        self.steps.iter().any(Step::is_connection)
+        self.steps.iter().any(|step| matches!(step.connect, Some(Connect::Certificate(_))))
+    }
+
+    /// Whether it takes a partner to whom messages are forwarded.
+    pub fn has_partner(&self) -> bool {
+        let expected = self.steps.iter().flat_map(|step| std::iter::once(&step.expect).chain(&step.expect_others));
+        expected.into_iter().any(|expect| matches!(expect, Expect::Forwarded(_)))
     }
 }
 
@@ -635,7 +754,7 @@ mod tests {
             (connection(&format!(r#""connect": {{"certificate": {{}}, "x": 1}}, {admitted}"#)), "steps[0].connect: "),
             (
                 connection(&format!(r#""connect": {{"certificate": {{}}}}, "topic": "a/t", {admitted}"#)),
-                "steps[0] (w): must have exactly one of topic, connect, order and shadow",
+                "steps[0] (w): must have exactly one of topic, connect, disconnect, order and shadow",
             ),
             (
                 connection(&format!(r#""connect": {{"certificate": {{}}}}, "payloadText": "", {admitted}"#)),
@@ -653,7 +772,10 @@ mod tests {
                 connection(r#""connect": {"certificate": {}}, "expect": {"turnedAway": {"why": "x"}}"#),
                 "steps[0].expect.turnedAway.why: unknown field",
             ),
-            (connection(admitted), "steps[0] (w): must have exactly one of topic, connect, order and shadow"),
+            (
+                connection(admitted),
+                "steps[0] (w): must have exactly one of topic, connect, disconnect, order and shadow",
+            ),
             (steps(&format!(r#""payload": 1, {admitted}"#)), "steps[0] (w): expect: this cannot come of a message"),
         ] {
             let error = error(&text);
@@ -680,6 +802,100 @@ mod tests {
         }
         for good in [order(r#""expect": "done""#), look(r#""expect": {"desired": {"a": 1}}"#), steps(reading)] {
             Scenario::parse(&good).expect("valid");
+        }
+    }
+
+    #[test]
+    fn an_error_in_a_connections_end_or_in_what_comes_of_it_names_the_field() {
+        let gone = |field: &str| connection(&format!(r#""disconnect": true, {field}"#));
+        let back = |expect: &str| {
+            let steps = [
+                r#"{"what": "w", "thing": "t", "disconnect": true, "expect": "disconnected"}"#.to_owned(),
+                format!(r#"{{"what": "w", "thing": "t", "connect": "again", "expect": {expect}}}"#),
+            ];
+            format!(r#"{{"about": "A test.", "steps": [{}]}}"#, steps.join(", "))
+        };
+        let at_once = connection(r#""connect": "again", "expect": "connected""#);
+        for (text, part) in [
+            (gone(r#""expect": "connected""#), "expect: this cannot come of a connection's end"),
+            (gone(r#""expect": "admitted""#), "expect: this cannot come of a connection's end"),
+            (gone(r#""times": 2, "expect": "disconnected""#), "times: a device disconnects once"),
+            (gone(r#""connect": "again", "expect": "disconnected""#), "must have exactly one of topic, connect, "),
+            (gone(r#""expect": "disconnected""#).replace("true", "false"), "must have exactly one of topic, connect, "),
+            (
+                back(r#""nothing""#).replace(r#""connect": "again""#, r#""topic": "a/t", "payload": 1"#),
+                "steps[1] (w): topic: this thing has disconnected",
+            ),
+            (at_once, "connect: this thing has not disconnected in a step before"),
+            (back(r#""nothing""#), "steps[1] (w): connect: this thing has no certificate"),
+            (back(r#""disconnected""#), "steps[1] (w): expect: this cannot come of a connection"),
+            (
+                connection(r#""connect": {"certificate": {}}, "expect": "connected""#),
+                "expect: this cannot come of a connection",
+            ),
+        ] {
+            let error = error(&text);
+            assert!(error.contains(part), "{text}\n  gave: {error}\n  not:  {part}");
+        }
+        for good in [gone(r#""expect": {"notification": {}}"#), back(r#""connected""#), back(r#"{"notification": {}}"#)]
+        {
+            let scenario = Scenario::parse(&good).expect("valid");
+            assert!(scenario.newcomers().is_empty() && !scenario.has_connections(), "{good}");
+        }
+    }
+
+    #[test]
+    fn an_error_in_what_neighbours_get_names_the_field() {
+        let forwarded = r#""payload": 1, "expect": {"forwarded": {"attributes": {"thing": "t"}}}"#;
+        let held = r#""payload": 1, "expect": {"held": {"reported": {"a": 1}}}"#;
+        let update = |topic: &str| steps(held).replace("a/t", topic);
+        let desire = |field: &str| connection(&format!(r#""shadow": {{"of": "t", "desired": {{"a": 1}}}}, {field}"#));
+        let publishers = |names: &str| steps(forwarded).replacen('{', &format!(r#"{{"publishers": [{names}], "#), 1);
+        for (text, part) in [
+            (steps(&forwarded.replace("attributes", "body")), "expect.forwarded.body: unknown field"),
+            (publishers(r#""t", "u""#), "publishers: no step is of thing u"),
+            (steps(held), "expect: this cannot come of a message"),
+            (update("$aws/things/t/shadow/get"), "expect: this cannot come of a message"),
+            (update("$aws/things/t/shadow/name/update"), "expect: this cannot come of a message"),
+            (desire(r#""expect": {"desired": {"a": 1}}"#), "expect: this cannot come of a change of a shadow"),
+            (desire(r#""times": 2, "expect": {"held": {}}"#), "times: a shadow is looked at, or changed, once"),
+            (desire(r#""expect": {"held": {"state": {}}}"#), "expect.held.state: unknown field"),
+            (
+                desire(r#""expect": {"held": {}}"#).replace(r#""of": "t""#, r#""of": "t", "name": "a/b""#),
+                "shadow.name: must be",
+            ),
+        ] {
+            let error = error(&text);
+            assert!(error.contains(part), "{text}\n  gave: {error}\n  not:  {part}");
+        }
+        let has_partner = |text: &str| Scenario::parse(text).expect("valid").has_partner();
+        assert!(has_partner(&publishers(r#""t""#)));
+        for good in [
+            update("$aws/things/t/shadow/update"),
+            update("$aws/things/t/shadow/name/n/update"),
+            update("$aws/things/t/shadow/name/n/delete"),
+            desire(r#""expect": {"held": {"desired": {"a": 1}}}"#),
+            connection(r#""shadow": {"of": "t", "name": "n"}, "expect": {"held": {"deleted": true}}"#),
+        ] {
+            assert!(!has_partner(&good), "{good}");
+        }
+    }
+
+    #[test]
+    fn what_becomes_of_a_shadows_update_or_deletion_is_told_beside_its_topic() {
+        let name = Some("n".to_owned());
+        let named = Shadow { of: "t".to_owned(), name, desired: None };
+        let classic = Shadow { name: None, ..named.clone() };
+        for (topic, told) in [
+            ("$aws/things/t/shadow/update", Some(classic.documents())),
+            ("$aws/things/t/shadow/name/n/update", Some(named.documents())),
+            ("$aws/things/t/shadow/delete", Some("$aws/things/t/shadow/delete/accepted".to_owned())),
+            ("$aws/things/t/shadow/name/n/delete", Some("$aws/things/t/shadow/name/n/delete/accepted".to_owned())),
+            ("$aws/things/t/shadow/get", None),
+            ("$aws/things/t/shadow/update/documents", None),
+            ("telemetry/t", None),
+        ] {
+            assert_eq!(told_on(topic), told, "{topic}");
         }
     }
 
@@ -725,7 +941,7 @@ mod tests {
         let readme = std::fs::read_to_string(tools::root().join("events/README.md")).expect("a text");
         let blocks = readme.split("```json\n").skip(1).filter_map(|block| block.split("```").next());
         let scenarios: Vec<_> = blocks.filter(|block| block.contains("\"steps\"")).map(Scenario::parse).collect();
-        assert_eq!(scenarios.len(), 3);
+        assert_eq!(scenarios.len(), 4);
         for scenario in scenarios {
             scenario.expect("valid");
         }

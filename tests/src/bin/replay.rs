@@ -11,6 +11,7 @@ use clap::Parser;
 use tests::aws::Clients;
 use tests::cloud::Cloud;
 use tests::isolation::Account;
+use tests::partner::Partner;
 use tests::play::{Newcomers, Played, Stage, play_all};
 use tests::progress::Progress;
 use tests::report::{self, Style};
@@ -33,6 +34,9 @@ struct Options {
     #[arg(long)]
     json: bool,
 }
+
+/// The account to which messages are forwarded.
+const PARTNER: &str = "444455556666";
 
 fn main() -> ExitCode {
     if let Some(code) = keeper::main() {
@@ -58,7 +62,15 @@ async fn replay(options: Options) -> Result<ExitCode> {
     let log = directory.path().join("cloud.log");
     let account = Account::first();
     let cloud = progress.step("Starting the local cloud", Cloud::start(&log, &[])).await?;
-    let deployment = deploy::everything(&cloud, &account, "gatehouse", &[], progress).await?;
+    let has_partner = scenarios.iter().any(Scenario::has_partner);
+    let partner = if has_partner { Some(Partner::new(&cloud, Account::new(PARTNER)?, false)) } else { None };
+    let parameters = partner.as_ref().map(Partner::parameters);
+    let parameters: Vec<_> = parameters.iter().flatten().map(|(name, value)| (*name, value.as_str())).collect();
+    let deployment = deploy::everything(&cloud, &account, "gatehouse", &parameters, progress).await?;
+    if let Some(partner) = &partner {
+        let deploying = partner.deploy(&cloud, &account, deployment.output("ForwardRoleName")?);
+        progress.step("Deploying in the partner's account", deploying).await?;
+    }
 
     let new: HashSet<&str> = scenarios.iter().flat_map(Scenario::newcomers).collect();
     let mut things: Vec<&str> =
@@ -66,11 +78,19 @@ async fn replay(options: Options) -> Result<ExitCode> {
     things.retain(|thing| !new.contains(thing));
     things.sort_unstable();
     things.dedup();
+    let publishers: HashSet<&str> =
+        scenarios.iter().flat_map(|scenario| &scenario.publishers).map(String::as_str).collect();
     let (registered, total) = (AtomicUsize::new(0), things.len());
+    let (of_devices, of_publishers) = (deployment.output("DevicePolicy")?, deployment.output("PublisherPolicy")?);
+    let policy = |thing: &str| if publishers.contains(thing) { of_publishers } else { of_devices };
+    let things = things.into_iter().map(|thing| (thing, policy(thing)));
     let clients = Clients::new(cloud.endpoint, &account);
     let stage = Stage::new(&cloud, &clients, &deployment, things, &registered);
     let how_far = || format!("{}/{total}", registered.load(Ordering::Relaxed));
     let mut stage = progress.counted("Registering devices", how_far, &mut mpsc::unbounded_channel().1, stage).await?;
+    if let Some(partner) = partner {
+        stage = stage.with_partner(partner);
+    }
     if scenarios.iter().any(Scenario::has_connections) {
         let newcomers = Newcomers::new(&clients, deployment.output("DevicesTable")?);
         stage = stage.with(progress.step("Registering a certificate authority", newcomers).await?, new);

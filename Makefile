@@ -131,7 +131,7 @@ lint: $(foreach tool,lint schema checkov guard,$(TOOLS)/$(tool)/.installed) ## c
 	@tests/tools/check-shipped
 	$(call say,scripts)
 	@bash -n infra/quarantine infra/bridge/configure $(filter-out %.cnf,$(wildcard infra/ca/*)) tests/tools/check tests/tools/check-shipped .ci/run
-	$(call say,operators' documents)
+	$(call say,documents that operators write)
 	@for schema in infra/*.schema.json; do \
 		$(TOOLS)/schema/bin/check-jsonschema --check-metaschema $$schema; \
 		$(TOOLS)/schema/bin/check-jsonschema --schemafile $$schema $${schema%.schema.json}.json; \

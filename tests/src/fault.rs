@@ -43,6 +43,9 @@ pub enum Fault {
     Failed,
     /// DynamoDB writes the first half of a batch and leaves the rest unprocessed; any other call is left alone.
     Unprocessed,
+    /// SQS takes every second message of a batch, and answers for the others that it failed or that they were too many;
+    /// any other call is left alone.
+    PartlyTaken,
     /// The function's process is killed before the service gets the request.
     KilledBefore,
     /// The service does it, and the function's process is killed before the answer.
@@ -214,13 +217,14 @@ impl Handler {
             Some(Fault::Throttled) => return throttled(service),
             Some(Fault::Failed) => return Ok(Response::builder().status(500).body(Full::default())?),
             Some(Fault::Unprocessed) if operation == "BatchWriteItem" => return self.halve(head, &body).await,
+            Some(Fault::PartlyTaken) if operation == "SendMessageBatch" => return self.take_some(head, &body).await,
             // Until the caller gives up: this ends with the connection.
             Some(Fault::Hangs) => return std::future::pending().await,
             Some(Fault::KilledBefore) => {
                 kill(&self.cloud, &url);
                 return broken();
             }
-            None | Some(Fault::LostAnswer | Fault::KilledAfter | Fault::Unprocessed) => {}
+            None | Some(Fault::LostAnswer | Fault::KilledAfter | Fault::Unprocessed | Fault::PartlyTaken) => {}
         }
         let answer = forward(self.cloud.endpoint, Request::from_parts(head, Full::new(body))).await?;
         match fault {
@@ -255,6 +259,40 @@ impl Handler {
         }
         let answer = Response::builder().header("content-type", "application/x-amz-json-1.0");
         Ok(answer.body(Full::new(json!({"UnprocessedItems": later}).to_string().into()))?)
+    }
+
+    /// Has every second message of a batch sent, and answers for the others that they were not.
+    async fn take_some(&self, mut head: Parts, body: &[u8]) -> Result<Response<Full<Bytes>>> {
+        let mut now: Value = serde_json::from_slice(body)?;
+        let entries = now.get_mut("Entries").and_then(Value::as_array_mut).context("no list of messages")?;
+        let (mut failed, mut taken) = (Vec::new(), Vec::new());
+        for (at, entry) in std::mem::take(entries).into_iter().enumerate() {
+            if at % 2 == 1 {
+                taken.push(entry);
+                continue;
+            }
+            // Throttling counts as the sender's fault.
+            let (code, is_senders) = if at % 4 == 0 { ("InternalError", false) } else { ("RequestThrottled", true) };
+            failed
+                .push(json!({"Id": entry.get("Id"), "Code": code, "SenderFault": is_senders, "Message": "as planned"}));
+        }
+        let mut answer = json!({"Successful": []});
+        if !taken.is_empty() {
+            *entries = taken;
+            let now = Bytes::from(now.to_string());
+            head.headers.insert("content-length", now.len().into());
+            let sent = forward(self.cloud.endpoint, Request::from_parts(head, Full::new(now))).await?;
+            if !sent.status().is_success() {
+                return Ok(sent);
+            }
+            answer = serde_json::from_slice(&sent.into_body().collect().await?.to_bytes())?;
+        }
+        let all = answer.as_object_mut().context("no object")?;
+        if let Some(others) = all.entry("Failed").or_insert_with(|| json!([])).as_array_mut() {
+            others.extend(failed);
+        }
+        let builder = Response::builder().header("content-type", "application/x-amz-json-1.0");
+        Ok(builder.body(Full::new(answer.to_string().into()))?)
     }
 }
 

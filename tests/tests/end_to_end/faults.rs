@@ -117,7 +117,12 @@ fn may_repeat(made: &[Call], struck: Option<usize>, fault: Fault) -> bool {
     struck.is_some_and(|at| match fault {
         Fault::LostAnswer | Fault::KilledAfter => operation(at) == Some("Publish"),
         Fault::KilledBefore => at > 0 && operation(at - 1) == Some("Publish"),
-        Fault::LostRequest | Fault::Throttled | Fault::Hangs | Fault::Failed | Fault::Unprocessed => false,
+        Fault::LostRequest
+        | Fault::Throttled
+        | Fault::Hangs
+        | Fault::Failed
+        | Fault::Unprocessed
+        | Fault::PartlyTaken => false,
     })
 }
 

@@ -10,6 +10,7 @@ mod device_sdk;
 mod faults;
 mod greenhouse;
 mod isolation;
+mod neighbours;
 mod once;
 mod processes;
 mod quarantine;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
     let mut trials: Vec<Trial> = Vec::new();
     trials.extend(revocation::trials(&suite));
     trials.extend(greenhouse::trials(&suite));
+    trials.extend(neighbours::trials(&suite));
     trials.extend(admission::trials(&suite));
     trials.extend(faults::trials(&suite));
     trials.extend(replay::trials(&suite));

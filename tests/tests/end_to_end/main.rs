@@ -27,7 +27,7 @@ use tests::{command, keeper, tools};
 use crate::stage::Suite;
 
 /// Tests wait more than they work.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 4;
 
 fn main() -> ExitCode {
     if let Some(code) = keeper::main() {

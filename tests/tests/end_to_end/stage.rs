@@ -29,7 +29,7 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 /// How long an effect may take on a busy machine.
-pub const LIMIT: Duration = Duration::from_secs(30);
+pub const LIMIT: Duration = Duration::from_secs(90);
 
 /// The time-out of a function behind a fault proxy, in seconds. In it a call may hang until the function gives it up, and
 /// what was claimed be given back.

@@ -3,8 +3,8 @@
 //!
 //! Each subject's real process is fed by a Lambda Runtime API host and calls a fake AWS over TLS, both in this program.
 //! Cold: many fresh processes, one event each, all subjects in turn so that what else the machine does hits all alike.
-//! Warm: one process, many events. Batches, for the functions that work in bulk: one process for each size, subjects in
-//! turn. Every event's effects are checked; a run that misses one ends the bench.
+//! Warm: one process, many events. Batches, for the functions that work in bulk: one process for each size, all of a
+//! function's in turn. Every event's effects are checked; a run that misses one ends the bench.
 
 #![allow(clippy::cast_precision_loss, reason = "no measurement here is exact to 52 bits")]
 
@@ -199,35 +199,37 @@ async fn measure<'a>(
     Ok(measured)
 }
 
-/// Each size in processes of its own, so that the peak of one is not the other's.
+/// Each size in processes of its own, so that the peak of one is not the other's, and all of a function's in turn, so
+/// that the times of one hour are compared.
 async fn measure_batches<'a>(options: &Options, world: &World, subjects: &'a [Subject]) -> Result<Vec<InBulk<'a>>> {
     let mut in_bulk = Vec::new();
     for function in FUNCTIONS {
-        let subjects: Vec<&Subject> = subjects.iter().filter(|it| it.function_name() == function.name).collect();
-        for size in function.batches.iter().filter(|_| !subjects.is_empty()) {
-            progress(&format!("batches, {} {size}", function.name));
-            let mut running = Vec::new();
-            for subject in &subjects {
-                running.push((Sandbox::start(subject, world, None).await?, InBulk::new(subject, *size)));
+        let mut running = Vec::new();
+        for size in function.batches {
+            for subject in subjects.iter().filter(|it| it.function_name() == function.name) {
+                let sandbox = Sandbox::start(subject, world, None).await?;
+                running.push((sandbox, *size, InBulk::new(subject, *size)));
             }
-            let batches = batches_of_a_round(*size);
-            // The first round counts for nothing: it compiles, connects, and fills caches.
-            for round in 0..=options.rounds {
-                for (sandbox, in_bulk) in &mut running {
-                    let before = sandbox.cpu();
-                    for _ in 0..batches {
-                        sandbox.batch(*size).await?;
-                    }
-                    if round > 0 {
-                        in_bulk.round(process::cpu_us_between(&before, &sandbox.cpu()), batches);
-                    }
+        }
+        // The first round counts for nothing: it compiles, connects, and fills caches.
+        let rounds = if running.is_empty() { 0..0 } else { 0..options.rounds + 1 };
+        for round in rounds {
+            progress(&format!("batches, {}, round {round} of {}", function.name, options.rounds));
+            for (sandbox, size, measured) in &mut running {
+                let before = sandbox.cpu();
+                let batches = batches_of_a_round(*size);
+                for _ in 0..batches {
+                    sandbox.batch(*size).await?;
+                }
+                if round > 0 {
+                    measured.round(process::cpu_us_between(&before, &sandbox.cpu()), batches);
                 }
             }
-            for (sandbox, mut measured) in running {
-                measured.peak_mib = sandbox.peak_mib()?;
-                sandbox.stop().await?;
-                in_bulk.push(measured);
-            }
+        }
+        for (sandbox, _, mut measured) in running {
+            measured.peak_mib = sandbox.peak_mib()?;
+            sandbox.stop().await?;
+            in_bulk.push(measured);
         }
     }
     progress("");

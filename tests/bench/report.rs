@@ -374,7 +374,7 @@ fn targets_in_bulk(out: &mut String, in_bulk: &[InBulk]) {
     out.push_str("\ntelemetry at 1,000 readings, one a message\n\n");
     verdict(out, "30 times less CPU than Python", slower(Peer::Python), "times", &at_least(30.0));
     verdict(out, "12 times less CPU than Node", slower(Peer::Node), "times", &at_least(12.0));
-    verdict(out, "CPU a reading at 10,000 within 15 % of that", growth, "times", &|it| (0.85..=1.15).contains(&it));
+    verdict(out, "CPU a reading at 10,000 at most 1.15 times that", growth, "times", &at_most(1.15));
     verdict(out, "peak memory at 10,000 under 40 MiB", large.map(|it| it.peak_mib), "MiB", &at_most(40.0));
 }
 

@@ -71,7 +71,7 @@ impl<'a> Sandbox<'a> {
         let host = RuntimeApi::start().await?;
         let cgroup = throttle.map(Cgroups::create).transpose()?;
         let stamp = world.dir.path().join("started-at");
-        let log = world.dir.path().join(format!("{}-{}.log", subject.function_name(), subject.peer.name()));
+        let log = world.dir.path().join(format!("{}.log", host.address.port()));
         let out = fs::File::create(&log)?;
         let joins = cgroup.as_ref().map(Cgroup::procs).unwrap_or_default();
         let child = Command::new(std::env::current_exe()?)

@@ -143,7 +143,7 @@ impl Watched {
     /// Waits until there is such a process.
     fn wait_for(&mut self, what: &str, is_it: impl Fn(Pid) -> bool) -> Result<()> {
         let begin = Instant::now();
-        while begin.elapsed() < Duration::from_mins(1) {
+        while begin.elapsed() < Duration::from_mins(3) {
             if let Some(status) = self.child.try_wait()? {
                 bail!("it ended with {status}");
             }

@@ -211,9 +211,11 @@ async fn measure_batches<'a>(options: &Options, world: &World, subjects: &'a [Su
                 running.push((sandbox, *size, InBulk::new(subject, *size)));
             }
         }
+        if running.is_empty() {
+            continue;
+        }
         // The first round counts for nothing: it compiles, connects, and fills caches.
-        let rounds = if running.is_empty() { 0..0 } else { 0..options.rounds + 1 };
-        for round in rounds {
+        for round in 0..=options.rounds {
             progress(&format!("batches, {}, round {round} of {}", function.name, options.rounds));
             for (sandbox, size, measured) in &mut running {
                 let before = sandbox.cpu();

@@ -1,17 +1,18 @@
 //! Readings are kept, each once, whatever happens; and alarms are told.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_iotdataplane::primitives::Blob;
 use aws_sdk_sqs::types::QueueAttributeName;
 use libtest_mimic::Trial;
 use serde_json::json;
 use tests::device::{Device, Published};
 use tests::fault::{Fault, Proxy};
-use tests::observe::now;
+use tests::observe::{Observer, now};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -22,6 +23,7 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
         suite.trial("no reading is lost or kept twice while the table throttles, fails, hangs and leaves half", faults),
         suite.trial("of 2,000 readings, one in twenty sent twice, exactly the distinct ones are kept", numbered),
         suite.trial("what hundreds of greenhouses tell at once is told to people as a few texts and a sum", storm),
+        suite.trial("a Sigfox callback is kept once, as its device's reading, however often it is repeated", sigfox),
         suite.trial("a device publishes readings past the broker where Basic Ingest is switched on", basic_ingest),
     ]
 }
@@ -242,7 +244,7 @@ async fn storm(suite: Arc<Suite>) -> Result<()> {
         stage.clients.sqs.send_message().queue_url(queue).message_body(event.to_string()).send().await?;
     }
     let audience = |told: &tests::observe::Told| told.attributes.get("audience").cloned().unwrap_or_default();
-    let of = |observer: &tests::observe::Observer, wanted: &str| {
+    let of = |observer: &Observer, wanted: &str| {
         let told = observer.all_told();
         told.into_iter().filter(|told| audience(told) == wanted).collect::<Vec<_>>()
     };
@@ -264,6 +266,34 @@ async fn storm(suite: Arc<Suite>) -> Result<()> {
     stage.invoke("alarm", &json!({"check": "due"})).await?;
     sleep(Duration::from_secs(1)).await;
     ensure!(stage.observer.all_told().len() == THINGS + 1, "something was told twice");
+    Ok(())
+}
+
+/// As the Sigfox cloud publishes: over HTTP, every field a text.
+async fn sigfox(suite: Arc<Suite>) -> Result<()> {
+    let stage = suite.stage().await?;
+    let callback = |seq: u64| {
+        json!({
+            "device": "1D8A2B",
+            "data": "0a1b2c",
+            "time": (now() / 1000 + seq).to_string(),
+            "seqNumber": seq.to_string(),
+            "rssi": "-114.00",
+        })
+    };
+    let (first, second) = (callback(1).to_string(), callback(2).to_string());
+    for payload in [&first, &second, &first, &first] {
+        let publish = stage.clients.iot_data.publish().topic("sigfox").qos(1);
+        publish.payload(Blob::new(payload.as_bytes())).send().await?;
+    }
+    let function = stage.name("telemetry")?;
+    let all_done = |observer: &Observer| (observer.total(function).done >= 4).then_some(());
+    stage.observer.until(Instant::now() + PATIENCE, all_done).await.context("the callbacks are not done")?;
+    let table = stage.deployment.output("TelemetryTable")?;
+    let kept = stage.clients.dynamodb.scan().table_name(table).consistent_read(true).send().await?;
+    let of_device =
+        |item: &HashMap<String, AttributeValue>| item.get("thing") == Some(&AttributeValue::S("1D8A2B".into()));
+    ensure!(kept.items().len() == 2 && kept.items().iter().all(of_device), "these are kept: {:?}", kept.items());
     Ok(())
 }
 

@@ -3,15 +3,23 @@
 use aws_sdk_dynamodb::types::AttributeValue;
 use gatehouse::item::{Item, integer, is_true, number, string, text};
 use gatehouse::{BoxError, Timestamp};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::notice::{Notice, Turn};
 use crate::presence::{News, Presence, State, news};
+
+/// How many refusals are kept that may be another connection's end: far more than come before the connect that tells.
+const REFUSALS: usize = 16;
 
 /// A device's record.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Device {
     /// Whether it is connected; none where nothing is known yet.
     pub presence: Option<Presence>,
+    /// Ends that may be refusals, the newest ones. Such an end counts once the connect of its own connection has come,
+    /// for anybody can be refused in a device's name.
+    pub refusals: Vec<Presence>,
     /// Since when it is away, where the topic has been told that it is, or will be.
     pub away_since: Option<Timestamp>,
     /// What is still to be told, in this order.
@@ -37,6 +45,34 @@ pub struct Unreadable(#[source] BoxError);
 impl Device {
     /// Takes in an event. A return from what was told is owed to those who were told.
     pub fn hear(&mut self, event: Presence) -> Heard {
+        let is_of = |other: &Presence| other.is_connection(event.version, &event.session);
+        if event.may_be_refusal() && !self.presence.as_ref().is_some_and(is_of) {
+            return self.set_aside(event);
+        }
+        let end = self.refusals.iter().position(is_of).map(|at| self.refusals.remove(at));
+        let heard = self.take(event);
+        match end {
+            Some(end) => {
+                self.take(end);
+                Heard::Newer
+            }
+            None => heard,
+        }
+    }
+
+    fn set_aside(&mut self, end: Presence) -> Heard {
+        if self.refusals.contains(&end) {
+            return Heard::Repeated;
+        }
+        self.refusals.push(end);
+        self.refusals.sort_by_key(|end| end.since);
+        if self.refusals.len() > REFUSALS {
+            self.refusals.remove(0);
+        }
+        Heard::Newer
+    }
+
+    fn take(&mut self, event: Presence) -> Heard {
         match news(self.presence.as_ref(), event) {
             News::Newer(now) => {
                 if now.is_connected()
@@ -56,9 +92,9 @@ impl Device {
         }
     }
 
-    /// Whether it is by this disconnect that it is away, and nobody was told yet.
+    /// Whether it is by the end of this event's connection that it is away, and nobody was told yet.
     pub fn awaits_check(&self, event: &Presence) -> bool {
-        !event.is_connected() && self.is_untold(event.version, &event.session)
+        self.is_untold(event.version, &event.session)
     }
 
     /// Looks whether it is still away by the disconnect of this connection. If so, that is owed from now on; whether it
@@ -86,31 +122,26 @@ impl Device {
         if item.is_empty() {
             return Ok(Self::default());
         }
-        let missing = |name: &str| Unreadable(format!("attribute {name} is not there or of another kind").into());
         let required = |name: &str| text(item, name).map(str::to_owned).ok_or_else(|| missing(name));
         let whole = |name: &str| integer(item, name).ok_or_else(|| missing(name));
-        let state = if is_true(item, "connected") {
-            State::Connected
-        } else {
-            State::Disconnected { reason: required("disconnectReason")? }
+        let state = || {
+            let reason = || Ok(State::Disconnected { reason: required("disconnectReason")? });
+            if is_true(item, "connected") { Ok(State::Connected) } else { reason() }
         };
-        let presence = Presence {
-            state,
-            since: Timestamp::from_millis(whole("since")?),
-            version: whole("versionNumber")?,
-            session: required("sessionIdentifier")?,
-            address: text(item, "ipAddress").map(str::to_owned),
-        };
-        let owed = item.get("owed").map(|owed| owed.as_l().map(Vec::as_slice)).transpose();
-        let owed = owed.map_err(|_| missing("owed"))?.unwrap_or_default();
-        let notice = |owed: &AttributeValue| {
-            let text = owed.as_s().map_err(|_| missing("owed"))?;
-            serde_json::from_str(text).map_err(|error| Unreadable(error.into()))
+        let presence = || {
+            Ok(Presence {
+                state: state()?,
+                since: Timestamp::from_millis(whole("since")?),
+                version: whole("versionNumber")?,
+                session: required("sessionIdentifier")?,
+                address: text(item, "ipAddress").map(str::to_owned),
+            })
         };
         Ok(Self {
-            presence: Some(presence),
+            presence: item.contains_key("connected").then(presence).transpose()?,
+            refusals: list(item, "refusals")?,
             away_since: integer(item, "awaySince").map(Timestamp::from_millis),
-            owed: owed.iter().map(notice).collect::<Result<_, _>>()?,
+            owed: list(item, "owed")?,
         })
     }
 
@@ -133,18 +164,40 @@ impl Device {
         if let Some(away_since) = self.away_since {
             set("awaySince", number(away_since.millis()));
         }
+        if !self.refusals.is_empty() {
+            set("refusals", texts(&self.refusals)?);
+        }
         if !self.owed.is_empty() {
-            let json = |notice: &Notice| serde_json::to_string(notice).map(AttributeValue::S);
-            let owed = self.owed.iter().map(json).collect::<Result<_, _>>();
-            set("owed", AttributeValue::L(owed.map_err(|error| Unreadable(error.into()))?));
+            set("owed", texts(&self.owed)?);
         }
         Ok(item)
     }
 }
 
+fn missing(name: &str) -> Unreadable {
+    Unreadable(format!("attribute {name} is not there or of another kind").into())
+}
+
+/// Each of these as JSON text.
+fn texts(all: &[impl Serialize]) -> Result<AttributeValue, Unreadable> {
+    let texts = all.iter().map(|one| serde_json::to_string(one).map(AttributeValue::S)).collect::<Result<_, _>>();
+    texts.map(AttributeValue::L).map_err(|error| Unreadable(error.into()))
+}
+
+/// What [`texts`] has written; nothing where there is no such attribute.
+fn list<T: DeserializeOwned>(item: &Item, name: &str) -> Result<Vec<T>, Unreadable> {
+    let Some(texts) = item.get(name) else { return Ok(Vec::new()) };
+    let read = |text: &AttributeValue| {
+        let text = text.as_s().map_err(|_| missing(name))?;
+        serde_json::from_str(text).map_err(|error| Unreadable(error.into()))
+    };
+    texts.as_l().map_err(|_| missing(name))?.iter().map(read).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     const NOW: Timestamp = Timestamp::from_millis(1_763_715_600_000);
 
@@ -207,9 +260,49 @@ mod tests {
         assert_eq!(device.away_since, None);
     }
 
+    fn refused(version: u64, since: Timestamp) -> Presence {
+        let state = State::Disconnected { reason: "AUTH_ERROR".to_owned() };
+        Presence { state, since, ..disconnected(version) }
+    }
+
+    #[test]
+    fn whoever_is_refused_in_a_devices_name_does_not_disconnect_it() {
+        let mut device = Device::default();
+        assert_eq!(device.hear(refused(1, NOW)), Heard::Newer);
+        assert_eq!(device.presence, None);
+        device.hear(connected(2));
+        let later = refused(3, NOW.plus(Duration::from_hours(2)));
+        assert_eq!(device.hear(later.clone()), Heard::Newer);
+        assert_eq!(device.hear(later.clone()), Heard::Repeated);
+        assert_eq!(device.presence, Some(connected(2)));
+        assert!(!device.awaits_check(&later));
+    }
+
+    #[test]
+    fn an_end_by_refusal_that_comes_before_its_connect_counts_once_that_comes() {
+        let mut device = Device::default();
+        device.hear(connected(2));
+        device.hear(refused(3, NOW));
+        assert_eq!(device.hear(connected(3)), Heard::Newer);
+        assert_eq!(device.presence.as_ref().and_then(Presence::reason), Some("AUTH_ERROR"));
+        assert!(device.awaits_check(&connected(3)));
+        assert_eq!(device.refusals, []);
+        assert_eq!(device.hear(refused(3, NOW)), Heard::Repeated);
+    }
+
+    #[test]
+    fn of_many_refusals_the_newest_are_kept() {
+        let mut device = Device::default();
+        for minute in (0..40).rev() {
+            device.hear(refused(minute, NOW.plus(Duration::from_mins(minute))));
+        }
+        assert_eq!(device.refusals.iter().map(|end| end.version).collect::<Vec<_>>(), (24..40).collect::<Vec<_>>());
+    }
+
     #[test]
     fn what_is_written_is_read_again() {
         let mut device = Device::default();
+        device.hear(refused(1, NOW));
         for _ in 0..2 {
             assert_eq!(Device::read(&device.item().unwrap()).unwrap(), device);
             device.hear(connected(2));

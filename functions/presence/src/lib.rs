@@ -8,6 +8,9 @@
 //! and then the check is sent again, which harms nothing. If the device is still away by the same disconnect when the
 //! check comes, the topic is told, once; a return before that is not told at all, and one after it is. What is to be
 //! told is stored in the record together with the change that it tells of, and struck off once it is sent.
+//!
+//! Anybody may be refused in a device's name, and AWS IoT may tell that as a disconnect of the device. Such an end
+//! counts only for the connection that it belongs to: see [`Device::refusals`].
 
 pub mod check;
 pub mod device;
@@ -16,6 +19,7 @@ pub mod notice;
 pub mod presence;
 
 use std::convert::Infallible;
+use std::mem;
 use std::time::Duration;
 
 use gatehouse::{
@@ -155,30 +159,33 @@ impl Handler {
         }
     }
 
-    /// Tells what is owed, in its order, and strikes it off.
-    async fn settle(&self, thing: &ThingName, device: Device, record: Record, call: &Call) -> Result<(), Error> {
-        let sent = device.owed.clone();
-        for notice in &sent {
-            let told = self.topic.publish(notice.notification(thing));
-            if self.idempotency.once(&format!("{thing}#{}", notice.id()), call, told).await? == Once::Done {
-                call.count("Told");
+    /// Tells what is owed, in its order, and strikes it off; also what has come to be owed meanwhile.
+    async fn settle(
+        &self,
+        thing: &ThingName,
+        mut device: Device,
+        mut record: Record,
+        call: &Call,
+    ) -> Result<(), Error> {
+        while !device.owed.is_empty() {
+            let sent = mem::take(&mut device.owed);
+            for notice in &sent {
+                let told = self.topic.publish(notice.notification(thing));
+                if self.idempotency.once(&format!("{thing}#{}", notice.id()), call, told).await? == Once::Done {
+                    call.count("Told");
+                }
             }
-        }
-        if sent.is_empty() {
-            return Ok(());
-        }
-        let mut settled = device;
-        settled.owed.clear();
-        match self.records.put(&id(thing), PART, settled.item()?, &record).await {
-            Err(RecordError::Conflict) => {
-                let strike_off = |device: &mut Device| {
-                    let owed = device.owed.len();
-                    device.owed.retain(|notice| !sent.contains(notice));
-                    device.owed.len() < owed
-                };
-                self.change(thing, strike_off).await?;
+            match self.records.put(&id(thing), PART, device.item()?, &record).await {
+                Err(RecordError::Conflict) => {
+                    let strike_off = |device: &mut Device| {
+                        let owed = device.owed.len();
+                        device.owed.retain(|notice| !sent.contains(notice));
+                        device.owed.len() < owed
+                    };
+                    (device, record) = self.change(thing, strike_off).await?;
+                }
+                other => drop(other?),
             }
-            other => drop(other?),
         }
         Ok(())
     }

@@ -4,13 +4,14 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use gatehouse::Timestamp;
+use serde::{Deserialize, Serialize};
 
 /// Two events whose timestamps lie further apart than this happened in that order: AWS's timestamps are right to two
 /// minutes, so that those of two events may be wrong by four against each other.
 const APART: Duration = Duration::from_mins(5);
 
 /// Whether a client is connected, by one of its events: that event itself, or what is held as the newest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Presence {
     /// Connected or not.
     pub state: State,
@@ -25,7 +26,7 @@ pub struct Presence {
 }
 
 /// Connected or not.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
     /// It is.
     Connected,
@@ -64,6 +65,13 @@ impl Presence {
         }
     }
 
+    /// Whether it is an end of which AWS does not say that there was a connection before: the client may not have been
+    /// let in at all, and another of its connections go on.
+    /// <https://docs.aws.amazon.com/iot/latest/developerguide/life-cycle-events.html>
+    pub fn may_be_refusal(&self) -> bool {
+        matches!(self.reason(), Some("AUTH_ERROR" | "FORBIDDEN_ACCESS"))
+    }
+
     /// Whether both are about one connection: within a session no version comes twice.
     pub fn is_connection(&self, version: u64, session: &str) -> bool {
         self.version == version && self.session == session
@@ -74,8 +82,9 @@ impl Presence {
     /// A connection's disconnect comes after its connect, whatever their timestamps. Otherwise timestamps decide where
     /// they lie clearly apart, for versions begin again at 0 once a client was away for long: about an hour, or as long
     /// as its session is kept. Where they do not, the client cannot have been away for long, and its versions have only
-    /// risen. Two sessions of one version that close to each other AWS does not promise to avoid: the later timestamp
-    /// wins.
+    /// risen. (A client of MQTT 5 may have its session expire within minutes. If it comes back sooner than timestamps
+    /// can tell, that is taken for older, until its next connection.) Two sessions of one version that close to each
+    /// other AWS does not promise to avoid: the later timestamp wins.
     fn order(&self, other: &Self) -> Ordering {
         let is_end = |presence: &Self| !presence.is_connected();
         if self.is_connection(other.version, &other.session) {
@@ -110,6 +119,7 @@ pub fn news(held: Option<&Presence>, event: Presence) -> News {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Device;
     use proptest::prelude::*;
     use proptest::sample::Index;
 
@@ -122,16 +132,21 @@ mod tests {
     }
 
     fn disconnected(version: u64, session: &str, since: u64) -> Presence {
-        let state = State::Disconnected { reason: "CONNECTION_LOST".to_owned() };
+        ended(version, session, since, "CONNECTION_LOST")
+    }
+
+    fn ended(version: u64, session: &str, since: u64, reason: &str) -> Presence {
+        let state = State::Disconnected { reason: reason.to_owned() };
         Presence { state, address: None, ..connected(version, session, since) }
     }
 
     /// What is held after these events.
     fn held(events: impl IntoIterator<Item = Presence>) -> Option<Presence> {
-        events.into_iter().fold(None, |held, event| match news(held.as_ref(), event) {
-            News::Newer(now) | News::Completes(now) => Some(now),
-            News::Repeated | News::Older => held,
-        })
+        let mut device = Device::default();
+        for event in events {
+            device.hear(event);
+        }
+        device.presence
     }
 
     #[test]
@@ -181,8 +196,10 @@ mod tests {
     enum Step {
         /// It connects after so many minutes; a session that is kept is taken up again; so many versions are skipped.
         Connect { after: u64, resumes: bool, skipped: u64 },
-        /// Its connection ends after so many minutes.
-        Disconnect { after: u64 },
+        /// Its connection ends after so many minutes, for another reason or for one that may be a refusal's.
+        Disconnect { after: u64, reason: &'static str },
+        /// After so many minutes, somebody tries to connect in its name and is not let in.
+        Refused { after: u64 },
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -193,7 +210,9 @@ mod tests {
                 resumes,
                 skipped
             }),
-            after().prop_map(|after| Step::Disconnect { after }),
+            (after(), prop_oneof![Just("CONNECTION_LOST"), Just("AUTH_ERROR")])
+                .prop_map(|(after, reason)| Step::Disconnect { after, reason }),
+            after().prop_map(|after| Step::Refused { after }),
         ]
     }
 
@@ -228,11 +247,18 @@ mod tests {
                     }
                     last = Some(connect);
                 }
-                Step::Disconnect { after } => {
+                Step::Refused { after } => {
+                    now += after * MINUTE;
+                    sessions += 1;
+                    let mut end = ended(next, &format!("refused-{sessions}"), 0, "FORBIDDEN_ACCESS");
+                    end.since = seen(now);
+                    events.push(end);
+                }
+                Step::Disconnect { after, reason } => {
                     let Some(connection) = open.take() else { continue };
                     now += after * MINUTE;
                     left = now;
-                    let mut end = disconnected(connection.version, &connection.session, 0);
+                    let mut end = ended(connection.version, &connection.session, 0, reason);
                     end.since = seen(now);
                     events.push(end.clone());
                     last = Some(Presence { address: connection.address, ..end });

@@ -377,9 +377,14 @@ async fn two_devices_with_one_client_id_are_counted_once_for_each_meeting_also_w
 async fn authorisation_failures_are_counted_and_one_at_the_door_leaves_the_record_alone() {
     for reason in ["AUTH_ERROR", "FORBIDDEN_ACCESS"] {
         let aws = Aws::default();
-        let delivered = deliver(&aws.process(), &ended(3, NOW, reason), NOW).await;
-        assert!(delivered.is_done() && delivered.count("AuthorisationFailures") == 1, "{reason}");
-        assert_eq!(is_connected(&aws), false);
+        deliver(&aws.process(), &connected(3, NOW), NOW).await;
+        for (version, is_still_there) in [(4, true), (3, false)] {
+            let later = NOW.plus(2 * GRACE);
+            let delivered = deliver(&aws.process(), &ended(version, later, reason), later).await;
+            assert!(delivered.is_done() && delivered.count("AuthorisationFailures") == 1, "{reason}");
+            assert_eq!(is_connected(&aws), is_still_there);
+        }
+        assert_eq!(aws.state().sent, [(check(3), 300)]);
     }
     let aws = Aws::default();
     let mut failed = event("connect_failed", 0, NOW, &json!({"connectFailureReason": "AUTHORIZATION_FAILED"}));
@@ -389,6 +394,15 @@ async fn authorisation_failures_are_counted_and_one_at_the_door_leaves_the_recor
         assert!(delivered.is_done() && delivered.count("AuthorisationFailures") == times);
     }
     assert_eq!(record(&aws), Value::Null);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_overtakes_its_own_connect_is_checked_once_that_has_come() {
+    let aws = Aws::default();
+    deliver(&aws.process(), &ended(3, NOW, "FORBIDDEN_ACCESS"), NOW).await;
+    assert_eq!((is_connected(&aws), aws.state().sent.len()), (Value::Null, 0));
+    deliver(&aws.process(), &connected(3, NOW), NOW).await;
+    assert_eq!((is_connected(&aws), &aws.state().sent), (json!(false), &vec![(check(3), 300)]));
 }
 
 #[tokio::test(start_paused = true)]

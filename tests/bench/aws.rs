@@ -1,4 +1,4 @@
-//! An AWS that answers at once: DynamoDB, SNS and AWS IoT over TLS on loopback, one port a service as AWS has one
+//! An AWS that answers at once: DynamoDB, SNS, SQS and AWS IoT over TLS on loopback, one port a service as AWS has one
 //! address a service, and a record of every call, so that no benchmark measures a failure.
 
 use std::{
@@ -30,22 +30,22 @@ use tokio_rustls::{
     },
 };
 
-use crate::{
-    dynamodb::{DYNAMODB_JSON, Tables},
-    iot::Registry,
-};
+use crate::{dynamodb::Tables, iot::Registry, sqs::sqs};
 
 /// Where everything is.
 pub const REGION: &str = "eu-west-1";
 /// Whose everything is.
 pub const ACCOUNT: &str = "123456789012";
 
+/// The content type of DynamoDB's and SQS's answers.
+pub const AWS_JSON: &str = "application/x-amz-json-1.0";
+
 /// One call that a function made.
 #[derive(Debug)]
 pub struct Call {
     /// The API's operation, for example `PutItem`.
     pub operation: String,
-    /// The table's name, the topic's ARN, or the last name in an AWS IoT path.
+    /// The table's or the queue's name, the topic's ARN, or the last name in an AWS IoT path.
     pub target: String,
     /// What was sent: JSON, or decoded fields, one a line.
     pub body: String,
@@ -60,6 +60,8 @@ pub struct FakeAws {
     pub dynamodb: String,
     /// `AWS_ENDPOINT_URL_SNS`
     pub sns: String,
+    /// `AWS_ENDPOINT_URL_SQS`
+    pub sqs: String,
     /// `AWS_ENDPOINT_URL_IOT`
     pub iot: String,
     /// What AWS IoT knows.
@@ -82,9 +84,10 @@ impl FakeAws {
         let held = tables.clone();
         let dynamodb = listen(tls.clone(), calls.clone(), move |request| held.answer(request)).await?;
         let sns = listen(tls.clone(), calls.clone(), sns).await?;
+        let sqs = listen(tls.clone(), calls.clone(), sqs).await?;
         let known = registry.clone();
         let iot = listen(tls, calls.clone(), move |request| known.answer(request)).await?;
-        Ok(Self { dynamodb, sns, iot, registry, tables, ca, calls })
+        Ok(Self { dynamodb, sns, sqs, iot, registry, tables, ca, calls })
     }
 
     /// The calls since the last time this was asked.
@@ -207,7 +210,7 @@ async fn respond(request: Request<Incoming>, calls: &Calls, service: &impl Servi
     if let Some(error_type) = answer.error_type {
         response = response.header("x-amzn-errortype", error_type);
     }
-    if answer.content_type == DYNAMODB_JSON {
+    if answer.content_type == AWS_JSON {
         response = response.header("x-amz-crc32", crc32(answer.body.as_bytes()));
     }
     calls.lock().unwrap_or_else(PoisonError::into_inner).push(answer.call);

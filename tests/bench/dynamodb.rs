@@ -10,15 +10,14 @@ use anyhow::{Context, Result, bail, ensure};
 use hyper::{Request, StatusCode, body::Bytes};
 use serde_json::{Map, Value, json};
 
-use crate::aws::{Answer, Call};
+use crate::aws::{AWS_JSON, Answer, Call};
 
 /// The table of readings.
 pub const TELEMETRY_TABLE: &str = "gatehouse-telemetry";
 /// The table of alarms' states and of the document of thresholds.
 pub const ALARMS_TABLE: &str = "gatehouse-alarms";
-
-/// The content type of its answers.
-pub const DYNAMODB_JSON: &str = "application/x-amz-json-1.0";
+/// The table of what is known of devices, and of the document of destinations.
+pub const DEVICES_TABLE: &str = "gatehouse-devices";
 
 /// The most that one call writes, and the most that one reads.
 const PUTS: usize = 25;
@@ -71,7 +70,7 @@ impl Tables {
             call: Call { operation: operation.to_owned(), target: table.to_owned(), body: fields.to_string() },
             status: StatusCode::OK,
             error_type: None,
-            content_type: DYNAMODB_JSON,
+            content_type: AWS_JSON,
             body: answer.to_string(),
         })
     }

@@ -10,9 +10,13 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
 use crate::{
-    aws::{ACCOUNT, Call, REGION},
-    dynamodb::{ALARMS_TABLE, TELEMETRY_TABLE, attribute, of_one_table, puts, text},
+    aws::Call,
+    dynamodb::{ALARMS_TABLE, DEVICES_TABLE, TELEMETRY_TABLE, attribute, of_one_table, puts, text},
+    sqs,
 };
+
+/// The queue that gets what is forwarded.
+pub const DESTINATION: &str = "weather";
 
 /// How many things report, and in how many houses they stand. Each house has a threshold of its own.
 const THINGS: usize = 100;
@@ -69,8 +73,7 @@ impl Batch {
 
     /// The function's input.
     pub fn delivery(&self, function: &str) -> Value {
-        let records: Vec<Value> = self.messages().map(|message| message.record(function)).collect();
-        json!({ "Records": records })
+        sqs::delivery(self.messages().map(|message| message.record(function)).collect())
     }
 
     fn messages(&self) -> impl Iterator<Item = Message> {
@@ -133,6 +136,35 @@ impl Batch {
             }
         }
         ensure!(written.len() == newest.len(), "{} states of {} were written", written.len(), newest.len());
+        Ok(())
+    }
+
+    /// Whether `calls` send each message once, as its device published it, and do no more than to look for a document.
+    pub fn is_forwarded(&self, calls: &[&Call]) -> Result<()> {
+        let mut missing: BTreeMap<String, Message> =
+            self.messages().map(|message| (message.trace_id.clone(), message)).collect();
+        for call in calls {
+            match (call.operation.as_str(), call.target.as_str()) {
+                ("GetItem", DEVICES_TABLE) => continue,
+                ("SendMessageBatch", DESTINATION) => {}
+                (operation, target) => bail!("{operation} {target} was not expected"),
+            }
+            let fields: Value = serde_json::from_str(&call.body)?;
+            for entry in sqs::entries(&fields)? {
+                let attribute = |name: &str| {
+                    let value = &entry["MessageAttributes"][name]["StringValue"];
+                    value.as_str().with_context(|| format!("an entry has no attribute {name}"))
+                };
+                let id = attribute("traceId")?;
+                let message = missing.remove(id).with_context(|| format!("{id} was not expected, or came twice"))?;
+                ensure!(sqs::text(entry, "MessageBody")? == message.payload(), "{id} is not as it was published");
+                ensure!(attribute("topic")? == message.topic(), "{id} has another topic");
+                ensure!(attribute("thing")? == message.thing, "{id} has another thing");
+                ensure!(attribute("receivedAt")? == message.received_at.to_string(), "{id} has another time");
+                ensure!(attribute("contentType")? == "application/json", "{id} has another type");
+            }
+        }
+        ensure!(missing.is_empty(), "{} messages were not sent", missing.len());
         Ok(())
     }
 }
@@ -206,23 +238,8 @@ impl Message {
             "traceId": self.trace_id,
             "receivedAt": self.received_at,
         });
-        json!({
-            "messageId": self.trace_id.replacen("-7c5b-", "-b21e-", 1),
-            // As long as real ones are.
-            "receiptHandle": "AQEBwJnKyrHigUMZj6rYigCgxlaS3SLy0a".repeat(12),
-            "body": body.to_string(),
-            "attributes": {
-                "ApproximateReceiveCount": "1",
-                "SentTimestamp": (self.received_at + 20).to_string(),
-                "SenderId": "AROAIENQZJOLO23YVJ4VO:gatehouse",
-                "ApproximateFirstReceiveTimestamp": (self.received_at + 25).to_string(),
-            },
-            "messageAttributes": {},
-            "md5OfBody": "098f6bcd4621d373cade4e832627b4f6",
-            "eventSource": "aws:sqs",
-            "eventSourceARN": format!("arn:aws:sqs:{REGION}:{ACCOUNT}:gatehouse-{function}"),
-            "awsRegion": REGION,
-        })
+        let id = self.trace_id.replacen("-7c5b-", "-b21e-", 1);
+        sqs::record(function, &id, self.received_at + 20, &body)
     }
 
     /// The items that keep it, by key, without their expiration.

@@ -18,6 +18,7 @@ mod process;
 mod report;
 mod runtime_api;
 mod sandbox;
+mod sqs;
 mod subjects;
 
 use std::{

@@ -16,10 +16,11 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter, write::SimpleFileOptions};
 
 use crate::{
     aws::{ACCOUNT, Call, FakeAws, REGION},
-    dynamodb::{ALARMS_TABLE, TELEMETRY_TABLE},
-    greenhouse::{Batch, Size, thresholds},
+    dynamodb::{ALARMS_TABLE, DEVICES_TABLE, TELEMETRY_TABLE},
+    greenhouse::{Batch, DESTINATION, Size, thresholds},
     iot::{Device, NOBODY, Registry},
     sandbox::which,
+    sqs,
 };
 
 /// A function that ships, and what one event of its does.
@@ -53,6 +54,8 @@ enum Expected {
     Kept(Batch),
     /// Every thing of the batch is held against its threshold, and its state written once.
     Judged(Batch),
+    /// Every message of the batch is sent to the destination, once.
+    Forwarded(Batch),
 }
 
 /// What an event is made from.
@@ -72,7 +75,7 @@ struct Turn<'a> {
 }
 
 /// Every function, in the order of the tables.
-pub const FUNCTIONS: &[Function] = &[BUTTON, DOORBELL, JITR, TELEMETRY, ALARM];
+pub const FUNCTIONS: &[Function] = &[BUTTON, DOORBELL, JITR, TELEMETRY, ALARM, FORWARD, PRESENCE, SHADOW];
 
 const BUTTON: Function = Function {
     name: "button",
@@ -176,6 +179,87 @@ const ALARM: Function = Function {
     note: None,
 };
 
+const FORWARD: Function = Function {
+    name: "forward",
+    environment: &[("DEVICES_TABLE", DEVICES_TABLE), ("DESTINATION_TOPICS", "telemetry/+")],
+    event: |turn| Ok((turn.batch().delivery("forward"), Expected::Forwarded(turn.batch()))),
+    wants_devices: false,
+    peers: &[Peer::Python, Peer::Node],
+    // As many as one call sends, and as many as the template hands over at once.
+    batches: &[Size::of(10), Size::of(100)],
+    note: None,
+};
+
+const PRESENCE: Function = Function {
+    name: "presence",
+    environment: &[("DEVICES_TABLE", DEVICES_TABLE)],
+    event: |turn| {
+        let thing = format!("device-{}", turn.n);
+        let payload = json!({
+            "clientId": thing,
+            "timestamp": turn.received_at,
+            "eventType": "disconnected",
+            "clientInitiatedDisconnect": false,
+            "disconnectReason": "CONNECTION_LOST",
+            "sessionIdentifier": "a4666d2a-7d84-4ae5-8037-e3aa4b3dd7d5",
+            "principalIdentifier": "5f29a6cf2bb0c4cf7a39c4f0a2b9d9d9cb2d9cc5c0a8be0f21a3f4d4e1b1a0c7",
+            "versionNumber": 7,
+        });
+        let topic = format!("$aws/events/presence/disconnected/{thing}");
+        let record = format!("\"thing#{thing}\"");
+        let check = format!("\\\"thing\\\":\\\"{thing}\\\"");
+        let effects = vec![
+            Effect::new("GetItem", DEVICES_TABLE, [record.clone()]),
+            Effect::new("PutItem", DEVICES_TABLE, [record, "CONNECTION_LOST".to_owned()]),
+            Effect::new("SendMessage", &queue("presence"), [check, "\"DelaySeconds\":300".to_owned()]),
+        ];
+        Ok((turn.message_of_aws("presence", &thing, &topic, &payload), Expected::Calls(effects)))
+    },
+    wants_devices: false,
+    peers: &[],
+    batches: &[],
+    note: None,
+};
+
+const SHADOW: Function = Function {
+    name: "shadow",
+    environment: &[("DEVICES_TABLE", DEVICES_TABLE)],
+    event: |turn| {
+        let thing = format!("lamp-{}", turn.n);
+        let document = |version: usize, power: &str| {
+            let at = json!({ "timestamp": turn.received_at / 1000 });
+            json!({
+                "state": {
+                    "desired": { "power": "on", "brightness": 80 },
+                    "reported": { "power": power, "brightness": 80, "firmware": "2.4.1" },
+                },
+                "metadata": {
+                    "desired": { "power": at, "brightness": at },
+                    "reported": { "power": at, "brightness": at, "firmware": at },
+                },
+                "version": version,
+            })
+        };
+        let payload = json!({
+            "previous": document(turn.n + 1, "off"),
+            "current": document(turn.n + 2, "on"),
+            "timestamp": turn.received_at / 1000,
+        });
+        let topic = format!("$aws/things/{thing}/shadow/update/documents");
+        let record = format!("\"thing#{thing}\"");
+        let reported = "{\\\"brightness\\\":80,\\\"firmware\\\":\\\"2.4.1\\\",\\\"power\\\":\\\"on\\\"}";
+        let effects = vec![
+            Effect::new("GetItem", DEVICES_TABLE, [record.clone(), "\"shadow#\"".to_owned()]),
+            Effect::new("PutItem", DEVICES_TABLE, [record, "\"shadow#\"".to_owned(), reported.to_owned()]),
+        ];
+        Ok((turn.message_of_aws("shadow", &thing, &topic, &payload), Expected::Calls(effects)))
+    },
+    wants_devices: false,
+    peers: &[],
+    batches: &[],
+    note: None,
+};
+
 /// What `jitr` does for a device that nothing speaks against.
 fn admitted(device: &Device, is_first: bool) -> Vec<Effect> {
     let Device { thing, certificate, serial, ca } = device;
@@ -226,8 +310,12 @@ fn let_in_unseen(device: &Device) -> Vec<Effect> {
 const PREFIX: &str = "gatehouse";
 const QUARANTINE_TABLE: &str = "gatehouse-quarantine";
 const IDEMPOTENCY_TABLE: &str = "gatehouse-idempotency";
-const DEVICES_TABLE: &str = "gatehouse-devices";
 const DEVICE_POLICY: &str = "gatehouse-device";
+
+/// The name of the queue that wakes a function.
+fn queue(function: &str) -> String {
+    format!("{PREFIX}-{function}")
+}
 
 fn topic_arn(function: &str) -> String {
     format!("arn:aws:sns:{REGION}:{ACCOUNT}:{PREFIX}-{function}")
@@ -255,22 +343,36 @@ impl Turn<'_> {
         })
     }
 
-    /// What the rule makes of AWS IoT's message about a new certificate.
-    fn registered_event(&self, device: &Device) -> Value {
+    /// What a rule makes of a message that AWS IoT itself published.
+    fn aws_event(&self, thing: &str, topic: &str, payload: &Value) -> Value {
         json!({
-            "payload": {
-                "certificateId": device.certificate,
-                "caCertificateId": device.ca,
-                "timestamp": self.received_at,
-                "certificateStatus": "PENDING_ACTIVATION",
-                "awsAccountId": ACCOUNT,
-                "certificateRegistrationTimestamp": self.received_at.to_string(),
-            },
-            "thing": device.certificate,
-            "topic": format!("$aws/events/certificates/registered/{}", device.ca),
+            "payload": payload,
+            "thing": thing,
+            "topic": topic,
             "traceId": self.trace_id(),
             "receivedAt": self.received_at,
         })
+    }
+
+    /// The same, as it comes out of the function's queue.
+    fn message_of_aws(&self, function: &str, thing: &str, topic: &str, payload: &Value) -> Value {
+        let body = self.aws_event(thing, topic, payload);
+        let id = self.trace_id().replacen("-7c5b-", "-b21e-", 1);
+        sqs::delivery(vec![sqs::record(function, &id, self.received_at + 20, &body)])
+    }
+
+    /// AWS IoT's message about a new certificate.
+    fn registered_event(&self, device: &Device) -> Value {
+        let payload = json!({
+            "certificateId": device.certificate,
+            "caCertificateId": device.ca,
+            "timestamp": self.received_at,
+            "certificateStatus": "PENDING_ACTIVATION",
+            "awsAccountId": ACCOUNT,
+            "certificateRegistrationTimestamp": self.received_at.to_string(),
+        });
+        let topic = format!("$aws/events/certificates/registered/{}", device.ca);
+        self.aws_event(&device.certificate, &topic, &payload)
     }
 }
 
@@ -295,6 +397,8 @@ pub struct BenchEvent {
     pub request_id: String,
     /// The function's input.
     pub body: String,
+    /// Whether it is what SQS hands over.
+    is_delivery: bool,
     expected: Expected,
 }
 
@@ -305,18 +409,22 @@ impl BenchEvent {
         let is_warming = |call: &&Call| {
             matches!(
                 (call.operation.as_str(), call.target.as_str()),
-                ("GetTopicAttributes", _) | ("GetItem", QUARANTINE_TABLE) | ("DescribeCertificate", NOBODY)
+                ("GetTopicAttributes" | "GetQueueAttributes", _)
+                    | ("GetItem", QUARANTINE_TABLE)
+                    | ("DescribeCertificate", NOBODY)
             )
         };
         let calls: Vec<&Call> = calls.iter().filter(|call| !is_warming(call)).collect();
-        let checked = match &self.expected {
-            Expected::Calls(effects) => return in_order(effects, &calls),
+        if self.is_delivery {
+            let answer: Value = serde_json::from_str(answer)?;
+            ensure!(answer == json!({ "batchItemFailures": [] }), "answered {answer}");
+        }
+        match &self.expected {
+            Expected::Calls(effects) => in_order(effects, &calls),
             Expected::Kept(batch) => batch.is_kept(&calls),
             Expected::Judged(batch) => batch.is_judged(&calls),
-        };
-        let answer: Value = serde_json::from_str(answer)?;
-        ensure!(answer == json!({ "batchItemFailures": [] }), "answered {answer}");
-        checked
+            Expected::Forwarded(batch) => batch.is_forwarded(&calls),
+        }
     }
 }
 
@@ -429,6 +537,7 @@ impl Subject {
         let (event, expected) = (self.function.unwrap_or(&BUTTON).event)(&turn)?;
         Ok(BenchEvent {
             request_id: format!("8476a536-e9f4-11e8-9739-{n:012x}"),
+            is_delivery: self.function.is_some() && event.get("Records").is_some(),
             body: event.to_string(),
             expected: if self.function.is_some() { expected } else { Expected::Calls(Vec::new()) },
         })
@@ -467,6 +576,7 @@ impl World {
             ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null".to_owned()),
             ("AWS_ENDPOINT_URL_DYNAMODB", self.aws.dynamodb.clone()),
             ("AWS_ENDPOINT_URL_SNS", self.aws.sns.clone()),
+            ("AWS_ENDPOINT_URL_SQS", self.aws.sqs.clone()),
             ("AWS_ENDPOINT_URL_IOT", self.aws.iot.clone()),
             ("AWS_LAMBDA_FUNCTION_NAME", format!("{PREFIX}-{function}")),
             ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST".to_owned()),
@@ -481,6 +591,8 @@ impl World {
             ("QUARANTINE_TABLE", QUARANTINE_TABLE.to_owned()),
             ("IDEMPOTENCY_TABLE", IDEMPOTENCY_TABLE.to_owned()),
             ("TOPIC_ARN", topic_arn(function)),
+            ("QUEUE_URL", format!("{}/{ACCOUNT}/{}", self.aws.sqs, queue(function))),
+            ("DESTINATION_QUEUE_URL", format!("{}/222222222222/{DESTINATION}", self.aws.sqs)),
         ];
         let trust = match subject.peer {
             Peer::Rust | Peer::Empty => "SSL_CERT_FILE",

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -17,24 +17,35 @@ use serde_json::{Value, json};
 use tests::device::{Attempt, Device, Identity, LARGEST, Message, Published, Subscribed};
 use tests::keeper::Keeper;
 use tests::{deploy, tools};
+use tokio::io::copy_bidirectional;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::stage::{LIMIT, Stage, Suite};
 
 pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
-    let mut bridged = suite.trial(
-        "a bridge takes what is published to its broker to the telemetry table, and what AWS IoT has for it to the broker",
-        both_ways,
-    );
+    let mut bridged = vec![
+        suite.trial(
+            "a bridge takes what is published to its broker to the telemetry table, and what AWS IoT has for it to the \
+             broker",
+            both_ways,
+        ),
+        suite.trial(
+            "what is published to a bridge's broker while AWS IoT is out of reach comes there later, once",
+            late,
+        ),
+    ];
     if mosquitto().is_none() {
         eprintln!("mosquitto is not installed (sudo apt-get install mosquitto); no bridge is tried");
-        bridged = bridged.with_kind("needs mosquitto").with_ignored_flag(true);
+        let skipped = |trial: Trial| trial.with_kind("needs mosquitto").with_ignored_flag(true);
+        bridged = bridged.into_iter().map(skipped).collect();
     }
-    vec![
-        bridged,
+    bridged.extend([
         suite.trial("a bridge's policy allows its topics and nothing else", its_topics_only),
         suite.trial("no bridge is configured that would act in another's name, or go in a circle", async |_| unfit()),
-    ]
+    ]);
+    bridged
 }
 
 const THING: &str = "my-gateway";
@@ -74,27 +85,54 @@ async fn register(stage: &Stage) -> Result<Identity> {
 async fn both_ways(suite: Arc<Suite>) -> Result<()> {
     let stage = suite.stage().await?;
     let identity = register(&stage).await?;
-    let broker = Broker::start(&stage, &identity).await?;
+    let broker = Broker::start(&stage, &identity, stage.cloud.mqtt).await?;
     let carried = carry(&stage, &broker).await;
     carried.with_context(|| format!("the broker said:\n{}", broker.said()))
 }
 
+async fn late(suite: Arc<Suite>) -> Result<()> {
+    let stage = suite.stage().await?;
+    let identity = register(&stage).await?;
+    let link = Link::to(stage.cloud.mqtt).await?;
+    let broker = Broker::start(&stage, &identity, link.address).await?;
+    let came = come_late(&stage, &broker, &link).await;
+    came.with_context(|| format!("the broker said:\n{}", broker.said()))
+}
+
+async fn come_late(stage: &Stage, broker: &Broker, link: &Link) -> Result<()> {
+    let mut local = Local::connect("local", broker.port).await?;
+    local.subscribe(&format!("$SYS/broker/connection/{THING}/state")).await?;
+    while local.receive().await?.payload != b"1" {}
+    link.is_up.send_replace(false);
+    while local.receive().await?.payload != b"0" {}
+
+    for celsius in 21..27 {
+        local.publish("telemetry/my-gateway", json!({"celsius": celsius}).to_string()).await?;
+    }
+    link.is_up.send_replace(true);
+    while local.receive().await?.payload != b"1" {}
+    let mut kept = readings(stage, 6).await?;
+    kept.sort_unstable();
+    ensure!(kept == ["21", "22", "23", "24", "25", "26"], "these readings are kept: {kept:?}");
+    Ok(())
+}
+
 async fn carry(stage: &Stage, broker: &Broker) -> Result<()> {
-    let mut local = Local::connect(broker.port).await?;
+    let mut local = Local::connect("local", broker.port).await?;
     for filter in [&*format!("$SYS/broker/connection/{THING}/state"), "commands", DELTA] {
         local.subscribe(filter).await?;
     }
     while local.receive().await?.payload != b"1" {}
 
-    // Neither of the first two may end the connection: AWS IoT takes no message of this size, and the policy no retained
-    // one.
-    local.publish("telemetry/my-gateway", false, &vec![b'x'; LARGEST + 1]).await?;
-    local.publish("telemetry/my-gateway", true, br#"{"celsius": 21.50}"#).await?;
-    local.publish("telemetry/my-gateway", false, br#"{"celsius": 22}"#).await?;
+    // Neither of the first two may end the bridge's connection: AWS IoT takes no message of this size, and the policy no
+    // retained one.
+    let mut large = Local::connect("camera", broker.port).await?;
+    let taken = large.publish("telemetry/my-gateway", vec![b'x'; LARGEST + 1]).await;
+    ensure!(taken.is_err(), "the broker took what AWS IoT does not");
+    local.client.publish("telemetry/my-gateway", QoS::AtLeastOnce, true, r#"{"celsius": 21.50}"#).await?;
+    local.publish("telemetry/my-gateway", r#"{"celsius": 22}"#).await?;
     let kept = readings(stage, 2).await?;
     ensure!(kept == ["21.5", "22"], "these readings are kept: {kept:?}");
-    // The local cloud would take it.
-    ensure!(broker.said().contains("Dropping too large"), "what is too large was sent");
 
     let publish = stage.clients.iot_data.publish().topic("commands/my-gateway").qos(1);
     publish.payload(Blob::new("open")).send().await?;
@@ -159,7 +197,7 @@ async fn its_topics_only(suite: Arc<Suite>) -> Result<()> {
 }
 
 fn unfit() -> Result<()> {
-    let unfit: [(&[&str], &str); 10] = [
+    let unfit: [(&[&str], &str); 12] = [
         (&["--out", "telemetry/other"], "own name"),
         (&["--out", "telemetry/my-gateway-2"], "own name"),
         (&["--out", "my-gateway=telemetry"], "own name"),
@@ -169,6 +207,8 @@ fn unfit() -> Result<()> {
         (&["--out", "telemetry/my-gateway out 1\ntopic #"], "wildcards"),
         (&["--out", "a/my-gateway", "--in", "a/my-gateway"], "come in again"),
         (&["--out", "a/my-gateway", "--out", "a/my-gateway"], "twice"),
+        (&["--out", "a=b/my-gateway", "--out", "a=c/my-gateway"], "twice"),
+        (&["--in", "a=c/my-gateway", "--in", "b=c/my-gateway"], "twice"),
         (&[], "needs a topic"),
     ];
     let files = ["--endpoint", "localhost", "--certificate", "a", "--key", "b", "--ca", "c"];
@@ -194,6 +234,36 @@ fn unfit() -> Result<()> {
     Ok(())
 }
 
+/// The way to AWS IoT, which can be cut.
+struct Link {
+    address: SocketAddr,
+    is_up: watch::Sender<bool>,
+}
+
+impl Link {
+    async fn to(cloud: SocketAddr) -> Result<Self> {
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let (address, is_up) = (listener.local_addr()?, watch::Sender::new(true));
+        let mut cut = is_up.subscribe();
+        tokio::spawn(async move {
+            while let Ok((mut here, _)) = listener.accept().await {
+                if !*cut.borrow_and_update() {
+                    continue;
+                }
+                let mut cut = cut.clone();
+                tokio::spawn(async move {
+                    let mut there = TcpStream::connect(cloud).await?;
+                    tokio::select! {
+                        carried = copy_bidirectional(&mut here, &mut there) => carried.map(drop),
+                        _ = cut.wait_for(|is_up| !is_up) => Ok(()),
+                    }
+                });
+            }
+        });
+        Ok(Self { address, is_up })
+    }
+}
+
 /// A mosquitto of a test's own, on this machine's loopback, with a bridge to the local cloud.
 struct Broker {
     port: u16,
@@ -202,10 +272,11 @@ struct Broker {
 }
 
 impl Broker {
-    async fn start(stage: &Stage, identity: &Identity) -> Result<Self> {
+    /// `cloud` is where it finds AWS IoT.
+    async fn start(stage: &Stage, identity: &Identity, cloud: SocketAddr) -> Result<Self> {
         // Between choosing a free port and the broker's taking it, another may come: then with another one.
         for _ in 0..5 {
-            if let Some(broker) = Self::attempt(stage, identity).await? {
+            if let Some(broker) = Self::attempt(stage, identity, cloud).await? {
                 return Ok(broker);
             }
         }
@@ -213,10 +284,10 @@ impl Broker {
     }
 
     /// None where the port was taken.
-    async fn attempt(stage: &Stage, identity: &Identity) -> Result<Option<Self>> {
+    async fn attempt(stage: &Stage, identity: &Identity, cloud: SocketAddr) -> Result<Option<Self>> {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let scratch = tempfile::Builder::new().prefix("gatehouse-").tempdir()?.keep();
-        let configuration = configuration(stage, identity, port, &scratch)?;
+        let configuration = configuration(stage, identity, cloud, port, &scratch)?;
         let log = scratch.join("log");
         let mut mosquitto = Command::new(mosquitto().context("mosquitto is not installed")?);
         mosquitto.arg("-c").arg(configuration);
@@ -243,7 +314,13 @@ impl Broker {
 }
 
 /// Puts the broker's files into a directory: its own configuration, and what the script writes.
-fn configuration(stage: &Stage, identity: &Identity, port: u16, directory: &Path) -> Result<PathBuf> {
+fn configuration(
+    stage: &Stage,
+    identity: &Identity,
+    cloud: SocketAddr,
+    port: u16,
+    directory: &Path,
+) -> Result<PathBuf> {
     let put = |name: &str, text: &str| -> Result<PathBuf> {
         let path = directory.join(name);
         std::fs::write(&path, text)?;
@@ -254,7 +331,7 @@ fn configuration(stage: &Stage, identity: &Identity, port: u16, directory: &Path
         ("--key", put("bridge.key", &identity.key)?),
         ("--ca", put("ca.pem", &stage.cloud.ca)?),
     ];
-    let (host, at) = (stage.cloud.mqtt.ip().to_string(), stage.cloud.mqtt.port().to_string());
+    let (host, at) = (cloud.ip().to_string(), cloud.port().to_string());
     let mut arguments = [TOPICS.as_slice(), &["--endpoint", &host, "--port", &at]].concat();
     for (name, path) in &files {
         arguments.extend([*name, path.to_str().context("a path that is not UTF-8")?]);
@@ -277,8 +354,8 @@ struct Local {
 }
 
 impl Local {
-    async fn connect(port: u16) -> Result<Self> {
-        let mut options = MqttOptions::new("local", Ipv4Addr::LOCALHOST.to_string(), port);
+    async fn connect(id: &str, port: u16) -> Result<Self> {
+        let mut options = MqttOptions::new(id, Ipv4Addr::LOCALHOST.to_string(), port);
         options.set_max_packet_size(2 * LARGEST, 2 * LARGEST);
         let (client, events) = AsyncClient::new(options, 10);
         let mut local = Self { client, events, inbox: VecDeque::new() };
@@ -291,8 +368,8 @@ impl Local {
         self.until(|packet| matches!(packet, Packet::SubAck(_))).await
     }
 
-    async fn publish(&mut self, topic: &str, retain: bool, payload: &[u8]) -> Result<()> {
-        self.client.publish(topic, QoS::AtLeastOnce, retain, payload).await?;
+    async fn publish(&mut self, topic: &str, payload: impl Into<Vec<u8>>) -> Result<()> {
+        self.client.publish(topic, QoS::AtLeastOnce, false, payload).await?;
         self.until(|packet| matches!(packet, Packet::PubAck(_))).await
     }
 

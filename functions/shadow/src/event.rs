@@ -1,6 +1,8 @@
 //! The messages by which AWS IoT tells that a shadow was updated or deleted.
 //! <https://docs.aws.amazon.com/iot/latest/developerguide/device-shadow-mqtt.html>
 
+use std::time::Duration;
+
 use gatehouse::{DeviceEvent, Refusal, Timestamp};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -10,6 +12,10 @@ use crate::shadow::Stamp;
 /// A document's state has 8 KB, or 30 KB where AWS raised that; its metadata has more, and a message holds two
 /// documents. Whatever stands in a message of this size fits an item of Amazon DynamoDB.
 const PAYLOAD_LIMIT: usize = 256 * 1024;
+
+/// How far a message's own time may lie after its receipt. AWS's clocks do not go as wrong as that; a message from the
+/// future would stand for good, since all that come after it would be older.
+const FUTURE: Duration = Duration::from_hours(1);
 
 /// A shadow was updated or deleted.
 #[derive(Debug, Clone)]
@@ -57,7 +63,7 @@ struct Deletion {
 impl<'a> Change<'a> {
     /// Reads the message, which must be about a shadow of the thing that the rule says it is about.
     ///
-    /// Refused with the codes of [`DeviceEvent::payload`], or `topic-mismatch`.
+    /// Refused with the codes of [`DeviceEvent::payload`], `topic-mismatch`, or `invalid-value` where it is of the future.
     pub fn read(event: &'a DeviceEvent) -> Result<Self, Refusal> {
         let (shadow, is_deleted) = topic(event).ok_or_else(|| {
             let why = "The topic is not one on which updates or deletions of the thing's shadows are told.";
@@ -65,17 +71,20 @@ impl<'a> Change<'a> {
         })?;
         let stamp = |version, seconds: u64| {
             let at = Timestamp::from_millis(seconds.saturating_mul(1000));
-            Stamp { version, at, is_deleted }
+            if at > event.received_at.plus(FUTURE) {
+                return Err(Refusal::new("invalid-value", "Field `timestamp` lies after the message's receipt."));
+            }
+            Ok(Stamp { version, at, is_deleted })
         };
         if is_deleted {
             let Deletion { version, timestamp } = event.payload(PAYLOAD_LIMIT)?;
-            return Ok(Self { shadow, stamp: stamp(version, timestamp), desired: None, reported: None });
+            return Ok(Self { shadow, stamp: stamp(version, timestamp)?, desired: None, reported: None });
         }
         let Documents { current, timestamp } = event.payload(PAYLOAD_LIMIT)?;
         let State { desired, reported } = current.state.unwrap_or_default();
         Ok(Self {
             shadow,
-            stamp: stamp(current.version, timestamp),
+            stamp: stamp(current.version, timestamp)?,
             desired: desired.map(|state| object("desired", state)).transpose()?,
             reported: reported.map(|state| object("reported", state)).transpose()?,
         })

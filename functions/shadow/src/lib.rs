@@ -10,6 +10,8 @@ pub mod event;
 pub mod history;
 pub mod shadow;
 
+use std::time::Duration;
+
 use aws_sdk_dynamodb::types::AttributeValue;
 use gatehouse::item::{Item, integer, is_true, number, string};
 use gatehouse::{
@@ -19,6 +21,10 @@ use gatehouse::{
 use crate::event::Change;
 use crate::history::{History, NotKept};
 use crate::shadow::{News, Stamp, news};
+
+/// How long a deletion is remembered: longer than AWS goes on counting the shadow's versions (48 hours), and than a
+/// message can wait in a queue and its dead-letter queue.
+const FORGOTTEN_AFTER: Duration = Duration::from_hours(30 * 24);
 
 /// The handler of shadows' documents and deletions.
 #[derive(Debug)]
@@ -79,7 +85,7 @@ impl Each for Handler {
         loop {
             let was = self.records.get(&id, &part).await?;
             match news(held(&was.item)?, change.stamp) {
-                News::Newer => match self.records.put(&id, &part, item(&change), &was).await {
+                News::Newer => match self.records.put(&id, &part, record(&change), &was).await {
                     // Another process wrote it meanwhile: which is the newer one is decided anew.
                     Err(RecordError::Conflict) => {}
                     other => return Ok(other.map(drop)?),
@@ -108,6 +114,16 @@ fn held(item: &Item) -> Result<Option<Stamp>, Error> {
     };
     let at = Timestamp::from_millis(whole("timestamp")?.saturating_mul(1000));
     Ok(Some(Stamp { version: whole("shadowVersion")?, at, is_deleted: is_true(item, "deleted") }))
+}
+
+/// The record's attributes. Of a shadow that is gone for good, it goes too, but for what may still come late.
+fn record(change: &Change<'_>) -> Item {
+    let mut item = item(change);
+    if change.stamp.is_deleted {
+        let expiration = change.stamp.at.plus(FORGOTTEN_AFTER);
+        item.insert("expiration".to_owned(), number(expiration.seconds()));
+    }
+    item
 }
 
 /// The record's attributes, and those of the history's items: `desired` and `reported` as JSON text, where they are

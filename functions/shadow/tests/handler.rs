@@ -58,7 +58,7 @@ fn event(shadow: &str, what: &str, payload: &Value) -> Value {
     let shadow = if shadow.is_empty() { String::new() } else { format!("name/{shadow}/") };
     json!({
         "payload": payload, "thing": "greenhouse-1", "topic": format!("$aws/things/greenhouse-1/shadow/{shadow}{what}"),
-        "traceId": "e", "receivedAt": NOW,
+        "traceId": "e", "receivedAt": payload["timestamp"].as_u64().unwrap() * 1000,
     })
 }
 
@@ -124,6 +124,7 @@ async fn a_deletion_is_recorded_and_a_late_document_does_not_bring_the_shadow_ba
     assert!(deliver(&aws.process(), &deleted(4, SECONDS + 1)).await.is_done());
     let expected = json!({
         "shadowVersion": {"N": "4"}, "timestamp": {"N": (SECONDS + 1).to_string()}, "deleted": {"BOOL": true},
+        "expiration": {"N": (SECONDS + 1 + 30 * 24 * HOUR).to_string()},
     });
     assert_eq!(record(&aws, ""), expected);
     assert!(deliver(&aws.process(), &updated(4, SECONDS)).await.is_done());
@@ -139,6 +140,7 @@ async fn a_shadow_made_anew_is_recognised_whether_its_versions_go_on_or_begin_ag
     deliver(&aws.process(), &deleted(41, SECONDS + 2 * HOUR)).await;
     deliver(&aws.process(), &updated(1, SECONDS + 51 * HOUR)).await;
     assert_eq!(held(&aws), (1, false));
+    assert_eq!(record(&aws, "")["expiration"], Value::Null);
     for late in [updated(41, SECONDS + HOUR), deleted(41, SECONDS + 2 * HOUR)] {
         assert_eq!(deliver(&aws.process(), &late).await.count("Late"), 1);
     }
@@ -297,6 +299,7 @@ async fn what_is_no_message_of_the_things_shadow_is_refused() {
         (with("/payload/current/version", json!(-3)), "invalid-value"),
         (with("/payload/current/state/reported", json!([1])), "wrong-type"),
         (with("/payload/timestamp", json!("now")), "wrong-type"),
+        (with("/payload/timestamp", json!(SECONDS + 2 * HOUR)), "invalid-value"),
         (with("/payload/previous", json!("x".repeat(300_000))), "payload-too-large"),
         (event("lamp", "update/documents", &json!({"timestamp": SECONDS})), "missing-field"),
         (event("lamp", "delete/accepted", &json!({"timestamp": SECONDS})), "missing-field"),

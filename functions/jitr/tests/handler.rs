@@ -248,7 +248,7 @@ async fn a_device_of_a_ca_with_a_list_is_admitted_if_it_is_not_on_it() {
     assert!(delivered.is_done(), "{delivered:?}");
     assert_eq!(fleet.status(&device), "ACTIVE");
     // Fetched once, in pages; looked up three times.
-    let queries = fleet.aws.state().calls.iter().filter(|(_, call)| call == "Query crl").count();
+    let queries = fleet.aws.state().calls.iter().filter(|(_, call)| call == "Query devices").count();
     assert_eq!(queries, crl(&[&[8], &[9]], 1).len().div_ceil(100));
 }
 
@@ -1133,7 +1133,7 @@ async fn a_warm_process_notes_a_cas_end_once_and_fetches_its_list_once() {
     let state = fleet.aws.state();
     let calls = |name: &str| state.calls.iter().filter(|(_, call)| call == name).count();
     assert_eq!(calls("PutItem ca/certificate"), 1);
-    assert_eq!(calls("Query crl"), crl(&[&[1]], 1).len().div_ceil(100));
+    assert_eq!(calls("Query devices"), crl(&[&[1]], 1).len().div_ceil(100));
 }
 
 fn runs_out(state: &mut State, id: &str, part: &str, on: &str) {

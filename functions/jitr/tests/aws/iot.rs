@@ -2,39 +2,66 @@
 
 use std::collections::BTreeMap;
 
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use serde_json::{Value, json};
 
-use super::{Answer, State};
+use super::Account;
+use super::wire::Answer;
 
 pub fn certificate_arn(id: &str) -> String {
     format!("arn:aws:iot:eu-west-1:123456789012:cert/{id}")
 }
 
-pub fn operation(method: &str, path: &[String]) -> &'static str {
-    match (method, path.iter().map(String::as_str).collect::<Vec<_>>().as_slice()) {
-        ("GET", ["certificates", _]) => "DescribeCertificate",
-        ("PUT", ["certificates", _]) => "UpdateCertificate",
-        ("GET", ["cacertificate", _]) => "DescribeCACertificate",
-        ("POST", ["things", _]) => "CreateThing",
-        ("GET", ["things", _, "principals"]) => "ListThingPrincipals",
-        ("PUT", ["things", _, "principals"]) => "AttachThingPrincipal",
-        ("PUT", ["target-policies", _]) => "AttachPolicy",
-        (method, path) => panic!("{method} {path:?} is not known here"),
+/// A request to it.
+pub struct Call {
+    method: String,
+    path: Vec<String>,
+    query: BTreeMap<String, String>,
+    principal: String,
+    body: Value,
+}
+
+impl Call {
+    pub fn read(request: &HttpRequest) -> Self {
+        let (_, uri) = request.uri().split_once("://").unwrap();
+        let (_, path) = uri.split_once('/').unwrap();
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        let decoded = |part: &str| form_urlencoded::parse(part.as_bytes()).next().map(|(part, _)| part.into_owned());
+        Self {
+            method: request.method().to_owned(),
+            path: path.split('/').map(|part| decoded(part).unwrap_or_default()).collect(),
+            query: form_urlencoded::parse(query.as_bytes()).into_owned().collect(),
+            principal: request.headers().get("x-amzn-principal").unwrap_or_default().to_owned(),
+            body: serde_json::from_slice(request.body().bytes().unwrap()).unwrap_or_default(),
+        }
+    }
+
+    fn operation(&self) -> &'static str {
+        match (&*self.method, self.path.iter().map(String::as_str).collect::<Vec<_>>().as_slice()) {
+            ("GET", ["certificates", _]) => "DescribeCertificate",
+            ("PUT", ["certificates", _]) => "UpdateCertificate",
+            ("GET", ["cacertificate", _]) => "DescribeCACertificate",
+            ("POST", ["things", _]) => "CreateThing",
+            ("GET", ["things", _, "principals"]) => "ListThingPrincipals",
+            ("PUT", ["things", _, "principals"]) => "AttachThingPrincipal",
+            ("PUT", ["target-policies", _]) => "AttachPolicy",
+            (method, path) => panic!("{method} {path:?} is not known here"),
+        }
+    }
+
+    /// The operation, with the status that it writes.
+    pub fn name(&self) -> String {
+        let status = self.query.get("newStatus").map(|status| format!(" {status}")).unwrap_or_default();
+        format!("{}{status}", self.operation())
     }
 }
 
-impl State {
-    pub fn iot(
-        &mut self,
-        operation: &str,
-        path: &[String],
-        query: &BTreeMap<String, String>,
-        principal: &str,
-        body: &Value,
-    ) -> Answer {
+impl Account {
+    pub fn iot(&mut self, call: &Call) -> Answer {
+        let Call { path, query, principal, body, .. } = call;
         let on = &path[1];
         let missing = || Answer::error(404, "ResourceNotFoundException");
-        match operation {
+        match call.operation() {
             "DescribeCertificate" => self.certificates.get(on).map_or_else(missing, |certificate| {
                 Answer::good(&json!({"certificateDescription": {
                     "certificateArn": certificate_arn(on), "certificateId": on, "status": certificate.status,
@@ -84,7 +111,7 @@ impl State {
                 if !self.things.contains_key(on) {
                     return missing();
                 }
-                let pair = (on.clone(), principal.to_owned());
+                let pair = (on.clone(), principal.clone());
                 if !self.attached.contains(&pair) {
                     self.attached.push(pair);
                 }

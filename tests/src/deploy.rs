@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use crate::cloud::Cloud;
-use crate::isolation::{self, Account, Inherit};
+use crate::isolation::{self, Account, Inherit, REGION};
 use crate::keeper;
 use crate::progress::Progress;
 use crate::tools;
@@ -88,24 +88,20 @@ const UNRESOLVED: [(&str, &[&str]); 3] = [
 /// roles get a second policy here, which never leaves this machine.
 async fn overlay(cloud: &Cloud, account: &Account, deployment: &Deployment) -> Result<()> {
     for (output, actions) in UNRESOLVED {
-        let Some(function) = deployment.outputs.get(output) else { continue };
-        let found = ["lambda", "get-function-configuration", "--function-name", function, "--query", "Role"];
-        let said = aws(cloud, account, found).await?;
-        let role: String = serde_json::from_str(&said).with_context(|| format!("{function} has no role"))?;
-        let role = role.rsplit('/').next().unwrap_or_default();
+        let role = format!("{}-{REGION}", deployment.output(output)?);
         let policy = json!({
             "Version": "2012-10-17",
             "Statement": [{"Effect": "Allow", "Action": actions, "Resource": "*"}],
         });
         let (policy, name) = (policy.to_string(), "local-cloud-only");
-        let put = ["iam", "put-role-policy", "--role-name", role, "--policy-name", name, "--policy-document", &policy];
+        let put = ["iam", "put-role-policy", "--role-name", &role, "--policy-name", name, "--policy-document", &policy];
         aws(cloud, account, put).await?;
     }
     Ok(())
 }
 
 /// Uploads the templates and zips under `infra/` to a bucket of the account; returns the template to deploy.
-pub async fn package(cloud: &Cloud, account: &Account) -> Result<PathBuf> {
+async fn package(cloud: &Cloud, account: &Account) -> Result<PathBuf> {
     tools::require_zips()?;
     let packaged = cloud.scratch.join(format!("packaged-{}.yaml", account.id()));
     // The accounts of a cloud share one space of bucket names.

@@ -154,7 +154,11 @@ const JITR: Function = Function {
 
 const TELEMETRY: Function = Function {
     name: "telemetry",
-    environment: &[("TELEMETRY_TABLE", TELEMETRY_TABLE), ("RETENTION_DAYS", "365")],
+    environment: &[
+        ("TELEMETRY_TABLE", TELEMETRY_TABLE),
+        ("RETENTION_DAYS", "365"),
+        ("MALLOC_MMAP_THRESHOLD_", "131072"),
+    ],
     event: |turn| Ok((turn.batch().delivery("telemetry"), Expected::Kept(turn.batch()))),
     wants_devices: false,
     peers: &[Peer::Python, Peer::Node],

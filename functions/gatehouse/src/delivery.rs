@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::FutureExt;
 use futures_util::stream::{self, StreamExt};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -37,39 +37,64 @@ pub struct Function<H> {
 #[error("this event is to be retried: {0}")]
 pub struct Retry(String);
 
-/// A batch that SQS delivered.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct SqsBatch<'a> {
-    #[serde(borrow)]
-    records: Vec<SqsRecord<'a>>,
+/// What Lambda hands over: a batch that SQS delivered, or a bare event.
+///
+/// Read from Lambda's own bytes, which are gone by the time that it is handled: a batch may be megabytes, and two or
+/// three of it at once are most of the memory that a function needs.
+#[derive(Debug)]
+pub(crate) enum Delivery {
+    Batch(Vec<SqsRecord>),
+    Bare(Box<RawValue>),
+}
+
+impl<'de> Deserialize<'de> for Delivery {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self::read(<&RawValue>::deserialize(deserializer)?))
+    }
+}
+
+impl Delivery {
+    fn read(text: &RawValue) -> Self {
+        match serde_json::from_str(text.get()) {
+            Ok(SqsBatch { records }) if records.iter().all(SqsRecord::is_complete) => Self::Batch(records),
+            _ => Self::Bare(text.to_owned()),
+        }
+    }
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SqsBatch {
+    records: Vec<SqsRecord>,
+}
+
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct SqsRecord<'a> {
-    #[serde(borrow)]
-    event_source: Cow<'a, str>,
-    #[serde(borrow)]
-    message_id: Cow<'a, str>,
-    #[serde(borrow)]
-    body: Cow<'a, str>,
+pub(crate) struct SqsRecord {
+    #[serde(rename = "eventSource", deserialize_with = "is_sqs")]
+    is_from_sqs: bool,
+    message_id: String,
+    body: String,
     #[serde(default)]
     attributes: SqsAttributes,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct SqsAttributes {
     /// Milliseconds since the epoch, as text.
     sent_timestamp: Option<String>,
 }
 
-impl SqsRecord<'_> {
+fn is_sqs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Ok(Cow::<str>::deserialize(deserializer)? == "aws:sqs")
+}
+
+impl SqsRecord {
     /// Only what can be handed back by its id may be taken as a batch: an empty or unknown `itemIdentifier` in the
     /// answer would fail or delete other messages.
     fn is_complete(&self) -> bool {
-        self.event_source == "aws:sqs" && !self.message_id.is_empty()
+        self.is_from_sqs && !self.message_id.is_empty()
     }
 
     fn envelope(&self, call: &Call) -> Envelope<'_> {
@@ -93,15 +118,22 @@ impl<H: Bulk> Function<H> {
     /// A batch is answered with the ids of the messages that are to be retried
     /// (`ReportBatchItemFailures`); a bare event with what became of it, or with the error [`Retry`].
     pub async fn invoke(&self, delivery: &RawValue, call: &Call) -> Result<Value, Retry> {
-        let batch = serde_json::from_str::<SqsBatch>(delivery.get()).ok();
-        if let Some(records) = batch.map(|batch| batch.records).filter(|all| all.iter().all(SqsRecord::is_complete)) {
-            let envelopes: Vec<_> = records.iter().map(|record| record.envelope(call)).collect();
-            let fates = self.settle(&envelopes, call).await;
-            let retried = records.iter().zip(fates).filter(|(_, fate)| matches!(fate, Err(Failure::Retry(_))));
-            let failures: Vec<_> = retried.map(|(record, _)| json!({"itemIdentifier": record.message_id})).collect();
-            return Ok(json!({"batchItemFailures": failures}));
-        }
-        let envelope = Envelope { text: delivery.get(), delivery_id: call.request_id(), delivered_at: call.now() };
+        self.take(&Delivery::read(delivery), call).await
+    }
+
+    pub(crate) async fn take(&self, delivery: &Delivery, call: &Call) -> Result<Value, Retry> {
+        let event = match delivery {
+            Delivery::Batch(records) => {
+                let envelopes: Vec<_> = records.iter().map(|record| record.envelope(call)).collect();
+                let fates = self.settle(&envelopes, call).await;
+                let retried = records.iter().zip(fates).filter(|(_, fate)| matches!(fate, Err(Failure::Retry(_))));
+                let failures: Vec<_> =
+                    retried.map(|(record, _)| json!({"itemIdentifier": record.message_id})).collect();
+                return Ok(json!({"batchItemFailures": failures}));
+            }
+            Delivery::Bare(event) => event,
+        };
+        let envelope = Envelope { text: event.get(), delivery_id: call.request_id(), delivered_at: call.now() };
         match self.settle(&[envelope], call).await.pop() {
             Some(Ok(())) => Ok(json!({"outcome": "done"})),
             Some(Err(Failure::Refused(Refusal { code, why }))) => {

@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use aws_types::SdkConfig;
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
-use serde_json::value::RawValue;
 use tokio::time::timeout;
 use tracing::level_filters::LevelFilter;
 
 use crate::call::Call;
-use crate::delivery::{Function, Retry};
+use crate::delivery::{Delivery, Function, Retry};
 use crate::environment::{Environment, InitError};
 use crate::handler::Bulk;
 use crate::idempotency::Idempotency;
@@ -91,12 +90,12 @@ pub async fn run<H: Bulk>(make: impl AsyncFnOnce(&Setup) -> Result<H, InitError>
         Ok(function) => function,
         Err(error) => return fail("the function cannot start", &error),
     };
-    let handler = service_fn(async |event: LambdaEvent<Box<RawValue>>| {
+    let handler = service_fn(async |event: LambdaEvent<Delivery>| {
         let (now, deadline) = (Timestamp::now(), Timestamp::from_millis(event.context.deadline));
         // cargo-lambda's emulator names a deadline in 1970.
         let deadline = if deadline > now { deadline } else { now.plus(DEFAULT_TIMEOUT) };
         let call = Call::new(event.context.request_id, now, deadline);
-        function.invoke(&event.payload, &call).await
+        function.take(&event.payload, &call).await
     });
     match lambda_runtime::run(handler).await {
         Ok(()) => ExitCode::SUCCESS,

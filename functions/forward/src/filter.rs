@@ -1,7 +1,10 @@
 //! Which topics are meant.
 
+use std::fmt;
 use std::str::FromStr;
 
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, de};
 
 /// An MQTT topic filter: `+` stands for one level, `#` at the end for all that follow.
@@ -60,6 +63,30 @@ impl<'de> Deserialize<'de> for TopicFilter {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(|NotAFilter| de::Error::invalid_value(de::Unexpected::Str(&text), &EXPECTED))
     }
+}
+
+/// Reads one filter, or a list of at least one.
+pub fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TopicFilter>, D::Error> {
+    struct OneOrMore;
+
+    impl<'de> Visitor<'de> for OneOrMore {
+        type Value = Vec<TopicFilter>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an MQTT topic filter, or a list of at least one")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            TopicFilter::deserialize(text.into_deserializer()).map(|filter| vec![filter])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+            let filters = Vec::deserialize(SeqAccessDeserializer::new(list))?;
+            if filters.is_empty() { Err(de::Error::invalid_length(0, &self)) } else { Ok(filters) }
+        }
+    }
+
+    deserializer.deserialize_any(OneOrMore)
 }
 
 #[cfg(test)]

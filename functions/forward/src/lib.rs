@@ -9,7 +9,8 @@
 //! What a receiver is promised:
 //!
 //! - Each message at least once. Twice on a standard queue where an answer was lost, or a process died before it was
-//!   heard: the attribute `traceId` is the same then. A FIFO queue drops the second within five minutes.
+//!   heard: the attribute `traceId` is the same then. A FIFO queue drops the second within five minutes of the first:
+//!   the template lets a second try come in that time, and a third comes after it.
 //! - On a FIFO queue, the messages of one thing in the order of their receipt, as far as they reached the function in
 //!   one batch. One that is not taken stops those behind it in the batch. More is not to be had: AWS IoT promises no
 //!   order to a queue, and what is tried again comes later. The attribute `receivedAt` has the order.
@@ -112,19 +113,19 @@ impl Forward {
 
     /// Passes events on; the fate of each, in their order.
     async fn pass_on(&self, events: &[&DeviceEvent], call: &Call) -> Vec<Result<(), Error>> {
-        let destinations = match self.document.current().await {
-            Ok(found) => found.unwrap_or_else(|| Arc::clone(&self.default)),
+        let document = match self.document.current().await {
+            Ok(found) => found,
             Err(error) => return vec![Err(Arc::new(error).into()); events.len()],
         };
-        let destinations = &destinations.destinations;
-        let takes = |event: &DeviceEvent| destinations.iter().filter(|to| to.topics.matches(&event.topic)).count();
-        // Where there is but one destination, it has not taken what comes again.
-        let several = events.iter().filter(|event| takes(event) > 1).map(|event| &event.id);
-        let notes = match self.taken.read(several).await {
+        // The template's one destination has not taken what comes again. Before this document, others may have been in
+        // force, and have sent it.
+        let ids = document.is_some().then_some(events).into_iter().flatten().map(|event| &event.id);
+        let notes = match self.taken.read(ids).await {
             Ok(notes) => notes,
             Err(error) => return vec![Err(Arc::new(error).into()); events.len()],
         };
 
+        let destinations = &document.as_ref().unwrap_or(&self.default).destinations;
         let mut fates: Vec<Fate> = events.iter().map(|_| Fate::default()).collect();
         let sent = join_all(destinations.iter().map(|to| self.send(to, events, &notes, call))).await;
         for (to, sent) in destinations.iter().zip(sent) {
@@ -146,7 +147,7 @@ impl Forward {
         call: &Call,
     ) -> Vec<(usize, Result<(), NotTaken>)> {
         let (mut fates, mut pieces) = (Vec::new(), Vec::new());
-        for (index, &event) in events.iter().enumerate().filter(|(_, event)| to.topics.matches(&event.topic)) {
+        for (index, &event) in events.iter().enumerate().filter(|(_, event)| to.takes(&event.topic)) {
             if notes.get(&event.id).is_some_and(|note| note.names.contains(&to.name)) {
                 fates.push((index, Ok(())));
                 continue;
@@ -194,8 +195,6 @@ impl Forward {
         let nothing = Note::default();
         let was = notes.get(&event.id).unwrap_or(&nothing);
         if result.is_err()
-            && !taken.is_empty()
-            && taken != was.names
             && let Err(error) = self.taken.note(&event.id, taken, was, call.now()).await
         {
             // They may get it a second time, which at least once allows; the event itself is not at stake.

@@ -36,7 +36,8 @@ impl<'a> Message<'a> {
     /// The message that an event makes for this destination.
     ///
     /// Refused with `empty-payload`, `not-json` (where the destination takes nothing else), `bad-topic`, or
-    /// `payload-too-large`.
+    /// `payload-too-large`. That last one is more than quarantine can hold, too (400 KB): such an event ends in the
+    /// dead-letter queue. AWS IoT takes 128 KB, so that it can only come from elsewhere.
     pub fn new(event: &'a DeviceEvent, to: &Destination) -> Result<Self, Refusal> {
         if event.bytes().is_empty() {
             return Err(Refusal::new(

@@ -28,6 +28,11 @@ impl QueueUrl {
         &self.text
     }
 
+    /// Which queue it is, however its URL is written: region, account and name.
+    pub fn queue(&self) -> (Option<&str>, &str, &str) {
+        (self.region(), &self.account, &self.name)
+    }
+
     /// The queue's region; `None` where the URL names none, as a local cloud's.
     pub fn region(&self) -> Option<&str> {
         self.region.as_deref()

@@ -29,8 +29,7 @@ impl Queues {
     /// With the connection to this function's own region warmed up: by a look at the function's own queue (`QUEUE_URL`,
     /// if set), since a destination's is not ours to look at.
     pub async fn connect(setup: &Setup) -> Self {
-        let time_out = TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT).operation_timeout(2 * ATTEMPT);
-        let queues = Self::new(Builder::from(setup.sdk()).timeout_config(time_out.build()).build());
+        let queues = Self::new(Builder::from(setup.sdk()));
         if let Some(own) = setup.environment().get("QUEUE_URL") {
             let look = queues.in_region(None).get_queue_attributes().queue_url(own);
             setup.warm("SQS", look.attribute_names(QueueAttributeName::QueueArn).send()).await;
@@ -38,9 +37,11 @@ impl Queues {
         queues
     }
 
-    /// Clients that differ from this configuration by their region alone: an endpoint that it sets stays set.
-    pub fn new(home: Config) -> Self {
-        Self { home, clients: Mutex::default() }
+    /// Clients that differ from this configuration by their region and time-outs alone: an endpoint that it sets stays
+    /// set.
+    pub fn new(home: Builder) -> Self {
+        let time_out = TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT).operation_timeout(2 * ATTEMPT);
+        Self { home: home.timeout_config(time_out.build()).build(), clients: Mutex::default() }
     }
 
     /// The client for a queue.

@@ -1,7 +1,6 @@
 //! Sends what waits for one destination, and tells each message's fate.
 
 use std::collections::{HashMap, VecDeque};
-use std::slice;
 use std::sync::Arc;
 
 use aws_sdk_sqs::Client;
@@ -42,7 +41,10 @@ pub enum NotTaken {
         source: Arc<SdkError<SendMessageBatchError>>,
     },
     /// There is no such queue. An operator has to do something about it.
-    #[error("there is no queue {to}; it was deleted, or the destination's URL is wrong")]
+    #[error(
+        "there is no queue {to}; it was deleted, or the destination's URL is wrong, or perhaps neither account lets \
+         this function's role send to it"
+    )]
     Gone {
         /// The queue.
         to: QueueUrl,
@@ -99,14 +101,26 @@ pub async fn send_all<'a>(
 ) -> Vec<(usize, Result<(), NotTaken>)> {
     let mut fates = Vec::with_capacity(waiting.len());
     let mut closed = None;
+    let mut alone = 0_usize;
     while !waiting.is_empty() && closed.is_none() {
         // A call that is cut off may have been taken: on a standard queue the message would be there twice.
         if call.is_late() {
             closed = Some(NotTaken::Late(to.clone()));
             break;
         }
-        let batch = take_batch(&mut waiting);
-        for (piece, taken) in batch.iter().zip(send(client, to, &batch).await) {
+        let batch = if alone > 0 { waiting.pop_front().into_iter().collect() } else { take_batch(&mut waiting) };
+        alone = alone.saturating_sub(1);
+        let sent = match send(client, to, &batch).await {
+            Ok(sent) => sent,
+            // One message may be the reason why its neighbours were turned away: each goes alone.
+            Err(error) if batch.len() > 1 && is_about_content(error.code()) => {
+                alone = batch.len();
+                batch.into_iter().rev().for_each(|piece| waiting.push_front(piece));
+                continue;
+            }
+            Err(error) => vec![Err(failure(to, error)); batch.len()],
+        };
+        for (piece, taken) in batch.iter().zip(sent) {
             if let Err(error) = &taken
                 && !matches!(error, NotTaken::Refused(_))
             {
@@ -134,29 +148,7 @@ pub async fn send_all<'a>(
 }
 
 /// Sends one batch; the fate of each of its messages, in their order.
-async fn send(client: &Client, to: &QueueUrl, batch: &[Piece<'_, Outgoing<'_>>]) -> Vec<Result<(), NotTaken>> {
-    let error = match send_together(client, to, batch).await {
-        Ok(fates) => return fates,
-        Err(error) => error,
-    };
-    if !is_about_content(error.code()) {
-        return vec![Err(failure(to, error)); batch.len()];
-    }
-    // One message may be the reason why its neighbours were turned away: each goes alone.
-    let mut fates = Vec::with_capacity(batch.len());
-    for piece in batch {
-        let fate = send_together(client, to, slice::from_ref(piece)).await;
-        let fate = fate.map(|mut fates| fates.pop().unwrap_or_else(|| Err(unanswered(to))));
-        fates.push(match fate {
-            Ok(fate) => fate,
-            Err(error) if is_about_content(error.code()) => Err(not_taken()),
-            Err(error) => Err(failure(to, error)),
-        });
-    }
-    fates
-}
-
-async fn send_together(
+async fn send(
     client: &Client,
     to: &QueueUrl,
     batch: &[Piece<'_, Outgoing<'_>>],
@@ -225,25 +217,30 @@ fn is_about_content(code: Option<&str>) -> bool {
 
 fn failure(to: &QueueUrl, error: SdkError<SendMessageBatchError>) -> NotTaken {
     let (to, source) = (to.clone(), Arc::new(error));
-    let code = source.code().unwrap_or_default().rsplit('.').next().unwrap_or_default();
-    let message = source.message().unwrap_or_default();
+    let code = source.code().unwrap_or_default();
     match code {
-        "AccessDenied" | "AccessDeniedException" | "KmsAccessDenied" => {
-            NotTaken::Denied { to, grant: missing_grant(code, message), source }
+        "AccessDenied" | "AccessDeniedException" | KEY_DENIED => {
+            let grant = missing_grant(code, source.message().unwrap_or_default());
+            NotTaken::Denied { to, grant, source }
         }
-        "QueueDoesNotExist" | "NonExistentQueue" => NotTaken::Gone { to, source },
+        // The second is the API's newer name for it, should the older one's header be missing.
+        "AWS.SimpleQueueService.NonExistentQueue" | "QueueDoesNotExist" => NotTaken::Gone { to, source },
+        _ if is_about_content(Some(code)) => not_taken(),
         _ => NotTaken::Batch { to, source },
     }
 }
 
+/// The code where the queue's key may not be used.
+const KEY_DENIED: &str = "KMS.AccessDeniedException";
+
 /// What likely has to be granted, by what AWS says of the denial.
 fn missing_grant(code: &str, message: &str) -> &'static str {
-    if code == "KmsAccessDenied" {
-        "kms:GenerateDataKey and kms:Decrypt for this function's role on the queue's key (keys that SQS manages need \
-         none)"
+    if code == KEY_DENIED {
+        "keys that SQS manages (SqsManagedSseEnabled) on the queue, which need no grant; this function's role may use \
+         no KMS key"
     } else if message.contains("identity-based policy") {
-        "sqs:SendMessage on the queue in this function's role (its template's DestinationQueueArns); the queue's policy must \
-         allow it as well"
+        "sqs:SendMessage on the queue in this function's role (its template's DestinationQueueArns); the queue's policy \
+         must allow it as well"
     } else if message.contains("resource-based policy") {
         "an Allow for this function's role in the queue's policy (its template's SenderRoleName and SenderAccountId)"
     } else {
@@ -271,7 +268,7 @@ mod tests {
                 "in the queue's",
             ),
             ("AccessDenied", "Access to the resource is denied.".to_owned(), "queue's policy, or"),
-            ("KmsAccessDenied", String::new(), "kms:GenerateDataKey"),
+            (KEY_DENIED, String::new(), "SqsManagedSseEnabled"),
         ] {
             let found = missing_grant(code, &message);
             assert!(found.contains(grant), "{message}: {found}");

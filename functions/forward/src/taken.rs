@@ -46,14 +46,19 @@ impl Taken {
         Ok(found.into_iter().filter_map(note).collect())
     }
 
-    /// Notes that these destinations have taken a message, those of `was` among them.
+    /// Notes that these destinations, too, have taken a message. Those of `was` stay noted, although they may have left
+    /// the document: they may come back.
     pub async fn note(
         &self,
         id: &EventId,
-        names: BTreeSet<String>,
+        mut names: BTreeSet<String>,
         was: &Note,
         now: Timestamp,
     ) -> Result<(), RecordError> {
+        names.extend(was.names.iter().cloned());
+        if names == was.names {
+            return Ok(());
+        }
         let item = HashMap::from([
             (NAMES.to_owned(), AttributeValue::Ss(names.into_iter().collect())),
             ("expiration".to_owned(), number(now.plus(KEPT).seconds())),

@@ -15,8 +15,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use aws::{Aws, CallFault, Delivered, EntryFault, NOW};
+use aws::{Aws, CallFault, Delivered, EntryFault, NOW, template};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 const QUEUE: &str = "https://sqs.eu-west-1.amazonaws.com/222222222222/weather";
 const FIFO: &str = "https://sqs.eu-west-1.amazonaws.com/222222222222/weather.fifo";
@@ -36,6 +37,11 @@ fn event(id: &str, thing: &str, received_at: u64, payload: &Value) -> Value {
 
 fn reading(id: &str) -> Value {
     event(id, "station-1", 0, &json!(id))
+}
+
+/// What no queue takes, nor anything in one call with it.
+fn poison() -> Value {
+    reading("poison")
 }
 
 /// As SQS hands it to the function; each message's id is its event's.
@@ -97,6 +103,19 @@ async fn on_fifo_it_is_grouped_by_thing_and_known_by_its_trace_id() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn fifo_remembers_a_message_at_the_second_try_and_not_at_the_third() {
+    let aws = Aws::default().with_queue(FIFO);
+    aws.state().entry_fault = Some(Box::new(|_| Some(EntryFault::TakenAndFailed)));
+    let mut now = NOW;
+    for there in [1, 1, 2] {
+        assert_eq!(aws.deliver(&to(FIFO), &batch([&reading("e-1")]), now).await.back(), ["e-1"]);
+        assert_eq!(aws.state().bodies(FIFO).len(), there);
+        // The last call of one invocation and the first of another are further apart than that.
+        now = now.plus(template("VisibilityTimeout") + template("Timeout"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_no_destination_takes_is_refused() {
     let aws = Aws::default().with_queue(QUEUE);
     let elsewhere = [("DESTINATION_QUEUE_URL", QUEUE), ("DESTINATION_TOPICS", "Weather/+/humidity")];
@@ -140,10 +159,14 @@ async fn a_bad_document_is_refused_and_the_last_good_one_stays_in_force() {
         (json!({"destination": []}), "unknown-field"),
         (json!({"destinations": {}}), "wrong-type"),
         (json!({"destinations": [{"name": "a", "topics": "#"}]}), "missing-field"),
+        (json!({"destinations": [{"name": "a", "topics": 1, "queueUrl": QUEUE}]}), "wrong-type"),
+        (json!({"destinations": [{"name": "a", "topics": [], "queueUrl": QUEUE}]}), "invalid-value"),
+        (json!({"destinations": [{"name": "a", "topics": ["#", "a+"], "queueUrl": QUEUE}]}), "invalid-value"),
         (document(&[("a", "Weather/#/more", QUEUE, "refuse")]), "invalid-value"),
         (document(&[("a", "#", "weather", "refuse")]), "invalid-value"),
         (document(&[("a", "#", QUEUE, "drop")]), "unknown-value"),
         (document(&[("a", "#", QUEUE, "refuse"), ("a", "+", OTHER, "refuse")]), "bad-document"),
+        (document(&[("a", "+", QUEUE, "refuse"), ("b", "#", QUEUE, "refuse")]), "bad-document"),
         (document(&[("", "#", QUEUE, "refuse")]), "bad-document"),
         (document(&[("a b", "#", QUEUE, "refuse")]), "bad-document"),
     ] {
@@ -200,6 +223,38 @@ async fn what_one_of_several_has_not_taken_is_tried_again_there_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_destination_has_taken_it_does_not_get_again_when_the_other_is_removed() {
+    let aws = Aws::default().with_queue(QUEUE);
+    let (here, gone) = (("a", "#", QUEUE, "refuse"), ("b", "#", OTHER, "refuse"));
+    for (destinations, back) in [(&[here, gone][..], &["e-1"][..]), (&[here], &[])] {
+        put(&aws, &document(destinations)).await;
+        assert_eq!(aws.deliver(&[], &batch([&reading("e-1")]), NOW).await.back(), back);
+    }
+    assert_eq!(aws.state().bodies(QUEUE), ["\"e-1\""]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_destination_has_taken_it_does_not_get_again_when_it_is_removed_and_comes_back() {
+    let aws = Aws::default().with_queue(QUEUE).with_queue(FIFO);
+    let [a, b, gone] = [("a", QUEUE), ("b", FIFO), ("c", OTHER)].map(|(name, queue)| (name, "#", queue, "refuse"));
+    for destinations in [[a, gone], [b, gone], [a, gone]] {
+        put(&aws, &document(&destinations)).await;
+        assert_eq!(aws.deliver(&[], &batch([&reading("e-1")]), NOW).await.back(), ["e-1"]);
+    }
+    let state = aws.state();
+    assert_eq!((state.bodies(QUEUE), state.bodies(FIFO)), (vec!["\"e-1\""], vec!["\"e-1\""]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_gets_a_message_once_however_many_of_its_topics_match() {
+    let aws = Aws::default().with_queue(QUEUE);
+    let topics = ["Weather/Corp/humidity", "Weather/Corp/+", "Weather/#"];
+    put(&aws, &json!({"destinations": [{"name": "a", "topics": topics, "queueUrl": QUEUE}]})).await;
+    assert_done(&aws.deliver(&[], &reading("e-1"), NOW).await);
+    assert_eq!(aws.state().bodies(QUEUE), ["\"e-1\""]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_one_of_several_refuses_the_others_get_and_do_not_get_again() {
     let aws = Aws::default().with_queue(QUEUE).with_queue(OTHER);
     let mut event = reading("e-1");
@@ -249,10 +304,20 @@ async fn only_what_failed_is_handed_back() {
 #[tokio::test(start_paused = true)]
 async fn a_message_for_which_the_whole_call_is_turned_away_does_not_hold_its_neighbours_back() {
     let aws = Aws::default().with_queue(QUEUE);
-    let events = [reading("e-1"), event("e-2", "station-1", 0, &json!("poison")), reading("e-3")];
+    let events = [reading("e-1"), poison(), reading("e-3")];
     assert_eq!(aws.deliver(&to(QUEUE), &batch(&events), NOW).await.back(), [""; 0]);
     assert_eq!(aws.state().bodies(QUEUE), ["\"e-1\"", "\"e-3\""]);
-    assert_eq!(aws.state().quarantined(), BTreeMap::from([("e-2", "not-taken")]));
+    assert_eq!(aws.state().quarantined(), BTreeMap::from([("poison", "not-taken")]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_each_message_goes_alone_a_queue_that_closes_is_not_asked_for_the_rest() {
+    let aws = Aws::default().with_queue(QUEUE);
+    aws.state().call_faults = [CallFault::None, CallFault::Error(403, "AccessDenied")].into();
+    let events: Vec<_> = (0..9).map(|n| reading(&format!("e-{n}"))).chain([poison()]).collect();
+    let delivered = aws.deliver(&to(QUEUE), &batch(&events), NOW).await;
+    assert_eq!(delivered.back().len(), 10);
+    assert_eq!(aws.state().hosts.len(), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -301,9 +366,9 @@ async fn a_queue_that_is_closed_is_asked_once_and_named_with_the_likely_missing_
             ("AccessDeniedException", "no identity-based policy allows the sqs:sendmessage action"),
             "DestinationQueueArns",
         ),
-        (("KmsAccessDenied", "no"), "kms:GenerateDataKey"),
+        (("KMS.AccessDeniedException", "no"), "SqsManagedSseEnabled"),
         (("AWS.SimpleQueueService.NonExistentQueue", "gone"), "there is no queue"),
-        (("QueueDoesNotExist", "gone"), "there is no queue"),
+        (("QueueDoesNotExist", "gone"), "perhaps neither account lets"),
     ] {
         let aws = Aws::default().with_queue(QUEUE);
         aws.state().queues.get_mut(QUEUE).unwrap().closed = Some(closed);
@@ -343,12 +408,29 @@ async fn an_answer_that_is_lost_makes_no_second_message_on_fifo() {
 
 #[tokio::test(start_paused = true)]
 async fn no_call_is_begun_that_time_might_cut_off() {
-    let aws = Aws::default().with_queue(QUEUE);
-    aws.state().delay = Duration::from_secs(25);
-    let events: Vec<_> = (0..30).map(|n| reading(&format!("e-{n}"))).collect();
-    let delivered = aws.deliver(&to(QUEUE), &batch(&events), NOW).await;
-    assert_eq!(delivered.back(), (20..30).map(|n| format!("e-{n}")).collect::<Vec<_>>());
-    assert_eq!(aws.state().queues[QUEUE].messages.len(), 20);
+    // Seven calls begin in two thirds of the time. With the poison, the first is for nothing, and the others have one
+    // message each.
+    for (before, last, taken) in [(99, reading("e-99"), 70), (9, poison(), 6)] {
+        let aws = Aws::default().with_queue(QUEUE);
+        aws.state().delay = Duration::from_secs(4);
+        let events: Vec<_> = (0..before).map(|n| reading(&format!("e-{n}"))).chain([last]).collect();
+        let delivered = aws.deliver(&to(QUEUE), &batch(&events), NOW).await;
+        assert_eq!(delivered.back().len(), events.len() - taken);
+        let state = aws.state();
+        assert_eq!((state.hosts.len(), state.bodies(QUEUE).len()), (7, taken));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_never_answers_is_given_up_in_time_and_everything_is_handed_back() {
+    let aws = Aws::default().with_queue(QUEUE).with_queue(OTHER);
+    put(&aws, &document(&[("a", "#", QUEUE, "refuse"), ("b", "#", OTHER, "refuse")])).await;
+    aws.state().delay = Duration::from_hours(1);
+    let events: Vec<_> = (0..100).map(|n| reading(&format!("e-{n}"))).collect();
+    let begun = Instant::now();
+    assert_eq!(aws.deliver(&[], &batch(&events), NOW).await.back().len(), 100);
+    let taken = begun.elapsed();
+    assert!(taken + Duration::from_secs(5) < template("Timeout"), "{taken:?}");
 }
 
 /// As good as random, and the same every time.
@@ -365,8 +447,9 @@ impl Chance {
     }
 }
 
-/// A thousand messages of seven things, through batches of which much fails, until the queue has no more of them.
-async fn a_thousand(queue: &str) -> Aws {
+/// A thousand messages of seven things, tried until the queue has no more of them. In the first rounds, so many, much
+/// fails.
+async fn a_thousand(queue: &str, rounds_that_fail: u32) -> Aws {
     let aws = Aws::default().with_queue(queue);
     let mut chance = Chance(1);
     aws.state().entry_fault = Some(Box::new(move |_| match chance.next() % 20 {
@@ -379,16 +462,16 @@ async fn a_thousand(queue: &str) -> Aws {
     let mut chance = Chance(2);
     let mut waiting: Vec<Value> =
         (0..1000).map(|n| event(&format!("e-{n:03}"), &format!("station-{}", n % 7), n, &json!(n))).collect();
-    let mut rounds = 0;
-    while !waiting.is_empty() {
-        rounds += 1;
-        assert!(rounds < 60, "{} are still there", waiting.len());
+    for round in 0..60 {
+        let now = NOW.plus(round * template("VisibilityTimeout"));
+        if round == rounds_that_fail {
+            aws.state().entry_fault = None;
+        }
         let mut again = HashSet::new();
         for events in waiting.chunks(50) {
-            if chance.one_in(3) {
-                aws.state().call_faults = [CallFault::None, CallFault::Lost].into();
-            }
-            let back = aws.deliver(&to(queue), &batch(events), NOW).await;
+            let is_struck = round < rounds_that_fail && chance.one_in(3);
+            aws.state().call_faults = if is_struck { [CallFault::None, CallFault::Lost].into() } else { [].into() };
+            let back = aws.deliver(&to(queue), &batch(events), now).await;
             again.extend(back.back().into_iter().map(str::to_owned));
         }
         waiting.retain(|event| again.contains(event["traceId"].as_str().unwrap()));
@@ -397,18 +480,19 @@ async fn a_thousand(queue: &str) -> Aws {
             waiting.swap(index, usize::try_from(chance.next()).unwrap() % (index + 1));
         }
     }
+    assert!(waiting.is_empty(), "{} are still there", waiting.len());
     aws
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_a_thousand_messages_none_is_lost_and_on_fifo_none_is_there_twice() {
+async fn of_a_thousand_messages_none_is_lost_and_on_fifo_none_is_there_twice_where_the_second_try_is_the_last() {
     let all: BTreeSet<String> = (0..1000).map(|n| n.to_string()).collect();
-    for queue in [FIFO, QUEUE] {
-        let aws = a_thousand(queue).await;
+    for (queue, rounds_that_fail, is_once) in [(FIFO, 1, true), (FIFO, 60, false), (QUEUE, 1, false)] {
+        let aws = a_thousand(queue, rounds_that_fail).await;
         let state = aws.state();
         let bodies = state.bodies(queue);
         assert_eq!(bodies.iter().map(|body| (*body).to_owned()).collect::<BTreeSet<_>>(), all);
-        assert_eq!(bodies.len() == 1000, queue == FIFO, "a standard queue has no memory: {}", bodies.len());
+        assert_eq!(bodies.len() == 1000, is_once, "{queue} has {}", bodies.len());
         assert_eq!(state.quarantined(), BTreeMap::new());
     }
 }

@@ -2,9 +2,9 @@
 //! Requests and answers are the real ones, so that what the SDK sends a second time arrives a second time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+use std::{fmt, fs};
 
 use aws_smithy_runtime_api::client::http::{
     HttpConnector, HttpConnectorFuture, SharedHttpClient, SharedHttpConnector, http_client_fn,
@@ -20,8 +20,14 @@ use serde_json::{Value, json};
 
 pub const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
-/// How long Lambda gives an invocation.
-const TIME_OUT: Duration = Duration::from_mins(1);
+/// A time of the template's: `Timeout`, which Lambda gives an invocation, or `VisibilityTimeout`, after which a message
+/// comes again.
+pub fn template(name: &str) -> Duration {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../infra/forward.yaml");
+    let text = fs::read_to_string(path).unwrap();
+    let seconds = text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(": "));
+    Duration::from_secs(seconds.unwrap().parse().unwrap())
+}
 
 /// How long a FIFO queue remembers a deduplication id, in milliseconds.
 const REMEMBERED: u64 = 5 * 60 * 1000;
@@ -123,11 +129,11 @@ impl Aws {
         let mut queues = config!(aws_sdk_sqs);
         queues.set_endpoint_url(environment.get("AWS_ENDPOINT_URL").map(str::to_owned));
         let records = Records::new(dynamodb.clone(), "devices");
-        let forward = Forward::from(&environment, Queues::new(queues.build()), records).unwrap();
+        let forward = Forward::from(&environment, Queues::new(queues), records).unwrap();
         let quarantine = Quarantine::from(&environment, dynamodb, "forward").unwrap();
         let function = Function::new("forward", forward, quarantine);
         self.state().now = now.millis();
-        let call = Call::new("request-1", now, now.plus(TIME_OUT));
+        let call = Call::new("request-1", now, now.plus(template("Timeout")));
         let answer = function.invoke(&to_raw_value(delivery).unwrap(), &call).await;
         Delivered { answer: answer.map_err(|error| error.to_string()), counted: call.counted() }
     }
@@ -156,7 +162,11 @@ impl State {
             return Answer::error(status, code, "The test says so.");
         }
         let Some(queue) = self.queues.get_mut(url) else {
-            return Answer::error(400, "QueueDoesNotExist", "The specified queue does not exist.");
+            return Answer::error(
+                400,
+                "AWS.SimpleQueueService.NonExistentQueue",
+                "The specified queue does not exist.",
+            );
         };
         if let Some((code, message)) = queue.closed {
             return Answer::error(400, code, message);
@@ -265,7 +275,7 @@ struct Answer {
 
 impl Answer {
     fn error(status: u16, code: &'static str, message: &str) -> Self {
-        Self { status, error: Some(code), body: json!({"__type": code, "message": message}) }
+        Self { status, error: Some(code), body: json!({"__type": format!("com.amazonaws#{code}"), "message": message}) }
     }
 }
 
@@ -299,8 +309,9 @@ impl HttpConnector for Wire {
             };
             let status = StatusCode::try_from(answer.status).unwrap();
             let mut response = HttpResponse::new(status, SdkBody::from(answer.body.to_string()));
-            if let Some(code) = answer.error {
-                response.headers_mut().insert("x-amzn-errortype", code);
+            // SQS's own codes are older than its JSON, and come in a header that wins over what the body says.
+            if let Some(code) = answer.error.filter(|_| service == "AmazonSQS") {
+                response.headers_mut().insert("x-amzn-query-error", format!("{code};Sender"));
             }
             Ok(response)
         })

@@ -64,9 +64,13 @@ impl Partner {
         format!("arn:aws:sqs:{REGION}:{}:{}", self.account.id(), self.queue_name())
     }
 
-    /// The sender's parameters that name the queue.
-    pub fn parameters(&self) -> [(&'static str, String); 2] {
-        [("ForwardDestinationQueueUrl", self.queue_url()), ("ForwardDestinationQueueArns", self.queue_arn())]
+    /// The sender's parameters that name the queue, which takes pictures too.
+    pub fn parameters(&self) -> [(&'static str, String); 3] {
+        [
+            ("ForwardDestinationQueueUrl", self.queue_url()),
+            ("ForwardDestinationQueueArns", self.queue_arn()),
+            ("ForwardDestinationBinary", "base64".to_owned()),
+        ]
     }
 
     /// Deploys the queue, which admits this role of the sender's account.
@@ -95,6 +99,21 @@ impl Partner {
             }
         })
         .await
+    }
+
+    /// Makes a function, which the local cloud never invokes for another account; its ARN.
+    pub async fn make_function(&self, cloud: &Cloud, name: &str) -> Result<String> {
+        let allow =
+            json!({"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"});
+        let trust = json!({"Version": "2012-10-17", "Statement": [allow]}).to_string();
+        let make_role = ["iam", "create-role", "--role-name", name, "--assume-role-policy-document", &trust];
+        deploy::aws(cloud, &self.account, make_role).await?;
+        let role = format!("arn:aws:iam::{}:role/{name}", self.account.id());
+        let zip = format!("fileb://{}", tools::root().join("target/lambda/forward/bootstrap.zip").display());
+        let make = ["lambda", "create-function", "--function-name", name, "--role", &role, "--zip-file", &zip];
+        let make = make.into_iter().chain(["--runtime", "provided.al2023", "--handler", "bootstrap"]);
+        deploy::aws(cloud, &self.account, make).await?;
+        Ok(format!("arn:aws:lambda:{REGION}:{}:function:{name}", self.account.id()))
     }
 
     /// Changes the queue's policy.

@@ -13,12 +13,13 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
-use tests::deploy::aws;
+use tests::deploy::{self, aws};
 use tests::device::{Device, Identity, Published, Subscribed};
 use tests::fault::{Fault, Proxy};
-use tests::isolation::Account;
+use tests::isolation::{Account, REGION};
 use tests::observe::{Effect, Observer, Told};
 use tests::partner::{Forwarded, Partner};
+use tests::tools;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -34,6 +35,10 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
         suite.trial(
             "forward: without the sender's own grant another account gets nothing, and nothing is lost",
             senders,
+        ),
+        suite.trial(
+            "forward: another account's function is invoked in place of the queue where it alone is named",
+            functions,
         ),
         suite.trial(
             "presence: a device that stays away is told once, its return too, and a short absence not",
@@ -161,7 +166,7 @@ async fn dead_letter(stage: &Stage) -> Result<String> {
 
 /// Publishes a message that is refused for want of a grant; the event's id, and the message as it ended.
 async fn refused(stage: &Stage, partner: &Partner, device: &mut Device, payload: &[u8]) -> Result<(String, String)> {
-    // The function's calls are over in milliseconds; as deployed, five tries take half an hour.
+    // The function's calls are over in milliseconds; as deployed, five tries take twenty minutes.
     stage.clients.redeliver_after(stage.output("forward", "QueueUrl")?, 2).await?;
     let event_id = stage.publish(device, TOPIC, payload).await?;
     let said = handed_back(stage, &event_id).await?;
@@ -216,6 +221,9 @@ async fn receivers(suite: Arc<Suite>) -> Result<()> {
     let mut other = stage.device("station-2").await?;
     let (_, published) = other.publish(TOPIC, &[payload]).await?;
     ensure!(published == Published::Denied, "a device without the publishers' policy published the weather");
+    // Nor may a station publish where no rule listens.
+    let (_, published) = device.publish("Weather/Corp/roof/temperature", &[payload]).await?;
+    ensure!(published == Published::Denied, "a message was accepted that no rule takes");
 
     let role = stage.deployment.output("ForwardRoleName")?;
     let replace = |from: &str, to: &str| {
@@ -239,6 +247,46 @@ async fn senders(suite: Arc<Suite>) -> Result<()> {
     let letter = refused(&stage, &partner, &mut device, payload).await?;
     grant(&stage, &json!(partner.queue_arn())).await?;
     put_back(&stage, &partner, letter, payload).await
+}
+
+/// The local cloud invokes no function of another account: the rule and the permission are looked at.
+async fn functions(suite: Arc<Suite>) -> Result<()> {
+    let partner = partner(&suite, false).await?;
+    let arn = partner.make_function(suite.cloud().await?, "forecast").await?;
+    let stage = suite.stage_with(&[("ForwardDestinationFunctionArn", &arn)]).await?;
+    let rule = stage.deployment.output("ForwardLambdaRule")?;
+    let template = tools::root().join("infra/forward-lambda-destination.yaml");
+    let parameters = [("FunctionName", "forecast"), ("SenderAccountId", stage.account.id()), ("SenderRuleName", rule)];
+    deploy::deploy(&stage.cloud, partner.account(), &template, "forecast-corp", &parameters).await?;
+
+    let look = async |output: &str| {
+        let found = stage.clients.iot.get_topic_rule().rule_name(stage.deployment.output(output)?).send().await?;
+        found.rule.context("no rule")
+    };
+    ensure!(look("ForwardRule").await?.rule_disabled == Some(true), "the function gets what it can only refuse");
+    let found = look("ForwardLambdaRule").await?;
+    let invoked: Vec<_> = found.actions().iter().map(|action| Some(action.lambda()?.function_arn())).collect();
+    ensure!(found.rule_disabled == Some(false) && invoked == [Some(arn.as_str())], "the rule is {found:?}");
+    ensure!(found.error_action.is_some_and(|action| action.sqs.is_some()), "what the function does not get is lost");
+
+    let policy = partner.clients.lambda.get_policy().function_name("forecast").send().await?;
+    let mut policy: Value = serde_json::from_str(policy.policy().context("no policy")?)?;
+    let sender = stage.account.id();
+    let expected = json!({
+        "Effect": "Allow",
+        "Principal": {"Service": "iot.amazonaws.com"},
+        "Action": "lambda:InvokeFunction",
+        "Resource": arn,
+        "Condition": {
+            "StringEquals": {"AWS:SourceAccount": sender},
+            "ArnLike": {"AWS:SourceArn": format!("arn:aws:iot:{REGION}:{sender}:rule/{rule}")},
+        },
+    });
+    let mut statements = policy.get_mut("Statement").and_then(Value::as_array_mut).into_iter().flatten();
+    let statement = statements.next().and_then(Value::as_object_mut).context("no statement")?;
+    statement.remove("Sid");
+    ensure!(json!(statement) == expected && statements.next().is_none(), "the function's policy is {policy}");
+    Ok(())
 }
 
 async fn many(suite: Arc<Suite>) -> Result<()> {
@@ -412,6 +460,11 @@ async fn shadows(suite: Arc<Suite>) -> Result<()> {
     let mut lamp = stage.device("lamp").await?;
     let subscribed = lamp.subscribe("$aws/things/lamp/shadow/update/delta").await?;
     ensure!(subscribed == Subscribed::Granted, "it may not hear what it is to change");
+    let all = json!({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "iot:*", "Resource": "*"}]});
+    stage.clients.iot.create_policy().policy_name("all").policy_document(all.to_string()).send().await?;
+    let mut ear = Device::new(&stage.cloud, Identity::register(&stage.clients, "ear", "all").await?);
+    let subscribed = ear.subscribe("shadow/${topic(3)}/delta").await?;
+    ensure!(subscribed == Subscribed::Granted, "it may not hear the short form");
     let is = |item: &Item, name: &str, state: &Value| {
         text(item, name).and_then(|text| serde_json::from_str::<Value>(text).ok()).as_ref() == Some(state)
     };
@@ -434,6 +487,12 @@ async fn shadows(suite: Arc<Suite>) -> Result<()> {
     let delta = lamp.receive(Instant::now() + LIMIT).await?.context("it did not hear what it is to change")?;
     let delta: Value = serde_json::from_slice(&delta.payload)?;
     ensure!(delta.get("state") == Some(&on), "it is to change {delta}");
+    // And in short; the local cloud puts no name into the topic.
+    let short = ear.receive(Instant::now() + LIMIT).await?.context("nobody heard the short form")?;
+    let short: Value = serde_json::from_slice(&short.payload)?;
+    ensure!(short == json!({"state": on, "version": 2}), "the short form is {short}");
+    let subscribed = lamp.subscribe("shadow/lamp/delta").await?;
+    ensure!(subscribed == Subscribed::Granted, "it may not hear the short form");
     record(&stage, "lamp", "shadow#", |item| is(item, "desired", &on) && is(item, "reported", &off)).await?;
     publish(&mut lamp, "update", json!({"state": {"reported": on}})).await?;
     let held = record(&stage, "lamp", "shadow#", |item| is(item, "desired", &on) && is(item, "reported", &on)).await?;

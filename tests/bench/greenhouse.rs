@@ -73,7 +73,7 @@ impl Batch {
 
     /// The function's input.
     pub fn delivery(&self, function: &str) -> Value {
-        sqs::delivery(self.messages().map(|message| message.record(function)).collect())
+        sqs::delivery(&self.messages().map(|message| message.record(function)).collect::<Vec<_>>())
     }
 
     fn messages(&self) -> impl Iterator<Item = Message> {
@@ -152,8 +152,8 @@ impl Batch {
             let fields: Value = serde_json::from_str(&call.body)?;
             for entry in sqs::entries(&fields)? {
                 let attribute = |name: &str| {
-                    let value = &entry["MessageAttributes"][name]["StringValue"];
-                    value.as_str().with_context(|| format!("an entry has no attribute {name}"))
+                    let value = entry.pointer(&format!("/MessageAttributes/{name}/StringValue"));
+                    value.and_then(Value::as_str).with_context(|| format!("an entry has no attribute {name}"))
                 };
                 let id = attribute("traceId")?;
                 let message = missing.remove(id).with_context(|| format!("{id} was not expected, or came twice"))?;

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use hyper::{Request, StatusCode, body::Bytes};
 use md5::{Digest, Md5};
 use serde_json::{Value, json};
+use tests::authority::hex;
 
 use crate::aws::{ACCOUNT, AWS_JSON, Answer, Call, REGION};
 
@@ -14,7 +15,7 @@ const ENTRIES: usize = 10;
 const BYTES: usize = 1 << 20;
 
 /// What a function is woken with: these records.
-pub fn delivery(records: Vec<Value>) -> Value {
+pub fn delivery(records: &[Value]) -> Value {
     json!({ "Records": records })
 }
 
@@ -52,12 +53,7 @@ pub fn sqs(request: &Request<Bytes>) -> Result<Answer> {
         }
         "SendMessage" => taken(&fields)?,
         "SendMessageBatch" => {
-            let with_id = |entry: &Value| -> Result<Value> {
-                let mut taken = taken(entry)?;
-                taken["Id"] = entry["Id"].clone();
-                Ok(taken)
-            };
-            let taken: Result<Vec<Value>> = entries(&fields)?.iter().map(with_id).collect();
+            let taken: Result<Vec<Value>> = entries(&fields)?.iter().map(taken).collect();
             json!({ "Successful": taken?, "Failed": [] })
         }
         other => bail!("{other} is not among the fake's operations"),
@@ -84,11 +80,11 @@ pub fn entries(fields: &Value) -> Result<&Vec<Value>> {
     Ok(entries)
 }
 
-/// What SQS says of a message that it took. Some SDKs check the digest.
+/// What SQS says of a message that it took, with its id in the call if it has one. Some SDKs check the digest.
 fn taken(message: &Value) -> Result<Value> {
-    let digest = Md5::digest(text(message, "MessageBody")?);
-    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(json!({ "MessageId": "3f1c9a0e-7a59-4d0c-9a55-0c6f3d0d8f11", "MD5OfMessageBody": digest }))
+    let digest = hex(&Md5::digest(text(message, "MessageBody")?));
+    let id = message.get("Id");
+    Ok(json!({ "Id": id, "MessageId": "3f1c9a0e-7a59-4d0c-9a55-0c6f3d0d8f11", "MD5OfMessageBody": digest }))
 }
 
 /// A field that is a text.

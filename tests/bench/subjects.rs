@@ -362,7 +362,7 @@ impl Turn<'_> {
     fn message_of_aws(&self, function: &str, thing: &str, topic: &str, payload: &Value) -> Value {
         let body = self.aws_event(thing, topic, payload);
         let id = self.trace_id().replacen("-7c5b-", "-b21e-", 1);
-        sqs::delivery(vec![sqs::record(function, &id, self.received_at + 20, &body)])
+        sqs::delivery(&[sqs::record(function, &id, self.received_at + 20, &body)])
     }
 
     /// AWS IoT's message about a new certificate.

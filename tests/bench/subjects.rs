@@ -147,7 +147,7 @@ const JITR: Function = Function {
     batches: &[],
     note: Some(
         "jitr's node peer is the sample that is usually copied, and not the same: it makes\n\
-         3 calls and checks nothing. jitr makes 20, one more in a process's first event,\n\
+         3 calls and checks nothing. jitr makes 21, one more in a process's first event,\n\
          and verifies the certificate.",
     ),
 };
@@ -280,12 +280,14 @@ fn admitted(device: &Device, is_first: bool) -> Vec<Effect> {
         [iot("DescribeCACertificate", ca, &[]), standing]
     };
 
-    let mut effects = vec![status(), record("GetItem", &[]), record("UpdateItem", &["\"admitting\""])];
+    let mut effects = vec![record("GetItem", &[]), status(), record("UpdateItem", &["\"admitting\""])];
     effects.extend(authority());
     if is_first {
         effects.push(table("PutItem", format!("\"ca#{ca}\""), &["notAfter"]));
     }
     effects.extend([
+        // Under the digest of what the CA signed, by which another certificate of the same would be known.
+        table("PutItem", "\"signed\"".to_owned(), &[certificate]),
         table("PutItem", format!("\"thing#{thing}\""), &[certificate]),
         iot("ListThingPrincipals", thing, &[]),
         iot("CreateThing", thing, &[serial, ca, certificate]),

@@ -20,6 +20,18 @@ use crate::isolation::{self, Account, Endpoint, Inherit};
 use crate::keeper::{self, Keeper};
 use crate::tools;
 
+/// Starts the server, which waits 50 ms for more of what a function logs, and not 5: on a busy machine its own thread that
+/// reads the lines comes later than that, and what came too late is shown only once the function is invoked again.
+const SERVE: &str = "
+from ministack.app import main
+from ministack.core.lambda_runtime import Worker
+drain = Worker._drain_stderr_bounded
+names = drain.__code__.co_varnames[1:drain.__code__.co_argcount]
+assert names == ('first_line_wait', 'idle_confirm', 'hard_cap'), names
+drain.__defaults__ = (0.25, 0.05, 0.5)
+main()
+";
+
 /// How long the server may take until it serves. It takes half a second where nothing else runs.
 const START: Duration = Duration::from_mins(1);
 
@@ -45,7 +57,7 @@ impl Cloud {
     /// `settings` are further variables for the server, such as the pause before an asynchronous invocation is tried
     /// again.
     pub async fn start(log: &Path, settings: &[(&str, &str)]) -> Result<Self> {
-        let program = tools::ministack()?;
+        let program = tools::cloud_python()?;
         // Between choosing a free port and the server's taking it, another may come: then with two others.
         let mut last = None;
         for _ in 0..5 {
@@ -79,6 +91,7 @@ impl Cloud {
         let name = scratch.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut server = isolation::command(program, Inherit::Basics, endpoint, &Account::first(), &scratch);
         server
+            .args(["-c", SERVE])
             .current_dir(&scratch)
             .env("AUTH", "true")
             .env("BIND_HOST", gateway_address.ip().to_string())

@@ -10,9 +10,9 @@ pub fn root() -> PathBuf {
     tests.parent().unwrap_or(tests).to_owned()
 }
 
-/// The local cloud's server.
-pub fn ministack() -> Result<PathBuf> {
-    tool("cloud/bin/ministack")
+/// The Python in which the local cloud's server is installed.
+pub fn cloud_python() -> Result<PathBuf> {
+    tool("cloud/bin/python3")
 }
 
 /// The AWS CLI.

@@ -57,7 +57,7 @@ impl Machine {
             std::fs::write(&config, before + &text)?;
         }
         std::fs::write(aws.join("credentials"), "[prod]\naws_access_key_id = real\naws_secret_access_key = real\n")?;
-        machine.tool("cloud/bin/ministack", &format!("exec {} \"$@\"", quoted(&tools::ministack()?)))?;
+        machine.tool("cloud/bin/python3", &format!("exec {} \"$@\"", quoted(&tools::cloud_python()?)))?;
         machine.tool("aws/bin/aws", &format!("exec {} \"$@\"", quoted(&tools::aws()?)))?;
         machine.tool("build/bin/cargo-lambda", "exec sleep 600")?;
         Ok(machine)
@@ -174,7 +174,7 @@ fn replayed() -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(output.status.success(), "it failed: {}{said}", String::from_utf8_lossy(&output.stdout));
     machine.is_untouched()?;
-    for tool in ["ministack", "aws"] {
+    for tool in ["python3", "aws"] {
         for environment in machine.recorded(&format!("bin-{tool}"))? {
             machine.leads_nowhere_else(tool, &environment)?;
         }

@@ -17,7 +17,7 @@ TOOLS := .tools
 AWS := $(TOOLS)/aws/bin/aws
 # cargo-lambda finds zig, which links the functions against an old enough glibc, as the first python3's module.
 CARGO_LAMBDA := PATH="$(CURDIR)/$(TOOLS)/build/bin:$$PATH" cargo lambda
-CLOUD = cargo run --quiet --package tests --bin
+CLOUD = cargo run --quiet --package local-cloud --bin
 
 # Only these reach an account. Everything else runs without anything that could name or open one.
 ifeq ($(filter deploy destroy ca-register ca-publish-crl ca-deactivate,$(MAKECMDGOALS)),)
@@ -64,7 +64,7 @@ local_tools := $(foreach tool,cloud aws build,$(TOOLS)/$(tool)/.installed)
 .PHONY: replay
 replay: build $(local_tools) ## play the sample events on the local cloud (EVENTS=file.json for your own)
 	$(call say,compiling the local cloud and replay)
-	@cargo build --package tests --bins
+	@cargo build --package local-cloud --bins
 	@$(CLOUD) replay -- $(if $(JSON),--json) $(EVENTS)
 
 .PHONY: test
@@ -76,13 +76,13 @@ test: build $(local_tools) ## run every test: units, properties, and whole journ
 .PHONY: local
 local: build $(local_tools) ## leave the local cloud running, and print how to publish to it
 	$(call say,compiling the local cloud)
-	@cargo build --package tests --bins
+	@cargo build --package local-cloud --bins
 	@$(CLOUD) local
 
 .PHONY: watch
 watch: build $(local_tools) ## run the functions under cargo-lambda's emulator, on a local cloud; rebuilds on change
 	$(call say,compiling the local cloud and the functions for the emulator)
-	@cargo build --package tests --bins
+	@cargo build --package local-cloud --bins
 	@cargo build
 	@$(CLOUD) local -- --watch
 
@@ -112,7 +112,7 @@ bench: build $(TOOLS)/peers/.installed $(node_peers) ## measure cold start, spee
 	$(call say,building the empty function and the benchmark)
 	@cd tests/bench/peers/empty && CARGO_TARGET_DIR=$(CURDIR)/target/peers \
 		$(CARGO_LAMBDA) build --release --output-format zip --$(subst _,-,$(ARCH))
-	@cargo bench --package tests --bench bench --profile dev -- $(BENCH)
+	@cargo bench --package bench --bench bench --profile dev -- $(BENCH)
 
 .PHONY: fuzz
 fuzz: ## fuzz what parses certificates and lists, ten minutes each; needs nightly Rust and cargo-fuzz

@@ -1,0 +1,199 @@
+//! AWS IoT's control plane, as far as admissions need it: one CA, and the certificates of the devices that it let
+//! knock. The certificates are real, and none knocks twice.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt::Write,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, ensure};
+use hyper::{Method, Request, StatusCode, body::Bytes};
+use serde_json::{Value, json};
+use local_cloud::pki::{CertificateAuthority, Certificate, Key};
+
+use crate::aws::{ACCOUNT, Answer, Call, REGION};
+
+/// The certificate that a function asks for to warm its connection up. There is none of this id.
+pub const NOBODY: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// A device that is about to knock.
+#[derive(Debug, Clone)]
+pub struct Device {
+    /// Its certificate's common name.
+    pub thing: String,
+    /// Its certificate's id.
+    pub certificate: String,
+    /// Its certificate's serial number, as hexadecimal digits.
+    pub serial: String,
+    /// The id of the CA that signed it.
+    pub ca: String,
+}
+
+impl Device {
+    /// Its certificate's ARN.
+    pub fn arn(&self) -> String {
+        arn("cert", &self.certificate)
+    }
+}
+
+fn arn(kind: &str, id: &str) -> String {
+    format!("arn:aws:iot:{REGION}:{ACCOUNT}:{kind}/{id}")
+}
+
+/// What AWS IoT knows.
+#[derive(Debug, Clone)]
+pub struct Registry(Arc<Known>);
+
+#[derive(Debug)]
+struct Known {
+    ca: CertificateAuthority,
+    waiting: Mutex<VecDeque<Device>>,
+    certificates: Mutex<BTreeMap<String, Registered>>,
+}
+
+#[derive(Debug)]
+struct Registered {
+    pem: String,
+    status: String,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Registry {
+    /// One that knows a new CA and nobody else.
+    pub fn new() -> Result<Self> {
+        // The kind of key that `infra/ca/create` makes unless it is told otherwise.
+        let ca = CertificateAuthority::new("bench devices", Key::P256)?;
+        Ok(Self(Arc::new(Known { ca, waiting: Mutex::default(), certificates: Mutex::default() })))
+    }
+
+    /// Signs and registers certificates, which then wait to be activated. Beforehand, so that nobody waits for
+    /// signatures between two events.
+    pub fn prepare(&self, count: usize) -> Result<()> {
+        let Known { ca, waiting, certificates } = &*self.0;
+        for _ in 0..count {
+            let mut certificates = locked(certificates);
+            let thing = format!("device-{:06}", certificates.len());
+            let issued = ca.issue(&Certificate::named(&thing))?;
+            let serial = local_cloud::pki::hex(&issued.serial);
+            locked(waiting).push_back(Device { thing, certificate: issued.id.clone(), serial, ca: ca.id.clone() });
+            certificates.insert(issued.id, Registered { pem: issued.pem, status: "PENDING_ACTIVATION".to_owned() });
+        }
+        Ok(())
+    }
+
+    /// The next device in line.
+    pub fn next(&self) -> Result<Device> {
+        locked(&self.0.waiting).pop_front().context("too few certificates were prepared")
+    }
+
+    /// Answers one call. Only certificates' statuses are stored: what else an admission writes is about a device that
+    /// has never been here.
+    pub fn answer(&self, request: &Request<Bytes>) -> Result<Answer> {
+        let path: Vec<&str> = request.uri().path().split('/').skip(1).collect();
+        let (operation, target, found) = match (request.method(), &*path) {
+            (&Method::GET, ["certificates", id]) => ("DescribeCertificate", id, self.certificate(id)),
+            (&Method::PUT, ["certificates", id]) => ("UpdateCertificate", id, self.update(id, request)?),
+            (&Method::GET, ["cacertificate", id]) => ("DescribeCACertificate", id, self.authority(id)),
+            (&Method::GET, ["things", thing, "principals"]) => ("ListThingPrincipals", thing, None),
+            (&Method::PUT, ["things", thing, "principals"]) => ("AttachThingPrincipal", thing, Some(json!({}))),
+            (&Method::POST, ["things", thing]) => ("CreateThing", thing, Some(created_thing(thing))),
+            (&Method::POST, ["policies", policy]) => ("CreatePolicy", policy, Some(created_policy(policy))),
+            (&Method::PUT, ["target-policies", policy]) => ("AttachPolicy", policy, Some(Value::Null)),
+            (method, _) => anyhow::bail!("{method} {} is not among the fake's operations", request.uri()),
+        };
+        Ok(Answer {
+            call: Call { operation: operation.to_owned(), target: (*target).to_owned(), body: said(request)? },
+            status: if found.is_some() { StatusCode::OK } else { StatusCode::NOT_FOUND },
+            error_type: found.is_none().then_some("ResourceNotFoundException"),
+            content_type: "application/json",
+            body: match found {
+                // AWS IoT says nothing where there is nothing to say.
+                Some(Value::Null) => String::new(),
+                Some(answer) => answer.to_string(),
+                None => json!({ "message": "Not found" }).to_string(),
+            },
+        })
+    }
+
+    fn certificate(&self, id: &str) -> Option<Value> {
+        let certificates = locked(&self.0.certificates);
+        let Registered { pem, status } = certificates.get(id)?;
+        let more = [("caCertificateId", json!(self.0.ca.id)), ("transferData", json!({}))];
+        Some(json!({ "certificateDescription": description("cert", id, pem, status, more) }))
+    }
+
+    fn authority(&self, id: &str) -> Option<Value> {
+        let ca = &self.0.ca;
+        (id == ca.id).then(|| {
+            let more = [("autoRegistrationStatus", json!("ENABLE"))];
+            let description = description("cacert", id, &ca.pem, "ACTIVE", more);
+            json!({ "certificateDescription": description, "registrationConfig": {} })
+        })
+    }
+
+    fn update(&self, id: &str, request: &Request<Bytes>) -> Result<Option<Value>> {
+        let query = request.uri().query().unwrap_or_default();
+        let status = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "newStatus");
+        let (_, status) = status.context("no newStatus")?;
+        ensure!(status == "ACTIVE", "no benchmark sets a certificate to {status}");
+        let mut certificates = locked(&self.0.certificates);
+        Ok(certificates.get_mut(id).map(|certificate| {
+            certificate.status = status.into_owned();
+            Value::Null
+        }))
+    }
+}
+
+/// What a call said beside its path: the query, the principal, the body.
+fn said(request: &Request<Bytes>) -> Result<String> {
+    let mut said = String::new();
+    for (name, value) in form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()) {
+        let _ = writeln!(said, "{name}={value}");
+    }
+    if let Some(principal) = request.headers().get("x-amzn-principal") {
+        let _ = writeln!(said, "principal={}", principal.to_str()?);
+    }
+    Ok(said + std::str::from_utf8(request.body())?)
+}
+
+/// What AWS IoT tells of any certificate, and `more`.
+fn description<const N: usize>(kind: &str, id: &str, pem: &str, status: &str, more: [(&str, Value); N]) -> Value {
+    const YEAR: u64 = 365 * 24 * 60 * 60;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let always = [
+        ("certificateArn", json!(arn(kind, id))),
+        ("certificateId", json!(id)),
+        ("status", json!(status)),
+        ("certificatePem", json!(pem)),
+        ("ownedBy", json!(ACCOUNT)),
+        ("creationDate", json!(now)),
+        ("lastModifiedDate", json!(now)),
+        ("customerVersion", json!(1)),
+        ("generationId", json!("d4f6c9b1-7e0c-4f55-b2a1-3a5f0f6f5c1e")),
+        ("validity", json!({ "notBefore": now, "notAfter": now + YEAR })),
+        ("certificateMode", json!("DEFAULT")),
+    ];
+    always.into_iter().chain(more).map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn created_thing(thing: &str) -> Value {
+    json!({
+        "thingName": thing,
+        "thingArn": arn("thing", thing),
+        "thingId": "9b2f1c55-0a4e-4d0b-8a44-6f2b7d5f0c3d",
+    })
+}
+
+fn created_policy(policy: &str) -> Value {
+    json!({
+        "policyName": policy,
+        "policyArn": arn("policy", policy),
+        "policyDocument": "{}",
+        "policyVersionId": "1",
+    })
+}

@@ -1,0 +1,199 @@
+//! Runs a local cloud with everything deployed, and shows the effect of each message.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use local_cloud::admission::{Admission, Admissions, certificate_of};
+use local_cloud::aws::Clients;
+use local_cloud::cloud::Cloud;
+use local_cloud::device::Identity;
+use local_cloud::emulator::{self, quote};
+use local_cloud::isolation::{self, Account};
+use local_cloud::observer::{Observer, PublishedMessage};
+use local_cloud::player::StepResult;
+use local_cloud::progress::Progress;
+use local_cloud::report::{self, Style};
+use local_cloud::scenario::Expectation;
+use local_cloud::{cli, deploy, supervisor, tools};
+use tokio::time::Instant;
+
+/// Runs a local cloud with everything deployed, and shows the effect of each message, until Ctrl-C.
+#[derive(Debug, Parser)]
+#[command(name = "local")]
+struct Options {
+    /// Also runs the functions with `cargo lambda watch`, in their deployed environment, for `cargo lambda invoke`.
+    #[arg(long)]
+    watch: bool,
+
+    /// The port of `cargo lambda watch`.
+    #[arg(long, default_value_t = INVOKE_PORT, requires = "watch")]
+    invoke_port: u16,
+}
+
+/// The default port of `cargo lambda invoke`, and so of `make invoke`.
+const INVOKE_PORT: u16 = 9000;
+
+/// Sample devices: thing, topic and payload.
+const DEVICES: [(&str, &str, &str); 2] = [
+    (
+        "G030JF055364XVRB",
+        "iotbutton/G030JF055364XVRB",
+        r#"{"serialNumber":"G030JF055364XVRB","batteryVoltage":"2000mV","clickType":"SINGLE"}"#,
+    ),
+    ("front-door", "doorbell/front-door", r#"{"msg":"Somebody is at the door!"}"#),
+];
+
+fn main() -> ExitCode {
+    if let Some(code) = supervisor::main() {
+        return code;
+    }
+    let options = Options::parse();
+    cli::run(|| local(options))
+}
+
+async fn local(options: Options) -> Result<ExitCode> {
+    tools::require_zips()?;
+    let progress = Progress::new();
+    let directory = cli::RunDirectory::new("local")?;
+    let log = directory.path().join("cloud.log");
+    let account = Account::primary();
+    let cloud = progress.step("Starting the local cloud", Cloud::start(&log, &[])).await?;
+    let deployment = deploy::deploy_gatehouse(&cloud, &account, "gatehouse", &[], progress).await?;
+    let clients = Clients::new(cloud.endpoint, &account);
+    let policy = deployment.output("DevicePolicy")?;
+    let registering = async {
+        std::fs::write(directory.path().join("ca.pem"), &cloud.ca)?;
+        for (thing, _, _) in DEVICES {
+            write_identity(&Identity::register(&clients, thing, policy).await?, directory.path())?;
+        }
+        Observer::start(&clients).await
+    };
+    let observer = progress.step("Registering devices", registering).await?;
+    let mut emulator = None;
+    if options.watch {
+        let functions = functions(&deployment)?;
+        let port = options.invoke_port;
+        let start = emulator::start(&cloud, &account, &clients, &functions, port, directory.path());
+        emulator = Some(progress.step("Starting cargo lambda watch", start).await?);
+    }
+
+    print!("{}", introduction(&cloud, &account, directory.path()));
+    if options.watch {
+        print!("{}", watching(options.invoke_port));
+    }
+    println!("\nThe effect of each message is shown here. Ctrl-C stops everything.\n");
+    let observer = Arc::new(observer);
+    let admissions = deployment.outputs.get("DevicesTable").map(|table| Admissions::new(&clients, table));
+    let mut shown = 0;
+    loop {
+        let new = observer.until(Instant::now() + Duration::from_secs(1), |seen| {
+            Some(seen.messages(shown)).filter(|new| !new.is_empty())
+        });
+        for message in new.await.unwrap_or_default() {
+            shown += 1;
+            let (observer, admissions) = (Arc::clone(&observer), admissions.clone());
+            tokio::spawn(async move { print!("{}", event(&observer, admissions.as_ref(), message).await) });
+        }
+        cloud.check()?;
+        if emulator.as_mut().is_some_and(|emulator| emulator.ended().is_some()) {
+            bail!("cargo lambda watch has ended");
+        }
+    }
+}
+
+/// Waits for the effect of a message and reports it.
+async fn event(observer: &Observer, admissions: Option<&Admissions>, message: PublishedMessage) -> String {
+    let rule = observer.rule(&message.topic);
+    let timeout = Duration::from_secs(if rule.is_some() { 15 } else { 0 });
+    let deadline = Instant::now() + timeout;
+    let outcome = match (certificate_of(&message), admissions) {
+        // The table has more details than the log.
+        (Some(certificate), Some(admissions)) if rule.is_some() => {
+            admissions.outcome(&certificate, deadline).await.ok().flatten().and_then(Admission::effect)
+        }
+        _ => observer.outcome(&message.trace_id, deadline).await,
+    };
+    let payload = String::from_utf8_lossy(message.payload.get(..200).unwrap_or(&message.payload)).into_owned();
+    let result = StepResult {
+        scenario: String::new(),
+        step: 0,
+        what: format!("{} {}", message.topic, payload.replace(char::is_control, " ")),
+        thing: message.client_id,
+        topic: Some(message.topic.clone()),
+        event_id: Some(message.trace_id),
+        rule: rule.map(|rule| rule.name.clone()),
+        function: rule.and_then(|rule| rule.function.clone()),
+        millis: outcome.as_ref().map(|outcome| outcome.at.saturating_sub(message.at)),
+        effect: outcome.map(|outcome| outcome.effect),
+        denied: false,
+        expected: Expectation::Nothing,
+        problem: None,
+    };
+    report::event(&result, Style::stdout())
+}
+
+fn introduction(cloud: &Cloud, account: &Account, directory: &Path) -> String {
+    let file = |name: &str| quote(&directory.join(name).to_string_lossy());
+    let mut out = format!(
+        "\nLocal cloud    {}\nMQTT broker    {}\nCA file        {}\n",
+        cloud.endpoint.url(),
+        cloud.mqtt,
+        file("ca.pem"),
+    );
+    for (thing, topic, payload) in DEVICES {
+        let _ = write!(
+            out,
+            "\nPublish as thing {thing}:\n\n  mosquitto_pub -h {} -p {} --cafile {} --cert {} --key {} -i {thing} -q 1 -t {} -m {}\n",
+            cloud.mqtt.ip(),
+            cloud.mqtt.port(),
+            file("ca.pem"),
+            file(&format!("{thing}.crt")),
+            file(&format!("{thing}.key")),
+            quote(topic),
+            quote(payload),
+        );
+    }
+    let _ = writeln!(out, "\nUse the AWS CLI and the scripts in infra/:\n");
+    for (name, value) in isolation::variables(cloud.endpoint, account) {
+        let _ = writeln!(out, "  export {name}={}", quote(&value));
+    }
+    let _ = writeln!(out, "  export MQTT_HOST={} MQTT_PORT={}", cloud.mqtt.ip(), cloud.mqtt.port());
+    let _ = writeln!(out, "  export MQTT_CA={}", file("ca.pem"));
+    out
+}
+
+fn watching(port: u16) -> String {
+    let invoke = match port {
+        INVOKE_PORT => "make invoke FN=button EVENT=events/button/single.json".to_owned(),
+        port => format!(
+            "cargo lambda invoke --invoke-address 127.0.0.1 --invoke-port {port} button \
+             --data-file events/button/single.json"
+        ),
+    };
+    format!("\nInvoke a function, rebuilt from its current code:\n\n  {invoke}\n")
+}
+
+/// Returns the crate name and the deployed name of each function.
+fn functions(deployment: &deploy::Deployment) -> Result<Vec<(String, String)>> {
+    let with_deployed_name = |function: String| {
+        let deployed = deployment.function(&function)?.to_owned();
+        Ok((function, deployed))
+    };
+    tools::functions()?.into_iter().map(with_deployed_name).collect()
+}
+
+/// Writes a device's certificate and key.
+fn write_identity(identity: &Identity, directory: &Path) -> Result<()> {
+    let thing = &identity.thing;
+    std::fs::write(directory.join(format!("{thing}.crt")), &identity.certificate)?;
+    let path = directory.join(format!("{thing}.key"));
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    file.write_all(identity.key.as_bytes()).with_context(|| format!("failed to write {}", path.display()))
+}

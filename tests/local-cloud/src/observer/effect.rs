@@ -1,0 +1,159 @@
+//! What an event led to.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde_json::Value;
+
+use super::PublishedMessage;
+use crate::scenario::ShadowState;
+
+/// What an event led to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// A notification was published.
+    Notified(Notification),
+    /// The event is in quarantine.
+    Quarantined {
+        /// The reason code.
+        reason: String,
+        /// The explanation beside it.
+        why: String,
+    },
+    /// No notification was published, because an equal one was published moments ago.
+    Suppressed,
+    /// The event had already been processed.
+    Duplicate,
+    /// A new device was admitted.
+    Admitted {
+        /// Its thing name.
+        thing: String,
+    },
+    /// A new device was rejected.
+    Rejected {
+        /// The reason code.
+        reason: String,
+        /// The explanation beside it.
+        why: String,
+    },
+    /// A device connected, and no function had to act.
+    Accepted,
+    /// The event was processed without a notification.
+    Done,
+    /// The message's readings are in the telemetry table.
+    Stored {
+        /// The number of readings.
+        readings: usize,
+    },
+    /// The function refused a command.
+    Refused {
+        /// The reason code.
+        reason: String,
+        /// The explanation beside it.
+        why: String,
+    },
+    /// The desired state of a device shadow.
+    Desired(Value),
+    /// The message is in a queue of another account.
+    Forwarded(QueueMessage),
+    /// A device is recorded as connected.
+    Connected,
+    /// A device is recorded as disconnected.
+    Disconnected,
+    /// The recorded state of a device shadow.
+    Recorded(ShadowState),
+    /// The function returned the event to be retried.
+    Retried {
+        /// The error.
+        error: String,
+    },
+}
+
+impl Effect {
+    /// Whether this is the notification of a state change that `message` caused.
+    ///
+    /// A state change has an event id of its own. An alarm names the thing and when the deciding reading was received,
+    /// on which two rules may differ by milliseconds. A presence notification names the session that started or ended.
+    pub(super) fn is_state_change_by(&self, message: &PublishedMessage) -> bool {
+        let Self::Notified(Notification { data: Some(data), .. }) = self else { return false };
+        if data.get("notice").is_some() {
+            let Ok(event) = serde_json::from_slice::<Value>(&message.payload) else { return false };
+            let pairs = [("sessionIdentifier", "sessionIdentifier"), ("since", "timestamp"), ("thing", "clientId")];
+            return pairs.iter().all(|(in_notice, in_event)| data.get(in_notice) == event.get(in_event));
+        }
+        let thing = data.get("transition").and_then(|_| data.get("thing")?.as_str());
+        let at = data.get("at").and_then(Value::as_u64);
+        thing == Some(&*message.client_id) && at.is_some_and(|at| at.abs_diff(message.at) <= 100)
+    }
+}
+
+impl fmt::Display for Effect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Notified(notification) => write!(f, "notified “{}”", notification.text()),
+            Self::Quarantined { reason, why } => write!(f, "quarantined, {reason}: {why}"),
+            Self::Suppressed => f.write_str("suppressed"),
+            Self::Duplicate => f.write_str("duplicate"),
+            Self::Admitted { thing } => write!(f, "admitted as {thing}"),
+            Self::Rejected { reason, why } => write!(f, "rejected, {reason}: {why}"),
+            Self::Accepted => f.write_str("connection accepted"),
+            Self::Done => f.write_str("done"),
+            Self::Stored { readings: 1 } => f.write_str("stored"),
+            Self::Stored { readings } => write!(f, "stored {readings} readings"),
+            Self::Refused { reason, why } => write!(f, "refused, {reason}: {why}"),
+            Self::Desired(state) => write!(f, "desired state {state}"),
+            Self::Forwarded(message) => {
+                write!(f, "forwarded to queue {} of account {}", message.queue, message.account)
+            }
+            Self::Connected => f.write_str("recorded as connected"),
+            Self::Disconnected => f.write_str("recorded as disconnected"),
+            Self::Recorded(state) => write!(f, "recorded {state}"),
+            Self::Retried { error } => write!(f, "retried: {error}"),
+        }
+    }
+}
+
+/// A notification that a topic delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notification {
+    /// The topic's name.
+    pub topic: String,
+    /// The message.
+    pub message: String,
+    /// The structured message, if the topic sends one to queues.
+    pub data: Option<Value>,
+    /// The subject.
+    pub subject: Option<String>,
+    /// The message's attributes.
+    pub attributes: BTreeMap<String, String>,
+}
+
+impl Notification {
+    /// Returns the text for people. A queue gets the structured message; where that has no text, the subject stands in.
+    pub fn text(&self) -> &str {
+        let has_text = self.data.as_ref().is_none_or(|data| data.get("words").is_some());
+        self.subject.as_deref().filter(|_| !has_text).unwrap_or(&self.message)
+    }
+}
+
+/// A message in a queue of another account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueMessage {
+    /// The queue's account.
+    pub account: String,
+    /// The queue's name.
+    pub queue: String,
+    /// The message's body.
+    pub body: String,
+    /// The message's attributes.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// An effect and when it happened.
+#[derive(Debug, Clone)]
+pub struct Timed {
+    /// The effect.
+    pub effect: Effect,
+    /// Milliseconds since 1970.
+    pub at: u64,
+}

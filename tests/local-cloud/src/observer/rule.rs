@@ -1,0 +1,104 @@
+//! The topic rules of an account and the functions that they invoke.
+
+use anyhow::Result;
+use aws_sdk_lambda::types::EventSourceMappingConfiguration;
+
+use super::PREFIX;
+use crate::aws::Clients;
+
+/// A topic rule.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    /// The rule's name.
+    pub name: String,
+    /// The topic filter in its SQL.
+    pub filter: String,
+    /// The function that it invokes, directly or through a queue.
+    pub function: Option<String>,
+    /// The URL of the queue between the rule and the function, if there is one.
+    pub queue: Option<String>,
+    pub(super) sql: String,
+    /// The role of its error action.
+    pub(super) role: Option<String>,
+}
+
+impl Rule {
+    /// Whether the rule matches a topic.
+    pub fn matches(&self, topic: &str) -> bool {
+        filter_matches(&self.filter, topic)
+    }
+
+    /// Whether the rule invokes its function without a queue between them.
+    pub(super) fn invokes_directly(&self) -> bool {
+        self.function.is_some() && self.queue.is_none()
+    }
+}
+
+/// Lists the account's rules.
+pub(super) async fn list(clients: &Clients) -> Result<Vec<Rule>> {
+    let triggers = queue_triggers(clients).await?;
+    let mut rules = Vec::new();
+    for listed in clients.iot.list_topic_rules().send().await?.rules() {
+        let Some(name) = listed.rule_name().filter(|name| !name.starts_with(PREFIX)) else { continue };
+        let found = clients.iot.get_topic_rule().rule_name(name).send().await?;
+        let Some(rule) = found.rule() else { continue };
+        let invoked = rule.actions().iter().find_map(|action| action.lambda()?.function_arn().split(':').nth(6));
+        let queued = rule.actions().iter().find_map(|action| {
+            let url = action.sqs()?.queue_url();
+            let (_, function) = triggers.iter().find(|(arn, _)| is_same_queue(arn, url))?;
+            Some((function.clone(), url.to_owned()))
+        });
+        let (function, queue) = match (invoked, queued) {
+            (Some(invoked), _) => (Some(invoked.to_owned()), None),
+            (None, queued) => queued.unzip(),
+        };
+        let sql = rule.sql().unwrap_or_default();
+        rules.push(Rule {
+            role: rule.error_action().and_then(|action| Some(action.sqs()?.role_arn().to_owned())),
+            name: name.to_owned(),
+            filter: from_clause(sql).unwrap_or_default().to_owned(),
+            sql: sql.to_owned(),
+            function,
+            queue,
+        });
+    }
+    Ok(rules)
+}
+
+/// Lists the queues that trigger functions: the queue's ARN and the function's name.
+async fn queue_triggers(clients: &Clients) -> Result<Vec<(String, String)>> {
+    let mappings = clients.lambda.list_event_source_mappings().into_paginator().items().send();
+    let mappings: Vec<_> = mappings.collect::<Result<_, _>>().await?;
+    let pair = |mapping: &EventSourceMappingConfiguration| {
+        let function = mapping.function_arn()?.split(':').nth(6)?;
+        Some((mapping.event_source_arn()?.to_owned(), function.to_owned()))
+    };
+    Ok(mappings.iter().filter_map(pair).collect())
+}
+
+/// Whether an ARN and a URL name the same queue.
+pub(super) fn is_same_queue(arn: &str, url: &str) -> bool {
+    let mut of_arn = arn.rsplit(':');
+    let mut of_url = url.rsplit('/');
+    arn.contains(":sqs:") && (of_arn.next(), of_arn.next()) == (of_url.next(), of_url.next())
+}
+
+/// Returns the topic filter in a rule's SQL.
+pub(super) fn from_clause(sql: &str) -> Option<&str> {
+    let at = sql.to_ascii_uppercase().rfind("FROM '")?;
+    sql.get(at + "FROM '".len()..)?.split('\'').next()
+}
+
+/// Whether an MQTT topic filter matches a topic.
+pub(super) fn filter_matches(filter: &str, topic: &str) -> bool {
+    let mut levels = topic.split('/');
+    let mut wanted = filter.split('/');
+    loop {
+        match (wanted.next(), levels.next()) {
+            (Some("#"), _) | (None, None) => return true,
+            (Some("+"), Some(_)) => {}
+            (Some(want), Some(level)) if want == level => {}
+            _ => return false,
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! What has been observed so far.
+
+use std::collections::HashMap;
+use std::ops::Add;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{Effect, Timed};
+
+/// A message that reached AWS IoT.
+#[derive(Debug, Clone)]
+pub struct PublishedMessage {
+    /// The trace id that AWS IoT assigned, which is the event id.
+    pub trace_id: String,
+    /// The topic.
+    pub topic: String,
+    /// The client that published it.
+    pub client_id: String,
+    /// The message's bytes.
+    pub payload: Vec<u8>,
+    /// When it was received, in milliseconds since 1970.
+    pub at: u64,
+}
+
+/// The outcomes that a function reported for an invocation.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct InvocationCounts {
+    /// Number of events that are done.
+    pub done: u64,
+    /// Number of events that were refused.
+    pub refused: u64,
+    /// Number of events that were returned to be retried.
+    pub retried: u64,
+}
+
+impl Add for InvocationCounts {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            done: self.done + other.done,
+            refused: self.refused + other.refused,
+            retried: self.retried + other.retried,
+        }
+    }
+}
+
+/// What has been observed so far.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) messages: Vec<PublishedMessage>,
+    /// What AWS IoT published about connections and shadows.
+    pub(super) system_messages: Vec<PublishedMessage>,
+    /// The function inputs that rules built, by event id, until they are redelivered.
+    pub(super) events: HashMap<String, String>,
+    /// Effects by event id.
+    pub(super) effects: Vec<(String, Timed)>,
+    /// Counts per invocation, with the function and, if the invocation had a single event, the event id.
+    pub(super) invocations: Vec<(String, Option<String>, InvocationCounts)>,
+    /// What functions logged, without the platform's lines, by function.
+    pub(super) lines: Vec<(String, String)>,
+    /// The last error of a watcher.
+    pub(super) error: Option<String>,
+}
+
+impl State {
+    /// Returns the effects of an event, including notifications of state changes that it caused.
+    pub(super) fn effects(&self, event_id: &str) -> Vec<Timed> {
+        let message = self.messages.iter().chain(&self.system_messages).find(|message| message.trace_id == event_id);
+        let is_caused = |effect: &Effect| message.is_some_and(|message| effect.is_state_change_by(message));
+        let of_event = self.effects.iter().filter(|(id, timed)| id == event_id || is_caused(&timed.effect));
+        of_event.map(|(_, timed)| timed.clone()).collect()
+    }
+}
+
+pub(super) fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}

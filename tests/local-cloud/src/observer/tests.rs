@@ -1,0 +1,66 @@
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::rule::{filter_matches, from_clause, is_same_queue};
+use super::*;
+
+#[test]
+fn filter_matches_topics_as_mqtt_specifies() {
+    for (filter, topic, is_match) in [
+        ("iotbutton/+", "iotbutton/a", true),
+        ("iotbutton/+", "iotbutton", false),
+        ("iotbutton/+", "iotbutton/a/b", false),
+        ("iotbutton/+", "doorbell/a", false),
+        ("a/#", "a/b/c", true),
+        ("#", "a", true),
+        ("a/+/c", "a/b/c", true),
+    ] {
+        assert_eq!(filter_matches(filter, topic), is_match, "{filter} and {topic}");
+    }
+}
+
+#[test]
+fn presence_notification_belongs_to_the_session_that_it_names() {
+    let event = |session: &str, timestamp: u64| PublishedMessage {
+        trace_id: "t".to_owned(),
+        topic: "$aws/events/presence/disconnected/buoy".to_owned(),
+        client_id: String::new(),
+        payload: json!({"clientId": "buoy", "sessionIdentifier": session, "timestamp": timestamp}).to_string().into(),
+        at: 0,
+    };
+    let notice = json!({"notice": "n", "thing": "buoy", "sessionIdentifier": "s", "since": 5});
+    let notified = Effect::Notified(Notification {
+        topic: "presence".to_owned(),
+        message: "buoy is away".to_owned(),
+        data: Some(notice),
+        subject: None,
+        attributes: BTreeMap::new(),
+    });
+    assert!(notified.is_state_change_by(&event("s", 5)));
+    assert!(!notified.is_state_change_by(&event("s", 6)));
+    assert!(!notified.is_state_change_by(&event("another", 5)));
+    assert!(!Effect::Done.is_state_change_by(&event("s", 5)));
+}
+
+#[test]
+fn queue_is_identified_by_url_or_arn() {
+    let arn = "arn:aws:sqs:us-east-1:111122223333:gatehouse-jitr";
+    for (url, is_same) in [
+        ("http://127.0.0.1:4566/111122223333/gatehouse-jitr", true),
+        ("https://sqs.us-east-1.amazonaws.com/111122223333/gatehouse-jitr", true),
+        ("http://127.0.0.1:4566/111122223333/gatehouse-jitr-dlq", false),
+        ("http://127.0.0.1:4566/444455556666/gatehouse-jitr", false),
+        ("", false),
+    ] {
+        assert_eq!(is_same_queue(arn, url), is_same, "{url}");
+    }
+    assert!(!is_same_queue("arn:aws:kinesis:us-east-1:1:stream/a", "http://127.0.0.1:4566/1/stream/a"));
+}
+
+#[test]
+fn filter_is_read_from_the_sql() {
+    assert_eq!(from_clause("SELECT encode(*, 'base64') AS x FROM 'iotbutton/+'"), Some("iotbutton/+"));
+    assert_eq!(from_clause("SELECT * FROM 'a/b' WHERE c = 'd'"), Some("a/b"));
+    assert_eq!(from_clause("SELECT 1"), None);
+}

@@ -1,0 +1,174 @@
+//! The tasks that collect what happens in an account.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Result;
+use aws_sdk_lambda::primitives::Blob;
+use aws_sdk_lambda::types::InvocationType;
+use aws_sdk_sqs::types::MessageSystemAttributeName;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::state::{State, lock};
+use super::{Effect, Notification, PublishedMessage, Timed, now};
+use crate::aws::Clients;
+use crate::destination::DestinationQueue;
+
+/// How often functions' logs are read, and the pause after an error.
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Delay before an event is redelivered. In AWS it is a minute.
+const REDELIVERY_DELAY: Duration = Duration::from_secs(1);
+
+/// Topics on which AWS IoT publishes, other than those about new certificates.
+const SYSTEM_TOPICS: [&str; 2] = ["$aws/events/presence/", "$aws/things/"];
+
+/// What a watching task needs.
+#[derive(Debug, Clone)]
+pub(super) struct Watcher {
+    pub(super) clients: Clients,
+    state: Arc<Mutex<State>>,
+    change: watch::Sender<()>,
+}
+
+impl Watcher {
+    pub(super) fn new(clients: &Clients, state: &Arc<Mutex<State>>, change: watch::Sender<()>) -> Self {
+        Self { clients: clients.clone(), state: Arc::clone(state), change }
+    }
+
+    pub(super) fn add<T>(&self, add: impl FnOnce(&mut State) -> T) {
+        add(&mut lock(&self.state));
+        self.change.send_replace(());
+    }
+
+    pub(super) fn add_effect(&self, event_id: &str, effect: Effect, at: u64) {
+        self.add(|state| state.effects.push((event_id.to_owned(), Timed { effect, at })));
+    }
+
+    pub(super) fn add_error(&self, source: &str, error: &anyhow::Error) {
+        self.add(|state| state.error = Some(format!("failed to read {source}: {error:#}")));
+    }
+
+    /// Observes a queue of the account. `add` gets each message's body and when it was sent.
+    pub(super) async fn watch_queue(self, url: String, add: fn(&Self, &str, u64) -> Result<()>) {
+        loop {
+            if let Err(error) = self.receive(&url, add).await {
+                self.add_error(url.rsplit('/').next().unwrap_or_default(), &error);
+                sleep(POLL_INTERVAL).await;
+            }
+        }
+    }
+
+    async fn receive(&self, url: &str, add: fn(&Self, &str, u64) -> Result<()>) -> Result<()> {
+        let receive = self.clients.sqs.receive_message().queue_url(url).max_number_of_messages(10).wait_time_seconds(5);
+        let received = receive.message_system_attribute_names(MessageSystemAttributeName::SentTimestamp).send().await?;
+        for message in received.messages() {
+            let sent = message.attributes().and_then(|all| all.get(&MessageSystemAttributeName::SentTimestamp));
+            let at = sent.and_then(|millis| millis.parse().ok()).unwrap_or_else(now);
+            add(self, message.body().unwrap_or_default(), at)?;
+            let delete = self.clients.sqs.delete_message().queue_url(url);
+            delete.set_receipt_handle(message.receipt_handle.clone()).send().await?;
+        }
+        Ok(())
+    }
+
+    /// Adds a mirrored message.
+    pub(super) fn add_message(&self, body: &str, _: u64) -> Result<()> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Mirrored {
+            #[serde(default)]
+            payload_base64: String,
+            topic: String,
+            #[serde(default)]
+            client_id: String,
+            trace_id: String,
+            received_at: u64,
+        }
+        let Mirrored { payload_base64, topic, client_id, trace_id, received_at: at } = serde_json::from_str(body)?;
+        let payload = BASE64_STANDARD.decode(payload_base64)?;
+        let is_system = SYSTEM_TOPICS.iter().any(|prefix| topic.starts_with(prefix));
+        let message = PublishedMessage { trace_id, topic, client_id, payload, at };
+        self.add(|state| if is_system { &mut state.system_messages } else { &mut state.messages }.push(message));
+        Ok(())
+    }
+
+    /// Adds a function input that a rule built.
+    pub(super) fn add_event(&self, body: &str, _: u64) -> Result<()> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Event {
+            trace_id: String,
+        }
+        let Event { trace_id } = serde_json::from_str(body)?;
+        self.add(|state| state.events.insert(trace_id, body.to_owned()));
+        Ok(())
+    }
+
+    /// Adds a notification.
+    pub(super) fn add_notification(&self, body: &str, at: u64) -> Result<()> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Envelope {
+            topic_arn: String,
+            message: String,
+            subject: Option<String>,
+            #[serde(default)]
+            message_attributes: BTreeMap<String, Attribute>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Attribute {
+            value: String,
+        }
+        let Envelope { topic_arn, message, subject, message_attributes } = serde_json::from_str(body)?;
+        let topic = topic_arn.rsplit(':').next().unwrap_or_default().to_owned();
+        let attributes: BTreeMap<_, _> =
+            message_attributes.into_iter().map(|(name, attribute)| (name, attribute.value)).collect();
+        // An alarm's notification, for example, belongs to no single event.
+        let event_id = attributes.get("eventId").cloned().unwrap_or_default();
+        // A queue gets the structured message, which contains the text.
+        let data = serde_json::from_str(&message).ok().filter(Value::is_object);
+        let text = data.as_ref().and_then(|data| data.get("words")?.as_str().map(str::to_owned));
+        let message = text.unwrap_or(message);
+        self.add_effect(&event_id, Effect::Notified(Notification { topic, message, data, subject, attributes }), at);
+        Ok(())
+    }
+
+    /// Observes a queue of another account. A message's trace id is the event id.
+    pub(super) async fn watch_destination(self, queue: DestinationQueue) {
+        loop {
+            match queue.receive().await {
+                Ok(received) => {
+                    for message in received {
+                        let event_id = message.attributes.get("traceId").cloned().unwrap_or_default();
+                        self.add_effect(&event_id, Effect::Forwarded(message), now());
+                    }
+                }
+                Err(error) => {
+                    self.add_error("the destination queue", &error);
+                    sleep(POLL_INTERVAL).await;
+                }
+            }
+        }
+    }
+
+    /// Redelivers an event that a function wants to retry, as AWS does, and the local cloud's rules engine does not.
+    pub(super) fn redeliver(&self, function: &str, event_id: &str) {
+        let Some(event) = lock(&self.state).events.remove(event_id) else { return };
+        let invoke = self.clients.lambda.invoke().function_name(function).invocation_type(InvocationType::Event);
+        let (watcher, invoke) = (self.clone(), invoke.payload(Blob::new(event)));
+        tokio::spawn(async move {
+            sleep(REDELIVERY_DELAY).await;
+            if let Err(error) = invoke.send().await {
+                watcher.add_error("an event to redeliver", &error.into());
+            }
+        });
+    }
+}

@@ -1,0 +1,15 @@
+//! Reports results: to people, in 80 columns, and to machines, as JSON.
+
+mod chart;
+mod json;
+mod layout;
+mod style;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use crate::player::StepResult;
+
+pub use json::json;
+pub use style::Style;
+pub use text::{event, scenario, summary};

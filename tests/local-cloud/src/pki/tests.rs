@@ -64,7 +64,7 @@ fn certificate_has_the_specified_content() {
     for part in [
         &*long,
         "CA:TRUE",
-        "CertificateSpec Sign",
+        "Certificate Sign",
         "1024 bit",
         "(0x1234)",
         "1.3.6.1.4.1.32473.1.1: critical",

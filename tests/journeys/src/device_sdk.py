@@ -1,8 +1,8 @@
-"""A device on the AWS IoT Device SDK for Python: it does what its shadow asks of it, and reports that.
+"""A device on the AWS IoT Device SDK for Python that follows the desired state of its shadow.
 
     device_sdk.py HOST PORT CA CERTIFICATE KEY THING
 
-It says on standard output how far it is, a line each.
+It prints a line for each step.
 """
 
 import json
@@ -12,16 +12,16 @@ from concurrent.futures import Future
 from awscrt.mqtt_request_response import ClientOptions, SubscriptionStatusEventType
 from awsiot import ServiceStreamOptions, iotshadow, mqtt5_client_builder
 
-# Seconds, for each step.
-LIMIT = 60
+# Seconds per step.
+TIMEOUT = 60
 
 
-def say(what):
-    print(what, flush=True)
+def log(line):
+    print(line, flush=True)
 
 
 def settle(future, value):
-    """For what may happen again: the first time counts."""
+    """Sets the result of a future once; later calls have no effect."""
     if not future.done():
         future.set_result(value)
 
@@ -35,22 +35,22 @@ def main(host, port, ca, certificate, key, thing):
         port=int(port),
         ca_filepath=ca,
         client_id=thing,
-        # It tries again by itself, as a device does whose certificate is new to AWS IoT.
+        # Retries by itself, as a device with a new certificate must.
         min_reconnect_delay_ms=200,
         max_reconnect_delay_ms=2000,
         on_lifecycle_connection_success=lambda event: settle(connected, event),
-        on_lifecycle_connection_failure=lambda event: say("turned away"),
+        on_lifecycle_connection_failure=lambda event: log("denied"),
         on_lifecycle_stopped=lambda event: settle(stopped, event),
     )
     client.start()
-    connected.result(LIMIT)
-    say("connected")
+    connected.result(TIMEOUT)
+    log("connected")
 
-    shadow = iotshadow.IotShadowClientV2(client, ClientOptions(2, 2, LIMIT))
+    shadow = iotshadow.IotShadowClientV2(client, ClientOptions(2, 2, TIMEOUT))
 
     def report(state):
         request = iotshadow.UpdateShadowRequest(thing_name=thing, state=iotshadow.ShadowState(reported=state))
-        shadow.update_shadow(request).result(LIMIT)
+        shadow.update_shadow(request).result(TIMEOUT)
 
     def subscribed(event):
         if event.type == SubscriptionStatusEventType.SUBSCRIPTION_ESTABLISHED:
@@ -64,18 +64,18 @@ def main(host, port, ca, certificate, key, thing):
         ),
     )
     deltas.open()
-    listening.result(LIMIT)
+    listening.result(TIMEOUT)
     report({"power": "off"})
-    say("reported off")
+    log("reported off")
 
-    asked = delta.result(LIMIT)
-    say("asked for " + json.dumps(asked))
-    report(asked)
-    now = shadow.get_shadow(iotshadow.GetShadowRequest(thing_name=thing)).result(LIMIT).state
-    say("left to do: " + json.dumps(now.delta))
+    desired = delta.result(TIMEOUT)
+    log("delta " + json.dumps(desired))
+    report(desired)
+    current = shadow.get_shadow(iotshadow.GetShadowRequest(thing_name=thing)).result(TIMEOUT).state
+    log("remaining delta: " + json.dumps(current.delta))
 
     client.stop()
-    stopped.result(LIMIT)
+    stopped.result(TIMEOUT)
 
 
 main(*sys.argv[1:])

@@ -1,99 +1,104 @@
-//! Something goes wrong at every call of a handler, one after the other, and the event is told all the same.
+//! Each call of a handler fails in turn, and every event is notified nevertheless.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
-use serde_json::{Value, json};
 use local_cloud::fault_proxy::{Call, Fault, FaultProxy};
-use local_cloud::observer::{Effect, Observer, Notification};
+use local_cloud::observer::{Effect, Notification, Observer};
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::stage::{LIMIT, Stage, Suite, click, device_event, ring};
+use crate::events::{click, device_event, ring};
+use crate::stage::Stage;
+use crate::suite::{Suite, TIMEOUT};
 
-/// A function under test, what it is handed, and how many calls it makes: to warm up, and for an event.
+/// A function under test.
 #[derive(Clone, Copy)]
 struct Subject {
     function: &'static str,
+    /// Returns an event by its id and thing.
     event: fn(&str, &str) -> Value,
+    /// The subject of the test's name.
     what: &'static str,
+    /// Calls to warm up and for an event.
     calls: usize,
-    /// What the function is told before.
-    prepare: Option<fn() -> Value>,
+    /// A command to send first.
+    setup: Option<fn() -> Value>,
 }
 
 const SUBJECTS: [Subject; 3] = [
-    Subject { function: "button", event: click, what: "a click", calls: 2 + 3, prepare: None },
-    Subject { function: "doorbell", event: ring, what: "a ring", calls: 2 + 4, prepare: None },
-    Subject { function: "alarm", event: bright, what: "an alarm", calls: 2 + 9, prepare: Some(threshold) },
+    Subject { function: "button", event: click, what: "click", calls: 2 + 3, setup: None },
+    Subject { function: "doorbell", event: ring, what: "ring", calls: 2 + 4, setup: None },
+    Subject { function: "alarm", event: bright, what: "alarm", calls: 2 + 9, setup: Some(threshold) },
 ];
 
 const FAULTS: [(Fault, &str); 7] = [
-    (Fault::ServerError, "whichever call fails"),
-    (Fault::LostRequest, "whichever request is lost"),
-    (Fault::LostResponse, "whichever answer is lost"),
-    (Fault::Throttled, "whichever call is throttled"),
-    (Fault::Hangs, "whichever call hangs"),
-    (Fault::KilledBefore, "when its function is killed before any call is served"),
-    (Fault::KilledAfter, "when its function is killed after any call is served"),
+    (Fault::ServerError, "any_call_fails"),
+    (Fault::LostRequest, "any_request_is_lost"),
+    (Fault::LostResponse, "any_response_is_lost"),
+    (Fault::Throttled, "any_call_is_throttled"),
+    (Fault::Hangs, "any_call_hangs"),
+    (Fault::KilledBefore, "its_function_is_killed_before_any_call"),
+    (Fault::KilledAfter, "its_function_is_killed_after_any_call"),
 ];
 
 pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     let mut trials = Vec::new();
     // The slowest first.
-    for (fault, when) in FAULTS.into_iter().rev() {
+    for (fault, condition) in FAULTS.into_iter().rev() {
         for subject in SUBJECTS {
-            let name = format!("{} is told {when}", subject.what);
+            let name = format!("{}_is_notified_when_{condition}", subject.what);
             trials.push(suite.trial(name, move |suite| every_call(suite, subject, fault)));
         }
     }
-    trials.push(suite.trial("a click that cannot be told is kept in the dead-letter queue", never_told));
+    trials.push(suite.trial("click_that_cannot_be_notified_ends_in_the_dead_letter_queue", missing_topic));
     trials
 }
 
-/// Lets the first call of an event go wrong, then the second, until a run is untouched.
+/// Fails the first call of an event, the second one of another, and so on, until no call is left to fail.
 async fn every_call(suite: Arc<Suite>, subject: Subject, fault: Fault) -> Result<()> {
     let stage = suite.stage().await?;
-    if let Some(order) = subject.prepare {
-        stage.invoke(subject.function, &order()).await?;
+    if let Some(command) = subject.setup {
+        stage.invoke(subject.function, &command()).await?;
     }
-    // The schedule's ticks would be among the calls.
-    stage.unplug(subject.function).await?;
+    // The schedule would add calls.
+    stage.disconnect_queue(subject.function).await?;
     let proxy = FaultProxy::start(&stage.cloud).await?;
     stage.put_behind(&proxy, subject.function).await?;
     let mut nth = 1;
     loop {
-        // Each time a process that is new, so that what it does to warm up is among the calls.
+        // A new process each time, so that its warm-up calls count.
         proxy.kill(&stage.cloud);
         proxy.fail_nth_call(nth, fault);
         let (event_id, thing) = (format!("event-{nth}"), format!("thing-{nth}"));
-        stage.invoke_later(subject.function, &(subject.event)(&event_id, &thing)).await?;
+        stage.invoke_async(subject.function, &(subject.event)(&event_id, &thing)).await?;
         let calls = || proxy.calls().into_iter().map(|call| call.operation).collect::<Vec<_>>().join(", ");
         stage.done(&event_id, 1).await.with_context(|| format!("call {nth} of: {}", calls()))?;
 
-        let made = proxy.calls();
-        let struck = made.iter().position(|call| call.fault.is_some());
-        let is_told = |_: &Observer| (told(&stage, &thing) > 0).then_some(());
-        let _ = stage.observer.until(Instant::now() + LIMIT, is_told).await;
-        let told = told(&stage, &thing);
-        let allowed = if may_repeat(&made, struck, fault) { 1..=2 } else { 1..=1 };
-        ensure!(allowed.contains(&told), "told {told} times after {fault:?} at call {nth} of: {}", calls());
+        let calls_made = proxy.calls();
+        let failed = calls_made.iter().position(|call| call.fault.is_some());
+        let is_notified = |_: &Observer| (notifications(&stage, &thing) > 0).then_some(());
+        let _ = stage.observer.until(Instant::now() + TIMEOUT, is_notified).await;
+        let notified = notifications(&stage, &thing);
+        let allowed = if may_repeat(&calls_made, failed, fault) { 1..=2 } else { 1..=1 };
+        ensure!(allowed.contains(&notified), "notified {notified} times after {fault:?} at call {nth} of: {}", calls());
         let effects = stage.observer.effects(&event_id);
         let is_refused = effects.iter().any(|timed| matches!(timed.effect, Effect::Quarantined { .. }));
         ensure!(!is_refused, "quarantined after {fault:?} at call {nth} of: {}", calls());
-        if struck.is_none() {
-            // On a busy machine the SDK may have given a call up and made it once more.
-            ensure!(nth > subject.calls, "{} calls were expected, and there were: {}", subject.calls, calls());
+        if failed.is_none() {
+            // On a busy machine the SDK may have retried a call.
+            ensure!(nth > subject.calls, "expected {} calls, got: {}", subject.calls, calls());
             break;
         }
         nth += 1;
     }
-    ensure!(dead_letters(&stage, subject.function).await?.is_empty(), "something is in the dead-letter queue");
+    ensure!(dead_letters(&stage, subject.function).await?.is_empty(), "the dead-letter queue is not empty");
     Ok(())
 }
 
-/// A reading above the threshold.
+/// Returns a reading above the threshold.
 fn bright(event_id: &str, thing: &str) -> Value {
     device_event(event_id, thing, &format!("telemetry/{thing}"), br#"{"lux": 36000}"#)
 }
@@ -108,16 +113,16 @@ fn threshold() -> Value {
     }]})
 }
 
-/// How many times something was told of a thing.
-fn told(stage: &Stage, thing: &str) -> usize {
-    let is_of_thing = |told: &Notification| told.attributes.get("thing").is_some_and(|of| of == thing);
-    stage.observer.notifications().iter().filter(|told| is_of_thing(told)).count()
+/// Returns the number of notifications about a thing.
+fn notifications(stage: &Stage, thing: &str) -> usize {
+    let is_of_thing = |it: &&Notification| it.attributes.get("thing").is_some_and(|name| name == thing);
+    stage.observer.notifications().iter().filter(is_of_thing).count()
 }
 
-/// Whether SNS had taken the message and the function could not know: the one case in which it is told again.
-fn may_repeat(made: &[Call], struck: Option<usize>, fault: Fault) -> bool {
-    let operation = |at: usize| made.get(at).map(|call| &*call.operation);
-    struck.is_some_and(|at| match fault {
+/// Whether SNS accepted the message and the function cannot know: the only case in which it is published twice.
+fn may_repeat(calls: &[Call], failed: Option<usize>, fault: Fault) -> bool {
+    let operation = |at: usize| calls.get(at).map(|call| &*call.operation);
+    failed.is_some_and(|at| match fault {
         Fault::LostResponse | Fault::KilledAfter => operation(at) == Some("Publish"),
         Fault::KilledBefore => at > 0 && operation(at - 1) == Some("Publish"),
         Fault::LostRequest
@@ -129,26 +134,26 @@ fn may_repeat(made: &[Call], struck: Option<usize>, fault: Fault) -> bool {
     })
 }
 
-/// A topic that is gone: nothing that a retry could mend.
-async fn never_told(suite: Arc<Suite>) -> Result<()> {
+/// The topic is deleted, so no retry can succeed.
+async fn missing_topic(suite: Arc<Suite>) -> Result<()> {
     let stage = suite.stage().await?;
     let topic = stage.deployment.output("ButtonTopicArn")?;
     stage.clients.sns.delete_topic().topic_arn(topic).send().await?;
-    let event = click("never-told", "thing-1");
-    stage.invoke_later("button", &event).await?;
+    let event = click("missing-topic", "thing-1");
+    stage.invoke_async("button", &event).await?;
     for _ in 0..60 {
         sleep(Duration::from_secs(1)).await;
         let letters = dead_letters(&stage, "button").await?;
         if let Some(letter) = letters.first() {
-            ensure!(letters.len() == 1, "the event is there {} times", letters.len());
-            ensure!(letter.get("requestPayload") == Some(&event), "the event is not whole: {letter}");
+            ensure!(letters.len() == 1, "the event is in the dead-letter queue {} times", letters.len());
+            ensure!(letter.get("requestPayload") == Some(&event), "the event was modified: {letter}");
             return Ok(());
         }
     }
     anyhow::bail!("the event is not in the dead-letter queue")
 }
 
-/// What is in a function's dead-letter queue.
+/// Receives the messages of a function's dead-letter queue.
 async fn dead_letters(stage: &Stage, function: &str) -> Result<Vec<Value>> {
     let output = if function == "button" { "ButtonDeadLetterQueueUrl" } else { "DoorbellDeadLetterQueueUrl" };
     let url = stage.deployment.output(output)?;

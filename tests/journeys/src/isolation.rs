@@ -1,4 +1,4 @@
-//! No local command reaches a real account, whatever the environment of the person who types it.
+//! No local command reaches a real account, whatever the user's environment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
@@ -12,22 +12,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
-use rustix::process::Signal;
 use local_cloud::{supervisor, tools};
+use rustix::process::Signal;
 
-use crate::processes::Watched;
-use crate::replay::{local, replay};
-use crate::stage::Suite;
+use crate::process_cleanup::WatchedCommand;
+use crate::programs::{local, replay};
+use crate::suite::Suite;
 
 pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     vec![
-        suite.trial("replay reaches no real account, whatever the environment says", async |_| replayed()),
-        suite.trial("a local cloud and its watched functions see no real account", async |_| left_running()),
-        suite.trial("make takes every AWS variable out of what it runs", async |_| made()),
+        suite.trial("replay_reaches_no_real_account", async |_| replay_is_isolated()),
+        suite.trial("local_cloud_and_watched_functions_reach_no_real_account", async |_| local_is_isolated()),
+        suite.trial("make_removes_every_aws_variable", async |_| make_is_isolated()),
     ]
 }
 
-/// A developer's machine with a real account, in which every way to it is a trap.
+/// The environment of a user with a real account, in which every way to it is a trap.
 struct Machine {
     directory: tempfile::TempDir,
     trap: String,
@@ -67,10 +67,10 @@ impl Machine {
         self.directory.path().join(name)
     }
 
-    /// A program that records its environment before it does its work.
+    /// Adds a program that records its environment before it runs a command.
     fn tool(&self, name: &str, work: &str) -> Result<()> {
         let path = self.path("tools").join(name);
-        std::fs::create_dir_all(path.parent().context("a path without a parent")?)?;
+        std::fs::create_dir_all(path.parent().context("the path has no parent")?)?;
         let record = quoted(&self.path("record"));
         let record =
             format!("mkdir -p {record}; tr '\\0' '\\n' </proc/$$/environ >{record}/{}.$$", name.replace('/', "-"));
@@ -79,7 +79,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Makes a command be typed on this machine.
+    /// Sets the environment of a command.
     fn on<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"] {
             command.env(name, "real");
@@ -111,15 +111,15 @@ impl Machine {
         command.env("HOME", self.path("home")).env("AWS_REGION", "eu-west-1").env("GATEHOUSE_TOOLS", self.path("tools"))
     }
 
-    /// Whether the way to the real account was never tried.
-    fn is_untouched(&self) -> Result<()> {
+    /// Ensures that nothing tried to reach the real account.
+    fn ensure_untouched(&self) -> Result<()> {
         let caught = self.caught.load(Ordering::Relaxed);
-        ensure!(caught == 0, "{caught} connections went to the trap");
-        ensure!(!self.path("asked").exists(), "the profile's credential process was asked");
+        ensure!(caught == 0, "{caught} connections reached the trap");
+        ensure!(!self.path("asked").exists(), "the credential process ran");
         Ok(())
     }
 
-    /// The recorded environments of one tool.
+    /// Returns the recorded environments of a tool.
     fn recorded(&self, tool: &str) -> Result<Vec<BTreeMap<String, String>>> {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(self.path("record"))? {
@@ -130,15 +130,15 @@ impl Machine {
                 found.push(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect());
             }
         }
-        ensure!(!found.is_empty(), "{tool} was not run");
+        ensure!(!found.is_empty(), "{tool} did not run");
         Ok(found)
     }
 
-    /// Whether an environment leads to the local cloud alone.
-    fn leads_nowhere_else(&self, what: &str, environment: &BTreeMap<String, String>) -> Result<()> {
+    /// Ensures that an environment leads to the local cloud only.
+    fn ensure_isolated(&self, what: &str, environment: &BTreeMap<String, String>) -> Result<()> {
         for (name, value) in environment {
             let is_proxy = name.to_ascii_lowercase().ends_with("_proxy");
-            // The toolchain may need its proxy, for crates; not for the local cloud.
+            // The toolchain may need its proxy to download crates.
             if what.contains("cargo-lambda") && (is_proxy || name == "HOME" || name == "GATEHOUSE_TOOLS") {
                 continue;
             }
@@ -149,12 +149,12 @@ impl Machine {
         }
         let get = |name: &str| environment.get(name).map(String::as_str).unwrap_or_default();
         ensure!(get("AWS_ENDPOINT_URL").starts_with("http://127.0.0.1:"), "{what} has no local endpoint");
-        ensure!(get("AWS_CONFIG_FILE") == "/dev/null", "{what} may read a configuration");
+        ensure!(get("AWS_CONFIG_FILE") == "/dev/null", "{what} may read the AWS configuration");
         ensure!(get("AWS_SHARED_CREDENTIALS_FILE") == "/dev/null", "{what} may read credentials");
-        ensure!(get("AWS_EC2_METADATA_DISABLED") == "true", "{what} may ask the instance metadata service");
+        ensure!(get("AWS_EC2_METADATA_DISABLED") == "true", "{what} may use the instance metadata service");
         ensure!(get("AWS_REGION") == "us-east-1", "{what} has no local region");
         if what.contains("cargo-lambda") {
-            ensure!(get("NO_PROXY").contains("127.0.0.1"), "{what} may reach the local cloud by a proxy");
+            ensure!(get("NO_PROXY").contains("127.0.0.1"), "{what} uses a proxy for the local cloud");
         }
         Ok(())
     }
@@ -164,34 +164,35 @@ fn quoted(path: &Path) -> String {
     local_cloud::emulator::quote(&path.to_string_lossy())
 }
 
-fn replayed() -> Result<()> {
+fn replay_is_isolated() -> Result<()> {
     let machine = Machine::new()?;
     let scenario = machine.path("one.json");
     let step = r#"{"what": "a ring", "thing": "door", "topic": "doorbell/door", "payload": {"msg": "hello"},
                    "expect": {"notification": {"message": "hello"}}}"#;
     std::fs::write(&scenario, format!(r#"{{"about": "one ring", "steps": [{step}]}}"#))?;
-    let output = Watched::run(machine.on(replay().arg(&scenario)))?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.success(), "it failed: {}{said}", String::from_utf8_lossy(&output.stdout));
-    machine.is_untouched()?;
+    let output = WatchedCommand::run(machine.on(replay()?.arg(&scenario)))?;
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "replay failed: {}{errors}", String::from_utf8_lossy(&output.stdout));
+    machine.ensure_untouched()?;
     for tool in ["python3", "aws"] {
         for environment in machine.recorded(&format!("bin-{tool}"))? {
-            machine.leads_nowhere_else(tool, &environment)?;
+            machine.ensure_isolated(tool, &environment)?;
         }
     }
     Ok(())
 }
 
-fn left_running() -> Result<()> {
+fn local_is_isolated() -> Result<()> {
     let machine = Machine::new()?;
-    let mut watched = Watched::spawn(machine.on(local().arg("--watch").stdout(Stdio::piped()).stderr(Stdio::null())))?;
+    let mut watched =
+        WatchedCommand::spawn(machine.on(local()?.arg("--watch").stdout(Stdio::piped()).stderr(Stdio::null())))?;
     let mut lines = BufReader::new(watched.stdout()?).lines().map_while(Result::ok);
-    ensure!(lines.any(|line| line.contains("Ctrl-C")), "it did not start");
-    // The functions' processes, and all others that are there now.
+    ensure!(lines.any(|line| line.contains("Ctrl-C")), "local did not start");
+    // All current processes, including those of functions.
     let mut functions = 0;
     for pid in watched.descendants() {
         let Ok(environment) = supervisor::environment(pid) else { continue };
-        // Of a process that is just ending nothing is left to read.
+        // The environment of an ending process is empty.
         if environment.is_empty() {
             continue;
         }
@@ -199,34 +200,34 @@ fn left_running() -> Result<()> {
         functions += usize::from(function.is_some());
         let is_tool = environment.contains_key("GATEHOUSE_TOOLS");
         let what = function.unwrap_or_else(|| if is_tool { "cargo-lambda" } else { "a process" }.to_owned());
-        machine.leads_nowhere_else(&what, &environment)?;
+        machine.ensure_isolated(&what, &environment)?;
     }
-    ensure!(functions >= 2, "{functions} functions run");
-    let begin = Instant::now();
-    while machine.recorded("cargo-lambda").is_err() && begin.elapsed() < Duration::from_secs(10) {
+    ensure!(functions >= 2, "{functions} functions are running");
+    let started_at = Instant::now();
+    while machine.recorded("cargo-lambda").is_err() && started_at.elapsed() < Duration::from_secs(10) {
         std::thread::sleep(Duration::from_millis(50));
     }
     for environment in machine.recorded("cargo-lambda")? {
-        machine.leads_nowhere_else("cargo-lambda", &environment)?;
+        machine.ensure_isolated("cargo-lambda", &environment)?;
     }
     watched.end(Signal::TERM, Duration::ZERO)?;
-    machine.is_untouched()
+    machine.ensure_untouched()
 }
 
-fn made() -> Result<()> {
+fn make_is_isolated() -> Result<()> {
     let machine = Machine::new()?;
     let mut make = Command::new("make");
     make.current_dir(tools::root()).args(["--silent", "--no-print-directory", "--eval"]);
     make.args(["print-environment: ; @env", "print-environment"]);
-    // Where a make runs these tests, that one's options are not for this one.
+    // The options of a `make` that runs these tests are not for this one.
     make.env_remove("MAKEFLAGS").env_remove("MAKELEVEL").env_remove("MFLAGS");
-    make.env("AWS_ENDPOINT_URL_A_SERVICE_TO_COME", &machine.trap);
+    make.env("AWS_ENDPOINT_URL_A_FUTURE_SERVICE", &machine.trap);
     let output = machine.on(&mut make).output()?;
-    let said = String::from_utf8(output.stdout)?;
-    ensure!(output.status.success(), "it failed: {}", String::from_utf8_lossy(&output.stderr));
-    let left: BTreeSet<_> = said.lines().filter(|line| line.starts_with("AWS_")).collect();
-    let wanted =
+    let environment = String::from_utf8(output.stdout)?;
+    ensure!(output.status.success(), "make failed: {}", String::from_utf8_lossy(&output.stderr));
+    let left: BTreeSet<_> = environment.lines().filter(|line| line.starts_with("AWS_")).collect();
+    let expected =
         ["AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null", "AWS_EC2_METADATA_DISABLED=true"];
-    ensure!(left == BTreeSet::from(wanted), "what it runs has these: {left:?}");
+    ensure!(left == BTreeSet::from(expected), "these variables are left: {left:?}");
     Ok(())
 }

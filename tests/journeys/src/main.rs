@@ -1,22 +1,28 @@
-//! Whole journeys on the local cloud: the shipped templates and zips, real devices, real processes.
+//! End-to-end tests on the local cloud: the shipped templates and zips, real devices, real processes.
 //!
-//! One local cloud serves all tests; each test has an account of its own in it, so they run side by side, as do several
+//! One local cloud serves all tests. Each test has an account of its own, so tests run concurrently, and so do several
 //! runs of the suite.
 
 mod admission;
+mod alarm;
 mod bridge;
-mod broken;
 mod device_sdk;
+mod events;
 mod faults;
-mod greenhouse;
+mod forwarding;
+mod idempotency;
+mod invalid_events;
 mod isolation;
-mod neighbours;
-mod once;
-mod processes;
-mod quarantine;
+mod presence;
+mod process_cleanup;
+mod programs;
+mod quarantine_tool;
 mod replay;
 mod revocation;
+mod shadows;
 mod stage;
+mod suite;
+mod telemetry;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -24,17 +30,17 @@ use std::sync::Arc;
 use libtest_mimic::{Arguments, Trial};
 use local_cloud::{cli, supervisor, tools};
 
-use crate::stage::Suite;
+use crate::suite::Suite;
 
-/// Tests wait more than they work.
-const AT_ONCE: usize = 4;
+/// Number of tests that run concurrently. They wait more than they compute.
+const THREADS: usize = 4;
 
 fn main() -> ExitCode {
     if let Some(code) = supervisor::main() {
         return code;
     }
     let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(AT_ONCE);
+    arguments.test_threads.get_or_insert(THREADS);
     let suite = match tools::require_zips().and_then(|()| Suite::new()) {
         Ok(suite) => Arc::new(suite),
         Err(error) => {
@@ -42,33 +48,36 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    end_with_a_signal(&suite);
+    stop_on_signal(&suite);
 
     let mut trials: Vec<Trial> = Vec::new();
     trials.extend(revocation::trials(&suite));
-    trials.extend(greenhouse::trials(&suite));
-    trials.extend(neighbours::trials(&suite));
+    trials.extend(telemetry::trials(&suite));
+    trials.extend(alarm::trials(&suite));
+    trials.extend(forwarding::trials(&suite));
+    trials.extend(presence::trials(&suite));
+    trials.extend(shadows::trials(&suite));
     trials.extend(admission::trials(&suite));
     trials.extend(faults::trials(&suite));
     trials.extend(replay::trials(&suite));
     trials.extend(bridge::trials(&suite));
     trials.extend(device_sdk::trials(&suite));
-    trials.extend(processes::trials(&suite));
+    trials.extend(process_cleanup::trials(&suite));
     trials.extend(isolation::trials(&suite));
-    trials.extend(once::trials(&suite));
-    trials.extend(broken::trials(&suite));
-    trials.extend(quarantine::trials(&suite));
+    trials.extend(idempotency::trials(&suite));
+    trials.extend(invalid_events::trials(&suite));
+    trials.extend(quarantine_tool::trials(&suite));
     let conclusion = libtest_mimic::run(&arguments, trials);
-    suite.end();
+    suite.stop();
     conclusion.exit_code()
 }
 
-/// Ctrl-C ends the tests where they are, and then the local cloud.
-fn end_with_a_signal(suite: &Arc<Suite>) {
+/// Stops the tests and the local cloud on Ctrl-C.
+fn stop_on_signal(suite: &Arc<Suite>) {
     let suite = Arc::clone(suite);
     suite.clone().runtime().spawn(async move {
         let _ = cli::shutdown_signal().await;
-        suite.end();
+        suite.stop();
         std::process::exit(130);
     });
 }

@@ -1,4 +1,4 @@
-//! The programs that people run, as they run them.
+//! The programs `replay` and `local`, run as a user runs them.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -10,61 +10,50 @@ use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use unicode_width::UnicodeWidthStr;
 
-use crate::processes::Watched;
-use crate::stage::Suite;
+use crate::process_cleanup::WatchedCommand;
+use crate::programs::{local, replay};
+use crate::suite::Suite;
 
 pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     vec![
-        suite.trial("all comes of the shipped scenarios that they promise, and is told in 80 columns", async |_| {
-            shipped()
-        }),
-        suite.trial("replay fails and names the step of which something else came", async |_| broken_expectation()),
-        suite.trial("replay names the file and the field of a scenario that it cannot read", async |_| unreadable()),
-        suite.trial("the mosquitto_pub lines of a local cloud work as they stand", async |_| mosquitto()),
+        suite.trial("shipped_scenarios_succeed_and_the_report_fits_80_columns", async |_| shipped_scenarios()),
+        suite.trial("replay_fails_and_names_the_step_with_another_outcome", async |_| unexpected_outcome()),
+        suite.trial("replay_names_the_file_and_field_of_an_invalid_scenario", async |_| invalid_scenario()),
+        suite.trial("mosquitto_pub_commands_of_the_local_cloud_work", async |_| mosquitto_pub()),
     ]
 }
 
-/// The replay program.
-pub fn replay() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_replay"))
-}
-
-/// The program that leaves a local cloud running.
-pub fn local() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_local"))
-}
-
-fn shipped() -> Result<()> {
-    let output = Watched::run(&mut replay())?;
-    let said = String::from_utf8(output.stdout)?;
-    ensure!(output.status.success(), "it failed: {said}\n{}", String::from_utf8_lossy(&output.stderr));
-    ensure!(said.matches('✓').count() >= 8, "it shows fewer than 8 events: {said}");
-    ensure!(!said.contains('\x1b') && !said.contains('\r'), "it is coloured where nobody sees it");
-    for line in said.lines() {
+fn shipped_scenarios() -> Result<()> {
+    let output = WatchedCommand::run(&mut replay()?)?;
+    let report = String::from_utf8(output.stdout)?;
+    ensure!(output.status.success(), "replay failed: {report}\n{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(report.matches('✓').count() >= 8, "fewer than 8 events are reported: {report}");
+    ensure!(!report.contains('\x1b') && !report.contains('\r'), "the report has terminal codes");
+    for line in report.lines() {
         ensure!(line.width() <= 80, "this line is wider than 80 columns: {line}");
     }
-    for part in ["gatehouse_button → gatehouse-button", "gatehouse_doorbell → gatehouse-doorbell", " ms", "let go"]
+    for part in ["gatehouse_button → gatehouse-button", "gatehouse_doorbell → gatehouse-doorbell", " ms", "suppressed"]
     {
-        ensure!(said.contains(part), "it does not say `{part}`: {said}");
+        ensure!(report.contains(part), "`{part}` is not in the report: {report}");
     }
     Ok(())
 }
 
-/// A scenario with a click that is told, and one of which something else comes than it says.
+/// Returns a scenario with a correct and a wrong expectation.
 fn scenario() -> Value {
     let click = |thing: &str, click_type: &str| json!({"serialNumber": thing, "batteryVoltage": "2000mV", "clickType": click_type});
     json!({
         "about": "a scenario with a wrong expectation",
         "steps": [
             {
-                "what": "a click that is told",
+                "what": "a valid click",
                 "thing": "good",
                 "topic": "iotbutton/good",
                 "payload": click("good", "SINGLE"),
                 "expect": {"notification": {"attributes": {"clickType": "SINGLE"}}},
             },
             {
-                "what": "a click of which another thing comes",
+                "what": "an invalid click",
                 "thing": "bad",
                 "topic": "iotbutton/bad",
                 "payload": click("bad", "TRIPLE"),
@@ -74,33 +63,32 @@ fn scenario() -> Value {
     })
 }
 
-fn broken_expectation() -> Result<()> {
+fn unexpected_outcome() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("mine.json");
     std::fs::write(&path, scenario().to_string())?;
 
-    let output = Watched::run(replay().arg(&path))?;
-    let said = String::from_utf8(output.stdout)?;
-    ensure!(output.status.code() == Some(1), "it ended with {}", output.status);
-    for part in ["✓ a click that is told", "✗ a click of which another thing comes", "wrong-type", "unknown-value"]
-    {
-        ensure!(said.contains(part), "it does not say `{part}`: {said}");
+    let output = WatchedCommand::run(replay()?.arg(&path))?;
+    let report = String::from_utf8(output.stdout)?;
+    ensure!(output.status.code() == Some(1), "the exit status is {}", output.status);
+    for part in ["✓ a valid click", "✗ an invalid click", "wrong-type", "unknown-value"] {
+        ensure!(report.contains(part), "`{part}` is not in the report: {report}");
     }
-    ensure!(said.contains("mine steps[1]"), "it does not name the step: {said}");
+    ensure!(report.contains("mine steps[1]"), "the report does not name the step: {report}");
 
-    let output = Watched::run(replay().arg("--json").arg(&path))?;
-    ensure!(output.status.code() == Some(1), "it ended with {} when asked for JSON", output.status);
-    let said: Value = serde_json::from_slice(&output.stdout).context("standard output is not one JSON document")?;
-    let oks: Vec<_> =
-        said.get("events").and_then(Value::as_array).into_iter().flatten().map(|event| event.get("ok")).collect();
-    ensure!(said.get("ok") == Some(&json!(false)), "it says that all is well: {said}");
-    ensure!(oks == [Some(&json!(true)), Some(&json!(false))], "it does not say which: {said}");
-    let effect = said.pointer("/events/0/effect/kind").and_then(Value::as_str);
-    ensure!(effect == Some("notification"), "it does not say what came: {said}");
+    let output = WatchedCommand::run(replay()?.arg("--json").arg(&path))?;
+    ensure!(output.status.code() == Some(1), "the exit status is {} when asked for JSON", output.status);
+    let report: Value = serde_json::from_slice(&output.stdout).context("standard output is not one JSON document")?;
+    let is_ok: Vec<_> =
+        report.get("events").and_then(Value::as_array).into_iter().flatten().map(|event| event.get("ok")).collect();
+    ensure!(report.get("ok") == Some(&json!(false)), "the report is ok: {report}");
+    ensure!(is_ok == [Some(&json!(true)), Some(&json!(false))], "the report names another step: {report}");
+    let effect = report.pointer("/events/0/effect/kind").and_then(Value::as_str);
+    ensure!(effect == Some("notification"), "the report has another effect: {report}");
     Ok(())
 }
 
-fn unreadable() -> Result<()> {
+fn invalid_scenario() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("mine.json");
     let mut scenario = scenario();
@@ -108,38 +96,38 @@ fn unreadable() -> Result<()> {
         *step = json!({"reson": "wrong-type"});
     }
     std::fs::write(&path, scenario.to_string())?;
-    let output = Watched::run(replay().arg(&path))?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.code() == Some(2), "it ended with {}", output.status);
-    ensure!(output.stdout.is_empty(), "it says something on standard output");
+    let output = WatchedCommand::run(replay()?.arg(&path))?;
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.code() == Some(2), "the exit status is {}", output.status);
+    ensure!(output.stdout.is_empty(), "standard output is not empty");
     for part in ["mine.json", "steps[1].expect.quarantine.reson", "reason"] {
-        ensure!(said.contains(part), "it does not say `{part}`: {said}");
+        ensure!(errors.contains(part), "`{part}` is not in the error: {errors}");
     }
     Ok(())
 }
 
-fn mosquitto() -> Result<()> {
+fn mosquitto_pub() -> Result<()> {
     if Command::new("mosquitto_pub").arg("--help").output().is_err() {
-        eprintln!("mosquitto_pub is not installed; its lines are not tried");
+        eprintln!("mosquitto_pub is not installed; its commands are not tested");
         return Ok(());
     }
-    let mut watched = Watched::spawn(local().stdout(Stdio::piped()).stderr(Stdio::null()))?;
+    let mut watched = WatchedCommand::spawn(local()?.stdout(Stdio::piped()).stderr(Stdio::null()))?;
     let mut lines = BufReader::new(watched.stdout()?).lines();
-    let mut publish = Vec::new();
+    let mut commands = Vec::new();
     for line in lines.by_ref() {
         let line = line?;
         if line.trim_start().starts_with("mosquitto_pub ") {
-            publish.push(line);
+            commands.push(line);
         } else if line.contains("Ctrl-C") {
             break;
         }
     }
-    ensure!(publish.len() == 2, "it prints {} mosquitto_pub lines", publish.len());
-    for line in publish {
-        let status = Command::new("sh").arg("-c").arg(&line).current_dir("/").status()?;
-        ensure!(status.success(), "this line failed: {line}");
-        let told = lines.by_ref().map_while(Result::ok).find(|line| line.contains("told"));
-        ensure!(told.is_some(), "nothing was told of: {line}");
+    ensure!(commands.len() == 2, "local prints {} mosquitto_pub commands", commands.len());
+    for command in commands {
+        let status = Command::new("sh").arg("-c").arg(&command).current_dir("/").status()?;
+        ensure!(status.success(), "this command failed: {command}");
+        let notified = lines.by_ref().map_while(Result::ok).find(|line| line.contains("notified"));
+        ensure!(notified.is_some(), "there was no notification after: {command}");
     }
     watched.end(rustix::process::Signal::INT, Duration::ZERO)
 }

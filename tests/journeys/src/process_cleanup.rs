@@ -1,4 +1,4 @@
-//! Nothing outlives the command that started it.
+//! No process outlives the command that started it.
 
 use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt;
@@ -10,32 +10,31 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
+use local_cloud::{supervisor, tools};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::json;
-use local_cloud::{supervisor, tools};
 
-use crate::replay::replay;
-use crate::stage::Suite;
+use crate::programs::replay;
+use crate::suite::Suite;
 
 pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
-    // A command that is killed cannot wait; its supervisor ends what is left a moment later.
+    // A killed command cannot wait; its supervisor kills what is left a moment later.
     let cases = [
         ("interrupted", Signal::INT, Duration::ZERO),
         ("terminated", Signal::TERM, Duration::ZERO),
-        ("killed with kill -9", Signal::KILL, Duration::from_secs(5)),
+        ("killed", Signal::KILL, Duration::from_secs(5)),
     ];
-    let trial = |(how, signal, late): (&str, Signal, Duration)| {
-        suite.trial(format!("nothing outlives a replay that is {how}"), async move |_| ended_by(signal, late))
+    let trial = |(how, signal, grace): (&str, Signal, Duration)| {
+        suite.trial(format!("no_process_outlives_a_replay_that_is_{how}"), async move |_| ended_by(signal, grace))
     };
     let mut trials: Vec<_> = cases.into_iter().map(trial).collect();
-    trials
-        .push(suite.trial("nothing outlives a replay that is killed with kill -9 as it starts", async |_| starting()));
-    trials.push(suite.trial("nothing outlives a replay whose parent is killed with kill -9", async |_| orphaned()));
+    trials.push(suite.trial("no_process_outlives_a_replay_that_is_killed_while_it_starts", async |_| starting()));
+    trials.push(suite.trial("no_process_outlives_a_replay_whose_parent_is_killed", async |_| orphaned()));
     trials
 }
 
 fn starting() -> Result<()> {
-    let mut watched = Watched::spawn(replay().stdout(Stdio::null()).stderr(Stdio::null()))?;
+    let mut watched = WatchedCommand::spawn(replay()?.stdout(Stdio::null()).stderr(Stdio::null()))?;
     let is_cli = |pid: Pid| {
         let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
         String::from_utf8_lossy(&line).contains("cloudformation")
@@ -44,28 +43,28 @@ fn starting() -> Result<()> {
     watched.end(Signal::KILL, Duration::from_secs(5))
 }
 
-/// As `make` runs it, when `make` is killed with `kill -9`.
+/// Kills the parent of a replay, as if `make` was killed.
 fn orphaned() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let path = long_scenario(directory.path())?;
-    // The shell stays, for something comes after.
+    // With a second command, the shell does not replace itself with the first one.
     let mut shell = Command::new("sh");
-    let program = replay();
+    let program = replay()?;
     shell.arg("-c").arg("\"$0\" \"$1\"; exit 0").arg(program.get_program()).arg(&path);
-    let mut watched = Watched::spawn(shell.stdout(Stdio::null()).stderr(Stdio::null()))?;
+    let mut watched = WatchedCommand::spawn(shell.stdout(Stdio::null()).stderr(Stdio::null()))?;
     watched.wait_for_a_function()?;
     watched.end(Signal::KILL, Duration::from_secs(10))
 }
 
-fn ended_by(signal: Signal, late: Duration) -> Result<()> {
+fn ended_by(signal: Signal, grace: Duration) -> Result<()> {
     let directory = tempfile::tempdir()?;
     let path = long_scenario(directory.path())?;
-    let mut watched = Watched::spawn(replay().arg(&path).stdout(Stdio::null()).stderr(Stdio::null()))?;
+    let mut watched = WatchedCommand::spawn(replay()?.arg(&path).stdout(Stdio::null()).stderr(Stdio::null()))?;
     watched.wait_for_a_function()?;
-    watched.end(signal, late)
+    watched.end(signal, grace)
 }
 
-/// A scenario that takes long, once it has woken a function.
+/// Writes a scenario that takes ten minutes after the first invocation.
 fn long_scenario(directory: &Path) -> Result<PathBuf> {
     let path = directory.join("long.json");
     let ring = |delay: u32| {
@@ -82,23 +81,23 @@ fn long_scenario(directory: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A command whose descendants are remembered.
-pub struct Watched {
+/// A running command whose descendants and scratch directories are tracked.
+pub struct WatchedCommand {
     child: Child,
     pid: Pid,
     seen: BTreeSet<(i32, u64)>,
     scratch: BTreeSet<PathBuf>,
 }
 
-impl Watched {
-    /// Starts it as a terminal would: in a process group of its own.
+impl WatchedCommand {
+    /// Starts a command as a terminal does, in its own process group.
     pub fn spawn(command: &mut Command) -> Result<Self> {
-        let child = command.process_group(0).stdin(Stdio::null()).spawn().context("cannot start the command")?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("it has no process id")?;
+        let child = command.process_group(0).stdin(Stdio::null()).spawn().context("failed to start the command")?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("the command has no process id")?;
         Ok(Self { child, pid, seen: BTreeSet::new(), scratch: BTreeSet::new() })
     }
 
-    /// Runs it to its end, after which nothing of it may be left.
+    /// Runs a command to its end and ensures that no process is left.
     pub fn run(command: &mut Command) -> Result<Output> {
         let (out, err) = (tempfile::NamedTempFile::new()?, tempfile::NamedTempFile::new()?);
         let mut watched = Self::spawn(command.stdout(out.reopen()?).stderr(err.reopen()?))?;
@@ -106,26 +105,26 @@ impl Watched {
             if let Some(status) = watched.child.try_wait()? {
                 break status;
             }
-            watched.look();
+            watched.track();
             sleep(Duration::from_millis(100));
         };
-        watched.none_left(Duration::ZERO)?;
+        watched.ensure_none_left(Duration::ZERO)?;
         Ok(Output { status, stdout: std::fs::read(out.path())?, stderr: std::fs::read(err.path())? })
     }
 
-    /// What it says, if that is piped.
+    /// Takes its standard output, which must be piped.
     pub fn stdout(&mut self) -> Result<ChildStdout> {
-        self.child.stdout.take().context("its standard output is not piped")
+        self.child.stdout.take().context("standard output is not piped")
     }
 
-    /// The processes that came of it and are there now.
+    /// Lists its current descendants.
     pub fn descendants(&self) -> Vec<Pid> {
         supervisor::descendants(self.pid)
     }
 
-    fn look(&mut self) {
+    fn track(&mut self) {
         for pid in self.descendants() {
-            self.seen.extend(supervisor::start_time(pid).map(|began| (pid.as_raw_nonzero().get(), began)));
+            self.seen.extend(supervisor::start_time(pid).map(|ticks| (pid.as_raw_nonzero().get(), ticks)));
             let home = supervisor::environment(pid).ok().and_then(|all| all.get("HOME").map(PathBuf::from));
             let is_scratch =
                 |home: &PathBuf| home.file_name().is_some_and(|name| name.to_string_lossy().starts_with("gatehouse-"));
@@ -133,33 +132,33 @@ impl Watched {
         }
     }
 
-    /// Waits until a function runs.
+    /// Waits until a function process runs.
     pub fn wait_for_a_function(&mut self) -> Result<()> {
         self.wait_for("a function", |pid| {
             supervisor::environment(pid).is_ok_and(|all| all.contains_key("AWS_LAMBDA_RUNTIME_API"))
         })
     }
 
-    /// Waits until there is such a process.
+    /// Waits until a descendant satisfies a condition.
     fn wait_for(&mut self, what: &str, is_it: impl Fn(Pid) -> bool) -> Result<()> {
-        let begin = Instant::now();
-        while begin.elapsed() < Duration::from_mins(3) {
+        let started_at = Instant::now();
+        while started_at.elapsed() < Duration::from_mins(3) {
             if let Some(status) = self.child.try_wait()? {
-                bail!("it ended with {status}");
+                bail!("the command ended with {status}");
             }
             if self.descendants().into_iter().any(&is_it) {
                 return Ok(());
             }
             sleep(Duration::from_millis(20));
         }
-        bail!("{what} does not run");
+        bail!("{what} did not start");
     }
 
-    /// Ends it, after which nothing of it may be left for longer than `late`.
-    pub fn end(mut self, signal: Signal, late: Duration) -> Result<()> {
-        self.look();
-        ensure!(self.seen.len() >= 2, "it has no server");
-        ensure!(!self.scratch.is_empty(), "it has no directory of its own");
+    /// Sends a signal and ensures that no process is left after the grace period.
+    pub fn end(mut self, signal: Signal, grace: Duration) -> Result<()> {
+        self.track();
+        ensure!(self.seen.len() >= 2, "the command has no server");
+        ensure!(!self.scratch.is_empty(), "the command has no scratch directory");
         if signal == Signal::INT {
             // Ctrl-C reaches the whole group.
             kill_process_group(self.pid, signal)?;
@@ -167,31 +166,32 @@ impl Watched {
             kill_process(self.pid, signal)?;
         }
         self.child.wait()?;
-        self.none_left(late)
+        self.ensure_none_left(grace)
     }
 
-    fn none_left(&self, late: Duration) -> Result<()> {
-        let begin = Instant::now();
+    fn ensure_none_left(&self, grace: Duration) -> Result<()> {
+        let started_at = Instant::now();
         loop {
-            let is_left =
-                |&&(pid, began): &&(i32, u64)| Pid::from_raw(pid).is_some_and(|pid| supervisor::start_time(pid) == Some(began));
+            let is_left = |&&(pid, ticks): &&(i32, u64)| {
+                Pid::from_raw(pid).is_some_and(|pid| supervisor::start_time(pid) == Some(ticks))
+            };
             let left: Vec<_> = self.seen.iter().filter(is_left).map(|(pid, _)| pid).collect();
-            let kept: Vec<_> = self.scratch.iter().filter(|scratch| scratch.exists()).collect();
-            if left.is_empty() && kept.is_empty() {
+            let directories: Vec<_> = self.scratch.iter().filter(|scratch| scratch.exists()).collect();
+            if left.is_empty() && directories.is_empty() {
                 return Ok(());
             }
-            ensure!(begin.elapsed() < late, "these processes outlived it: {left:?}, and these directories: {kept:?}");
+            ensure!(started_at.elapsed() < grace, "processes {left:?} and directories {directories:?} are left");
             sleep(Duration::from_millis(50));
         }
     }
 }
 
-impl Drop for Watched {
+impl Drop for WatchedCommand {
     fn drop(&mut self) {
-        // A test that failed leaves nothing behind either.
+        // A failed test must not leave anything behind either.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // A command that fails, or is killed, leaves the local cloud's log.
+        // A command that fails or is killed keeps the log of the local cloud.
         for command in ["replay", "local"] {
             let left = tools::root().join(format!("target/local/{command}-{}", self.pid.as_raw_nonzero()));
             let _ = std::fs::remove_dir_all(left);

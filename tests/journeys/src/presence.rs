@@ -1,0 +1,90 @@
+//! `presence` tracks connections and notifies of devices that stay offline.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+use local_cloud::observer::{self, Notification, Observer};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::stage::{is_true, text};
+use crate::suite::{Suite, TIMEOUT};
+
+pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
+    vec![suite.trial("presence_notifies_once_when_a_device_stays_offline_and_once_when_it_is_back", offline_and_back)]
+}
+
+/// Returns the presence notifications about a device.
+fn presence_notifications(observer: &Observer, thing: &str) -> Vec<Notification> {
+    let is_presence = |notification: &Notification| {
+        notification.attributes.contains_key("presence")
+            && notification.attributes.get("thing").is_some_and(|name| name == thing)
+    };
+    observer.notifications().into_iter().filter(is_presence).collect()
+}
+
+async fn offline_and_back(suite: Arc<Suite>) -> Result<()> {
+    const GRACE: Duration = Duration::from_secs(5);
+    let stage = suite.stage().await?;
+    let changes = || {
+        let notifications = presence_notifications(&stage.observer, "buoy").into_iter();
+        notifications.map(|it| it.attributes.get("presence").cloned().unwrap_or_default()).collect::<Vec<_>>()
+    };
+    let until_notified = async |count: usize| {
+        let is_notified = |observer: &Observer| (presence_notifications(observer, "buoy").len() >= count).then_some(());
+        stage.observer.until(Instant::now() + TIMEOUT, is_notified).await.context("there was no notification")
+    };
+    let mut buoy = stage.device("buoy").await?;
+    buoy.connect().await?;
+    let first = stage.record("buoy", "presence", |item| is_true(item, "connected")).await?;
+    ensure!(text(&first, "sessionIdentifier").is_some() && first.contains_key("since"), "the record is {first:?}");
+
+    // Offline for less than the grace period.
+    buoy.disconnect();
+    let disconnected = stage.record("buoy", "presence", |item| !is_true(item, "connected")).await?;
+    ensure!(text(&disconnected, "disconnectReason") == Some("CONNECTION_LOST"), "the record is {disconnected:?}");
+    buoy.connect().await?;
+    let second = stage.record("buoy", "presence", |item| is_true(item, "connected")).await?;
+    ensure!(text(&second, "sessionIdentifier") != text(&first, "sessionIdentifier"), "the session is the same");
+    sleep(GRACE + Duration::from_secs(3)).await;
+    ensure!(changes().is_empty(), "there were notifications: {:?}", changes());
+
+    // Offline for longer.
+    let skip = stage.observer.system_messages(0).len();
+    buoy.disconnect();
+    until_notified(1).await?;
+    ensure!(changes() == ["away"], "the notifications are {:?}", changes());
+    let away = stage.record("buoy", "presence", |item| item.contains_key("awaySince")).await?;
+    ensure!(!is_true(&away, "connected"), "the record is {away:?}");
+
+    // Duplicate and late events change nothing.
+    let events = stage.observer.system_messages(0);
+    let is_presence = |topic: &str| topic.starts_with("$aws/events/presence/") && topic.ends_with("/buoy");
+    ensure!(events.iter().skip(skip).any(|event| is_presence(&event.topic)), "AWS IoT published no presence event");
+    for event in events.iter().filter(|event| is_presence(&event.topic)) {
+        let payload: Value = serde_json::from_slice(&event.payload)?;
+        let duplicate = json!({
+            "payload": payload,
+            "thing": "buoy",
+            "topic": event.topic,
+            "traceId": format!("{}-again", event.trace_id),
+            "receivedAt": observer::now(),
+        });
+        let send = stage.clients.sqs.send_message().queue_url(stage.output("presence", "QueueUrl")?);
+        send.message_body(duplicate.to_string()).send().await?;
+    }
+    sleep(GRACE + Duration::from_secs(3)).await;
+    ensure!(changes() == ["away"], "the notifications are {:?}", changes());
+    let still = stage.record("buoy", "presence", |item| !is_true(item, "connected")).await?;
+    ensure!(text(&still, "sessionIdentifier") == text(&away, "sessionIdentifier"), "the record is {still:?}");
+
+    buoy.connect().await?;
+    until_notified(2).await?;
+    stage.record("buoy", "presence", |item| is_true(item, "connected") && !item.contains_key("awaySince")).await?;
+    sleep(Duration::from_secs(2)).await;
+    ensure!(changes() == ["away", "back"], "the notifications are {:?}", changes());
+    ensure!(stage.queue_length("PresenceDeadLetterQueueUrl").await? == 0, "an event is in the dead-letter queue");
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! What all journeys share: the runtime and the local cloud.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use libtest_mimic::{Failed, Trial};
+use local_cloud::aws::Clients;
+use local_cloud::cli::RunDirectory;
+use local_cloud::cloud::Cloud;
+use local_cloud::deploy;
+use local_cloud::isolation::Account;
+use local_cloud::observer::Observer;
+use local_cloud::progress::Progress;
+use tokio::runtime::Runtime;
+use tokio::sync::OnceCell;
+
+use crate::stage::Stage;
+
+/// How long an effect may take on a busy machine.
+pub const TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Lambda's pause before it retries an asynchronous invocation, in seconds; it doubles each time. In AWS it is a minute.
+/// As there, it is longer than the timeout of a function behind a fault proxy, so the claim of a killed process has
+/// expired by then.
+const RETRY_DELAY: &str = "7";
+
+/// What all journeys share.
+pub struct Suite {
+    runtime: Runtime,
+    log: PathBuf,
+    directory: Mutex<Option<RunDirectory>>,
+    cloud: OnceCell<Arc<Cloud>>,
+    accounts: AtomicU64,
+}
+
+impl Suite {
+    pub fn new() -> Result<Self> {
+        let directory = RunDirectory::new("tests")?;
+        Ok(Self {
+            runtime: tokio::runtime::Builder::new_multi_thread().enable_all().build()?,
+            log: directory.path().join("cloud.log"),
+            directory: Mutex::new(Some(directory)),
+            cloud: OnceCell::new(),
+            accounts: AtomicU64::new(0),
+        })
+    }
+
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// Returns a test with this name.
+    pub fn trial<F>(
+        self: &Arc<Self>,
+        name: impl Into<String>,
+        test: impl FnOnce(Arc<Self>) -> F + Send + 'static,
+    ) -> Trial
+    where
+        F: Future<Output = Result<()>>,
+    {
+        let suite = Arc::clone(self);
+        let run = move || {
+            let result = suite.runtime.block_on(test(Arc::clone(&suite)));
+            result.map_err(|error| Failed::from(format!("{error:#}")))
+        };
+        Trial::test(name, run)
+    }
+
+    /// Returns the local cloud, which the first test starts.
+    pub async fn cloud(&self) -> Result<&Arc<Cloud>> {
+        let start = async || {
+            let settings = [("LAMBDA_ASYNC_RETRY_BASE_SECONDS", RETRY_DELAY)];
+            Ok(Arc::new(Cloud::start(&self.log, &settings).await?))
+        };
+        self.cloud.get_or_try_init(start).await
+    }
+
+    /// Deploys everything to an account of its own.
+    pub async fn stage(&self) -> Result<Stage> {
+        self.stage_with(&[]).await
+    }
+
+    /// Deploys everything with these parameters to an account of its own.
+    pub async fn stage_with(&self, parameters: &[(&str, &str)]) -> Result<Stage> {
+        let cloud = self.cloud().await?;
+        let number = self.accounts.fetch_add(1, Ordering::Relaxed);
+        let account = Account::new(format!("{:012}", 200_000_000_000 + number))?;
+        // When MiniStack updates a function, it kills the processes of all functions with that name, in any account.
+        let prefix = format!("gatehouse-{number}");
+        let deployment = deploy::deploy_gatehouse(cloud, &account, &prefix, parameters, Progress::silent()).await?;
+        let clients = Clients::new(cloud.endpoint, &account);
+        let observer = Observer::start(&clients).await?;
+        Ok(Stage { cloud: Arc::clone(cloud), account, clients, deployment, observer })
+    }
+
+    /// Stops the local cloud. Otherwise its supervisor would do so a moment after this process ends.
+    pub fn stop(&self) {
+        if let Some(cloud) = self.cloud.get() {
+            cloud.stop();
+        }
+        self.directory.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}

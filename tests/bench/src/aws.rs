@@ -1,5 +1,5 @@
-//! An AWS that answers at once: DynamoDB, SNS, SQS and AWS IoT over TLS on loopback, one port a service as AWS has one
-//! address a service, and a record of every call, so that no benchmark measures a failure.
+//! A fake AWS that responds immediately: DynamoDB, SNS, SQS and AWS IoT over TLS on loopback, one port per service, since
+//! AWS has one address per service. It records every call, so that no benchmark measures a failure.
 
 use std::{
     net::Ipv4Addr,
@@ -16,10 +16,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use local_cloud::pki::{KeyType, generate_key_pair};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
-use local_cloud::pki::{Key, key_pair};
 use tokio::net::TcpListener;
 use tokio_rustls::{
     TlsAcceptor,
@@ -32,28 +32,28 @@ use tokio_rustls::{
 
 use crate::{dynamodb::Tables, iot::Registry, sqs::sqs};
 
-/// Where everything is.
+/// The region.
 pub const REGION: &str = "eu-west-1";
-/// Whose everything is.
+/// The account.
 pub const ACCOUNT: &str = "123456789012";
 
-/// The content type of DynamoDB's and SQS's answers.
+/// The content type of DynamoDB and SQS.
 pub const AWS_JSON: &str = "application/x-amz-json-1.0";
 
-/// One call that a function made.
+/// A call of a function.
 #[derive(Debug)]
 pub struct Call {
-    /// The API's operation, for example `PutItem`.
+    /// The operation, such as `PutItem`.
     pub operation: String,
-    /// The table's or the queue's name, the topic's ARN, or the last name in an AWS IoT path.
+    /// The name of the table or queue, the ARN of the topic, or the last name in an AWS IoT path.
     pub target: String,
-    /// What was sent: JSON, or decoded fields, one a line.
+    /// The request: JSON, or decoded fields, one per line.
     pub body: String,
 }
 
 type Calls = Arc<Mutex<Vec<Call>>>;
 
-/// The endpoints and what they were asked. They live as long as the process.
+/// The endpoints and the recorded calls. The endpoints live as long as the process.
 #[derive(Debug)]
 pub struct FakeAws {
     /// `AWS_ENDPOINT_URL_DYNAMODB`
@@ -64,44 +64,43 @@ pub struct FakeAws {
     pub sqs: String,
     /// `AWS_ENDPOINT_URL_IOT`
     pub iot: String,
-    /// What AWS IoT knows.
+    /// The certificates of AWS IoT.
     pub registry: Registry,
-    /// What DynamoDB holds.
+    /// The tables of DynamoDB.
     pub tables: Tables,
-    /// The authority that signed their certificate, as PEM.
+    /// The file with the CA certificate of the endpoints, in PEM.
     pub ca: PathBuf,
     calls: Calls,
 }
 
 impl FakeAws {
-    /// Starts the endpoints and writes their authority's certificate into `dir`.
+    /// Starts the endpoints and writes their CA certificate to `dir`.
     pub async fn start(dir: &Path) -> Result<Self> {
         let ca = dir.join("ca.pem");
         let tls = TlsAcceptor::from(Arc::new(server_config(&ca)?));
         let calls = Calls::default();
         let registry = Registry::new()?;
         let tables = Tables::default();
-        let held = tables.clone();
-        let dynamodb = listen(tls.clone(), calls.clone(), move |request| held.answer(request)).await?;
+        let dynamodb_tables = tables.clone();
+        let dynamodb = listen(tls.clone(), calls.clone(), move |request| dynamodb_tables.handle(request)).await?;
         let sns = listen(tls.clone(), calls.clone(), sns).await?;
         let sqs = listen(tls.clone(), calls.clone(), sqs).await?;
-        let known = registry.clone();
-        let iot = listen(tls, calls.clone(), move |request| known.answer(request)).await?;
+        let iot_registry = registry.clone();
+        let iot = listen(tls, calls.clone(), move |request| iot_registry.handle(request)).await?;
         Ok(Self { dynamodb, sns, sqs, iot, registry, tables, ca, calls })
     }
 
-    /// The calls since the last time this was asked.
+    /// Returns the calls since this was last called.
     pub fn take_calls(&self) -> Vec<Call> {
         std::mem::take(&mut *self.calls.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// A chain like that of AWS's endpoints, made anew for each run: root, intermediate, server, the authorities with RSA
-/// keys, since what a client pays for a handshake is mostly the checking of signatures. The server's own key is an
-/// elliptic curve's, which costs the client a little more than AWS's RSA key would, but does not let it wait for a slow
-/// signature here.
+/// Creates a certificate chain like that of AWS's endpoints: root, intermediate, server. The CAs have RSA keys, because
+/// verifying signatures is most of a client's cost of a handshake. The server has an elliptic curve key, which costs the
+/// client slightly more than AWS's RSA key, but does not make it wait for a slow signature.
 fn server_config(ca_file: &Path) -> Result<ServerConfig> {
-    let authority = |name: &str| -> Result<CertificateParams> {
+    let ca = |name: &str| -> Result<CertificateParams> {
         let mut params = CertificateParams::new([])?;
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -110,14 +109,14 @@ fn server_config(ca_file: &Path) -> Result<ServerConfig> {
         Ok(params)
     };
 
-    let root = authority("bench root")?;
-    let root_key = generate_key_pair(Key::Rsa2048)?;
+    let root = ca("bench root")?;
+    let root_key = generate_key_pair(KeyType::Rsa2048)?;
     std::fs::write(ca_file, root.self_signed(&root_key)?.pem())
-        .with_context(|| format!("cannot write {}", ca_file.display()))?;
+        .with_context(|| format!("failed to write {}", ca_file.display()))?;
     let root = Issuer::new(root, root_key);
 
-    let intermediate = authority("bench intermediate")?;
-    let intermediate_key = generate_key_pair(Key::Rsa2048)?;
+    let intermediate = ca("bench intermediate")?;
+    let intermediate_key = generate_key_pair(KeyType::Rsa2048)?;
     let intermediate_certificate = intermediate.signed_by(&intermediate_key, &root)?;
     let intermediate = Issuer::new(intermediate, intermediate_key);
 
@@ -136,30 +135,30 @@ fn server_config(ca_file: &Path) -> Result<ServerConfig> {
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(chain, key)?;
-    // What DynamoDB and SNS offer: no HTTP/2.
+    // DynamoDB and SNS do not offer HTTP/2.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
 
-/// The status, the content type, the body, and for the record: which call it was.
-pub struct Answer {
-    /// Which call it was.
+/// A response, and the call to record.
+pub struct FakeResponse {
+    /// The call.
     pub call: Call,
-    /// 200, or what an error of `error_type` comes with.
+    /// The status.
     pub status: StatusCode,
-    /// The kind of error, where the service names it in a header.
+    /// The error type, if the service names it in a header.
     pub error_type: Option<&'static str>,
-    /// What the body is.
+    /// The content type.
     pub content_type: &'static str,
-    /// What is said.
+    /// The body.
     pub body: String,
 }
 
-trait Service: Fn(&Request<Bytes>) -> Result<Answer> + Clone + Send + Sync + 'static {}
+trait Service: Fn(&Request<Bytes>) -> Result<FakeResponse> + Clone + Send + Sync + 'static {}
 
-impl<F: Fn(&Request<Bytes>) -> Result<Answer> + Clone + Send + Sync + 'static> Service for F {}
+impl<F: Fn(&Request<Bytes>) -> Result<FakeResponse> + Clone + Send + Sync + 'static> Service for F {}
 
-/// Serves `service` on a port of its own; the answer is its address.
+/// Serves a service on a new port. Returns its URL.
 async fn listen(tls: TlsAcceptor, calls: Calls, service: impl Service) -> Result<String> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = format!("https://localhost:{}", listener.local_addr()?.port());
@@ -168,10 +167,10 @@ async fn listen(tls: TlsAcceptor, calls: Calls, service: impl Service) -> Result
             let (tls, calls, service) = (tls.clone(), calls.clone(), service.clone());
             tokio::spawn(async move {
                 let _ = stream.set_nodelay(true);
-                // A client that hangs up, as every killed function does, is no error here.
+                // Killed functions drop their connections.
                 let Ok(stream) = tls.accept(stream).await else { return };
-                let answer = service_fn(|request| respond(request, &calls, &service));
-                let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+                let service = service_fn(|request| respond(request, &calls, &service));
+                let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
             });
         }
     });
@@ -183,16 +182,16 @@ async fn respond(request: Request<Incoming>, calls: &Calls, service: &impl Servi
     let request = Request::from_parts(head, body.collect().await?.to_bytes());
     let authorization = request.headers().get("authorization");
     let signed = authorization.is_some_and(|value| value.as_bytes().starts_with(b"AWS4-HMAC-SHA256 "));
-    let answer = match service(&request) {
-        Ok(answer) if signed => answer,
+    let response = match service(&request) {
+        Ok(response) if signed => response,
         other => {
             let why = match other {
                 Ok(_) => "the call is not signed".to_owned(),
                 Err(error) => format!("{error:#}"),
             };
-            Answer {
+            FakeResponse {
                 call: Call {
-                    operation: "NotUnderstood".to_owned(),
+                    operation: "Unsupported".to_owned(),
                     target: why,
                     body: String::from_utf8_lossy(request.body()).into_owned(),
                 },
@@ -203,28 +202,28 @@ async fn respond(request: Request<Incoming>, calls: &Calls, service: &impl Servi
             }
         }
     };
-    let mut response = Response::builder()
-        .status(answer.status)
+    let mut builder = Response::builder()
+        .status(response.status)
         .header("x-amzn-requestid", "7a62c49f-347e-4fc4-9331-6e8e7a96aa73")
-        .header("content-type", answer.content_type);
-    if let Some(error_type) = answer.error_type {
-        response = response.header("x-amzn-errortype", error_type);
+        .header("content-type", response.content_type);
+    if let Some(error_type) = response.error_type {
+        builder = builder.header("x-amzn-errortype", error_type);
     }
-    if answer.content_type == AWS_JSON {
-        response = response.header("x-amz-crc32", crc32(answer.body.as_bytes()));
+    if response.content_type == AWS_JSON {
+        builder = builder.header("x-amz-crc32", crc32(response.body.as_bytes()));
     }
-    calls.lock().unwrap_or_else(PoisonError::into_inner).push(answer.call);
-    Ok(response.body(Full::new(Bytes::from(answer.body)))?)
+    calls.lock().unwrap_or_else(PoisonError::into_inner).push(response.call);
+    Ok(builder.body(Full::new(Bytes::from(response.body)))?)
 }
 
-/// The checksum that DynamoDB sends with every answer, and that some SDKs verify.
+/// The checksum in every DynamoDB response, which some SDKs verify.
 fn crc32(bytes: &[u8]) -> u32 {
     let shift = |crc: u32, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
     !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), shift))
 }
 
-/// SNS's Query protocol.
-fn sns(request: &Request<Bytes>) -> Result<Answer> {
+/// Handles a call of SNS, in the Query protocol.
+fn sns(request: &Request<Bytes>) -> Result<FakeResponse> {
     let fields: Vec<(String, String)> = form_urlencoded::parse(request.body()).into_owned().collect();
     let field = |name: &str| -> Result<String> {
         let found = fields.iter().find(|(key, _)| key == name);
@@ -237,9 +236,9 @@ fn sns(request: &Request<Bytes>) -> Result<Answer> {
         "GetTopicAttributes" => {
             format!("<Attributes><entry><key>TopicArn</key><value>{topic}</value></entry></Attributes>")
         }
-        other => anyhow::bail!("{other} is not among the fake's operations"),
+        other => anyhow::bail!("{other} is not supported by the fake"),
     };
-    Ok(Answer {
+    Ok(FakeResponse {
         status: StatusCode::OK,
         error_type: None,
         content_type: "text/xml",

@@ -1,4 +1,4 @@
-//! A CPU share as Lambda gives it: a cgroup with a quota, version 1 or 2.
+//! Limits the CPU as Lambda does, with a cgroup quota (cgroup version 1 or 2).
 
 use std::{
     fs, io,
@@ -13,7 +13,7 @@ const QUOTA_US: u32 = 1440;
 /// With the kernel's default of 100 ms a short invocation would never be throttled.
 const PERIOD_US: u32 = 20_000;
 
-/// Where cgroups can be made, and in which version's way.
+/// A place where cgroups can be created.
 #[derive(Debug, Clone)]
 pub struct Cgroups {
     parent: PathBuf,
@@ -21,22 +21,22 @@ pub struct Cgroups {
 }
 
 impl Cgroups {
-    /// Finds a place by trying: the way in differs between distributions, containers and users.
+    /// Finds a place by trying, because it differs between distributions, containers and users.
     pub fn find() -> Result<Self, String> {
-        let mut tried = Vec::new();
+        let mut errors = Vec::new();
         for found in candidates() {
             match found.create().and_then(|group| group.limit()) {
                 Ok(()) => return Ok(found),
-                Err(error) => tried.push(format!("{}: {error}", found.parent.display())),
+                Err(error) => errors.push(format!("{}: {error}", found.parent.display())),
             }
         }
-        if tried.is_empty() {
-            tried.push("no cgroup with a CPU controller is mounted".to_owned());
+        if errors.is_empty() {
+            errors.push("no cgroup with a CPU controller is mounted".to_owned());
         }
-        Err(tried.join("; "))
+        Err(errors.join("; "))
     }
 
-    /// A new cgroup, without a limit yet.
+    /// Creates a cgroup without a limit.
     pub fn create(&self) -> io::Result<Cgroup> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -50,7 +50,7 @@ impl Cgroups {
     }
 }
 
-/// This process's own cgroup first (a user or a container may write there), then the top.
+/// Lists this process's own cgroup, which a user or container may be able to write to, then the root.
 fn candidates() -> Vec<Cgroups> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
@@ -87,7 +87,7 @@ fn has_cpu(mount: &Path) -> bool {
         .is_ok_and(|names| names.split_whitespace().any(|name| name == "cpu"))
 }
 
-/// One run's cgroup. Dropped, it is removed.
+/// A cgroup. It is removed when dropped.
 #[derive(Debug)]
 pub struct Cgroup {
     dir: PathBuf,
@@ -95,12 +95,12 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// The file that a process writes `0` into to join.
+    /// Returns the file to which a process writes `0` to join.
     pub fn procs(&self) -> PathBuf {
         self.dir.join("cgroup.procs")
     }
 
-    /// From now on the share is Lambda's for 128 MB.
+    /// Limits the CPU to that of a 128 MB function.
     pub fn limit(&self) -> io::Result<()> {
         if self.unified {
             fs::write(self.dir.join("cpu.max"), format!("{QUOTA_US} {PERIOD_US}"))
@@ -113,13 +113,13 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // The kernel lets go of a killed process a moment after it was waited for.
+        // The kernel releases a killed process a moment after it was reaped.
         for _ in 0..50 {
             if fs::remove_dir(&self.dir).is_ok() {
                 return;
             }
             thread::sleep(Duration::from_millis(10));
         }
-        eprintln!("cannot remove {}", self.dir.display());
+        eprintln!("failed to remove {}", self.dir.display());
     }
 }

@@ -1,10 +1,10 @@
-//! One clock for two processes: a function's start is noted by its launcher, its first poll by the host.
+//! A clock that two processes share: the launcher notes the start of a function, the host its first poll.
 
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Time since some moment that is the same for every process of this machine.
+/// Returns the time since a fixed point that is the same for every process of this machine.
 pub fn now() -> Duration {
     clock_gettime(ClockId::Monotonic).try_into().unwrap_or_default()
 }

@@ -1,5 +1,5 @@
-//! DynamoDB, as far as the functions need it. Only the alarms' table keeps what is put into it: of the other tables no
-//! benchmark reads what it has written, so that a read finds nothing and every condition holds.
+//! The part of DynamoDB that the functions use. Only the alarms table stores items; no benchmark reads what it has written
+//! to the others, so their reads return nothing and every condition holds.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,42 +10,42 @@ use anyhow::{Context, Result, bail, ensure};
 use hyper::{Request, StatusCode, body::Bytes};
 use serde_json::{Map, Value, json};
 
-use crate::aws::{AWS_JSON, Answer, Call};
+use crate::aws::{AWS_JSON, Call, FakeResponse};
 
 /// The table of readings.
 pub const TELEMETRY_TABLE: &str = "gatehouse-telemetry";
-/// The table of alarms' states and of the document of thresholds.
+/// The table of alarm states and the thresholds document.
 pub const ALARMS_TABLE: &str = "gatehouse-alarms";
-/// The table of what is known of devices, and of the document of destinations.
+/// The table of device records and the destinations document.
 pub const DEVICES_TABLE: &str = "gatehouse-devices";
 
-/// The most that one call writes, and the most that one reads.
-const PUTS: usize = 25;
-const GETS: usize = 100;
+/// The limits of batch calls.
+const MAX_PUTS: usize = 25;
+const MAX_GETS: usize = 100;
 
 type Item = Map<String, Value>;
-/// The values of a table's two key attributes.
+/// The partition key and the sort key.
 type Key = (String, String);
 
-/// What the tables hold.
+/// The stored items.
 #[derive(Debug, Clone, Default)]
 pub struct Tables(Arc<Mutex<BTreeMap<Key, Item>>>);
 
 impl Tables {
-    /// Answers one call.
-    pub fn answer(&self, request: &Request<Bytes>) -> Result<Answer> {
+    /// Handles a call.
+    pub fn handle(&self, request: &Request<Bytes>) -> Result<FakeResponse> {
         let target = request.headers().get("x-amz-target").context("no x-amz-target")?.to_str()?;
         let operation =
             target.strip_prefix("DynamoDB_20120810.").with_context(|| format!("x-amz-target is {target}"))?;
         let fields: Value = serde_json::from_slice(request.body())?;
-        let (table, answer) = match operation {
+        let (table, response) = match operation {
             "BatchWriteItem" => {
-                let (table, requests) = of_one_table(&fields)?;
+                let (table, requests) = single_table(&fields)?;
                 puts(table, requests)?;
                 (table, json!({ "UnprocessedItems": {} }))
             }
             "BatchGetItem" => {
-                let (table, wanted) = of_one_table(&fields)?;
+                let (table, wanted) = single_table(&fields)?;
                 let found = self.get_all(table, wanted)?;
                 (table, json!({ "Responses": { table: found }, "UnprocessedKeys": {} }))
             }
@@ -61,23 +61,23 @@ impl Tables {
             }
             "UpdateItem" | "DeleteItem" => {
                 let table = table_name(&fields)?;
-                ensure!(table != ALARMS_TABLE, "{operation} is not among the fake's operations on {table}");
+                ensure!(table != ALARMS_TABLE, "{operation} is not supported by the fake on {table}");
                 (table, json!({}))
             }
-            other => bail!("{other} is not among the fake's operations"),
+            other => bail!("{other} is not supported by the fake"),
         };
-        Ok(Answer {
+        Ok(FakeResponse {
             call: Call { operation: operation.to_owned(), target: table.to_owned(), body: fields.to_string() },
             status: StatusCode::OK,
             error_type: None,
             content_type: AWS_JSON,
-            body: answer.to_string(),
+            body: response.to_string(),
         })
     }
 
-    /// Puts an item into the alarms' table, as if somebody had done so earlier.
+    /// Puts an item into the alarms table.
     pub fn put_alarm_item(&self, item: &Value) -> Result<()> {
-        self.put(ALARMS_TABLE, item.as_object().context("an item is an object")?)
+        self.put(ALARMS_TABLE, item.as_object().context("the item is not an object")?)
     }
 
     fn put(&self, table: &str, item: &Item) -> Result<()> {
@@ -99,41 +99,41 @@ impl Tables {
 
     fn get_all(&self, table: &str, wanted: &Value) -> Result<Vec<Item>> {
         let keys = array(wanted, "Keys")?;
-        ensure!((1..=GETS).contains(&keys.len()), "a call asks for {} items", keys.len());
+        ensure!((1..=MAX_GETS).contains(&keys.len()), "a call asks for {} items", keys.len());
         let mut seen = BTreeSet::new();
         let mut found = Vec::new();
         for wanted in keys {
-            let wanted = wanted.as_object().context("a key is an object")?;
-            ensure!(seen.insert(key(table, wanted)?), "a key stands twice in one call");
+            let wanted = wanted.as_object().context("the key is not an object")?;
+            ensure!(seen.insert(key(table, wanted)?), "a call has a key twice");
             found.extend(self.get(table, wanted)?);
         }
         Ok(found)
     }
 }
 
-/// The items that a `BatchWriteItem` call puts into its table.
+/// Returns the items that a `BatchWriteItem` call puts.
 ///
-/// An error where DynamoDB would refuse the call: more than 25, a key twice, an attribute of no type.
+/// Fails where DynamoDB would refuse the call: more than 25 items, a duplicate key, or an attribute without a type.
 pub fn puts<'a>(table: &str, requests: &'a Value) -> Result<Vec<&'a Item>> {
-    let requests = requests.as_array().context("the requests to a table are an array")?;
-    ensure!((1..=PUTS).contains(&requests.len()), "a call has {} requests", requests.len());
+    let requests = requests.as_array().context("the requests are not an array")?;
+    ensure!((1..=MAX_PUTS).contains(&requests.len()), "a call has {} requests", requests.len());
     let mut seen = BTreeSet::new();
     let put = |request: &'a Value| -> Result<&'a Item> {
-        ensure!(request.as_object().is_some_and(|it| it.len() == 1), "a request is for one thing");
+        ensure!(request.as_object().is_some_and(|it| it.len() == 1), "the request has more than one kind");
         let item = object(request.get("PutRequest").context("no PutRequest")?, "Item")?;
         well_formed(item)?;
-        ensure!(seen.insert(key(table, item)?), "a key stands twice in one call");
+        ensure!(seen.insert(key(table, item)?), "a call has a key twice");
         Ok(item)
     };
     requests.iter().map(put).collect()
 }
 
-/// The name of the only table that a batch call is about, and what is asked of it.
-pub fn of_one_table(fields: &Value) -> Result<(&str, &Value)> {
+/// Returns the only table of a batch call, and its requests.
+pub fn single_table(fields: &Value) -> Result<(&str, &Value)> {
     let tables = object(fields, "RequestItems")?;
-    ensure!(tables.len() == 1, "a call is about {} tables", tables.len());
-    let (table, asked) = tables.iter().next().context("a call is about no table")?;
-    Ok((table, asked))
+    ensure!(tables.len() == 1, "the call has {} tables", tables.len());
+    let (table, requests) = tables.iter().next().context("the call has no table")?;
+    Ok((table, requests))
 }
 
 fn table_name(fields: &Value) -> Result<&str> {
@@ -148,23 +148,23 @@ fn array<'a>(fields: &'a Value, name: &str) -> Result<&'a Vec<Value>> {
     fields.get(name).and_then(Value::as_array).with_context(|| format!("no {name}"))
 }
 
-/// Where an item stands in a table of which the fake knows the key.
+/// Returns the key of an item.
 fn key(table: &str, item: &Item) -> Result<Key> {
     let (hash, range) = match table {
         TELEMETRY_TABLE => ("thing", "at"),
         ALARMS_TABLE => ("id", "part"),
-        other => bail!("the key of {other} is not known"),
+        other => bail!("the key of {other} is unknown"),
     };
     Ok((text(item, hash)?.to_owned(), text(item, range)?.to_owned()))
 }
 
-/// An attribute that is a text.
+/// Returns a text attribute.
 pub fn text<'a>(item: &'a Item, name: &str) -> Result<&'a str> {
     let found = item.get(name).and_then(|value| value.get("S")).and_then(Value::as_str);
-    found.with_context(|| format!("{name} is no text"))
+    found.with_context(|| format!("{name} is not a text"))
 }
 
-/// A JSON value as an attribute's.
+/// Converts a JSON value to an attribute value.
 pub fn attribute(value: &Value) -> Value {
     match value {
         Value::Null => json!({ "NULL": true }),
@@ -180,12 +180,12 @@ pub fn attribute(value: &Value) -> Value {
 
 fn well_formed(item: &Item) -> Result<()> {
     for (name, value) in item {
-        ensure!(is_attribute(value), "{name} is no attribute value: {value}");
+        ensure!(is_attribute(value), "{name} is not an attribute value: {value}");
     }
     Ok(())
 }
 
-/// Whether this is a value of one of the types that are used here.
+/// Whether this is an attribute value of a type that the functions use.
 fn is_attribute(value: &Value) -> bool {
     let Some((kind, value)) = value.as_object().filter(|it| it.len() == 1).and_then(|it| it.iter().next()) else {
         return false;

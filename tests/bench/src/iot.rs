@@ -1,5 +1,5 @@
-//! AWS IoT's control plane, as far as admissions need it: one CA, and the certificates of the devices that it let
-//! knock. The certificates are real, and none knocks twice.
+//! The part of the AWS IoT control plane that admissions use: one CA, and real certificates of its devices, each of which
+//! is admitted once.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -10,29 +10,29 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use hyper::{Method, Request, StatusCode, body::Bytes};
+use local_cloud::pki::{CertificateAuthority, CertificateSpec, KeyType, hex};
 use serde_json::{Value, json};
-use local_cloud::pki::{CertificateAuthority, Certificate, Key};
 
-use crate::aws::{ACCOUNT, Answer, Call, REGION};
+use crate::aws::{ACCOUNT, Call, FakeResponse, REGION};
 
-/// The certificate that a function asks for to warm its connection up. There is none of this id.
-pub const NOBODY: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+/// The certificate that a function describes to warm up its connection. It does not exist.
+pub const UNKNOWN_CERTIFICATE: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// A device that is about to knock.
+/// A device with a pending certificate.
 #[derive(Debug, Clone)]
 pub struct Device {
-    /// Its certificate's common name.
+    /// The common name of its certificate.
     pub thing: String,
-    /// Its certificate's id.
+    /// The id of its certificate.
     pub certificate: String,
-    /// Its certificate's serial number, as hexadecimal digits.
+    /// The serial number of its certificate, in hex.
     pub serial: String,
     /// The id of the CA that signed it.
     pub ca: String,
 }
 
 impl Device {
-    /// Its certificate's ARN.
+    /// Returns the ARN of its certificate.
     pub fn arn(&self) -> String {
         arn("cert", &self.certificate)
     }
@@ -42,14 +42,14 @@ fn arn(kind: &str, id: &str) -> String {
     format!("arn:aws:iot:{REGION}:{ACCOUNT}:{kind}/{id}")
 }
 
-/// What AWS IoT knows.
+/// The certificates that AWS IoT knows.
 #[derive(Debug, Clone)]
-pub struct Registry(Arc<Known>);
+pub struct Registry(Arc<State>);
 
 #[derive(Debug)]
-struct Known {
+struct State {
     ca: CertificateAuthority,
-    waiting: Mutex<VecDeque<Device>>,
+    pending: Mutex<VecDeque<Device>>,
     certificates: Mutex<BTreeMap<String, Registered>>,
 }
 
@@ -64,36 +64,34 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Registry {
-    /// One that knows a new CA and nobody else.
+    /// Returns a registry with a new CA and no devices.
     pub fn new() -> Result<Self> {
-        // The kind of key that `infra/ca/create` makes unless it is told otherwise.
-        let ca = CertificateAuthority::new("bench devices", Key::P256)?;
-        Ok(Self(Arc::new(Known { ca, waiting: Mutex::default(), certificates: Mutex::default() })))
+        // The default key type of `infra/ca/create`.
+        let ca = CertificateAuthority::new("bench devices", KeyType::P256)?;
+        Ok(Self(Arc::new(State { ca, pending: Mutex::default(), certificates: Mutex::default() })))
     }
 
-    /// Signs and registers certificates, which then wait to be activated. Beforehand, so that nobody waits for
-    /// signatures between two events.
+    /// Signs and registers pending certificates in advance, so that no event waits for signatures.
     pub fn prepare(&self, count: usize) -> Result<()> {
-        let Known { ca, waiting, certificates } = &*self.0;
+        let State { ca, pending, certificates } = &*self.0;
         for _ in 0..count {
             let mut certificates = locked(certificates);
             let thing = format!("device-{:06}", certificates.len());
-            let issued = ca.issue(&Certificate::named(&thing))?;
-            let serial = local_cloud::pki::hex(&issued.serial);
-            locked(waiting).push_back(Device { thing, certificate: issued.id.clone(), serial, ca: ca.id.clone() });
+            let issued = ca.issue(&CertificateSpec::named(&thing))?;
+            let serial = hex(&issued.serial);
+            locked(pending).push_back(Device { thing, certificate: issued.id.clone(), serial, ca: ca.id.clone() });
             certificates.insert(issued.id, Registered { pem: issued.pem, status: "PENDING_ACTIVATION".to_owned() });
         }
         Ok(())
     }
 
-    /// The next device in line.
+    /// Returns the next device.
     pub fn next(&self) -> Result<Device> {
-        locked(&self.0.waiting).pop_front().context("too few certificates were prepared")
+        locked(&self.0.pending).pop_front().context("not enough certificates were prepared")
     }
 
-    /// Answers one call. Only certificates' statuses are stored: what else an admission writes is about a device that
-    /// has never been here.
-    pub fn answer(&self, request: &Request<Bytes>) -> Result<Answer> {
+    /// Handles a call. Only the status of certificates is stored, because each device is new.
+    pub fn handle(&self, request: &Request<Bytes>) -> Result<FakeResponse> {
         let path: Vec<&str> = request.uri().path().split('/').skip(1).collect();
         let (operation, target, found) = match (request.method(), &*path) {
             (&Method::GET, ["certificates", id]) => ("DescribeCertificate", id, self.certificate(id)),
@@ -104,17 +102,17 @@ impl Registry {
             (&Method::POST, ["things", thing]) => ("CreateThing", thing, Some(created_thing(thing))),
             (&Method::POST, ["policies", policy]) => ("CreatePolicy", policy, Some(created_policy(policy))),
             (&Method::PUT, ["target-policies", policy]) => ("AttachPolicy", policy, Some(Value::Null)),
-            (method, _) => anyhow::bail!("{method} {} is not among the fake's operations", request.uri()),
+            (method, _) => anyhow::bail!("{method} {} is not supported by the fake", request.uri()),
         };
-        Ok(Answer {
-            call: Call { operation: operation.to_owned(), target: (*target).to_owned(), body: said(request)? },
+        Ok(FakeResponse {
+            call: Call { operation: operation.to_owned(), target: (*target).to_owned(), body: request_text(request)? },
             status: if found.is_some() { StatusCode::OK } else { StatusCode::NOT_FOUND },
             error_type: found.is_none().then_some("ResourceNotFoundException"),
             content_type: "application/json",
             body: match found {
-                // AWS IoT says nothing where there is nothing to say.
+                // AWS IoT returns an empty body.
                 Some(Value::Null) => String::new(),
-                Some(answer) => answer.to_string(),
+                Some(body) => body.to_string(),
                 None => json!({ "message": "Not found" }).to_string(),
             },
         })
@@ -149,19 +147,19 @@ impl Registry {
     }
 }
 
-/// What a call said beside its path: the query, the principal, the body.
-fn said(request: &Request<Bytes>) -> Result<String> {
-    let mut said = String::new();
+/// Returns the query, the principal and the body of a request.
+fn request_text(request: &Request<Bytes>) -> Result<String> {
+    let mut text = String::new();
     for (name, value) in form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()) {
-        let _ = writeln!(said, "{name}={value}");
+        let _ = writeln!(text, "{name}={value}");
     }
     if let Some(principal) = request.headers().get("x-amzn-principal") {
-        let _ = writeln!(said, "principal={}", principal.to_str()?);
+        let _ = writeln!(text, "principal={}", principal.to_str()?);
     }
-    Ok(said + std::str::from_utf8(request.body())?)
+    Ok(text + std::str::from_utf8(request.body())?)
 }
 
-/// What AWS IoT tells of any certificate, and `more`.
+/// Returns the common part of certificate descriptions, and `more`.
 fn description<const N: usize>(kind: &str, id: &str, pem: &str, status: &str, more: [(&str, Value); N]) -> Value {
     const YEAR: u64 = 365 * 24 * 60 * 60;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();

@@ -1,25 +1,31 @@
-//! `make bench`: every function as it ships, beside an empty one, and the same work in Node and Python; for a new device,
-//! what is usually done in Node.
+//! `make bench`: measures every function as it ships, compared with an empty function and with implementations in Node and
+//! Python.
 //!
-//! Each subject's real process is fed by a Lambda Runtime API host and calls a fake AWS over TLS, both in this program.
-//! Cold: many fresh processes, one event each, all subjects in turn so that what else the machine does hits all alike.
-//! Warm: one process, many events. Batches, for the functions that work in bulk: one process for each size, all of a
-//! function's in turn. Every event's effects are checked; a run that misses one ends the bench.
+//! Each subject is a real process that gets events from a Lambda Runtime API host and calls a fake AWS over TLS, both in
+//! this program. Cold starts use a new process per event and alternate between subjects, so that other load on the machine
+//! affects all alike. Warm events share a process. Batches use a process per size. The effects of every event are checked,
+//! and an unexpected one ends the benchmark.
 
 #![allow(clippy::cast_precision_loss, reason = "no measurement here is exact to 52 bits")]
 
 mod aws;
+mod batch;
 mod cgroup;
 mod clock;
 mod dynamodb;
-mod greenhouse;
+mod event;
+mod expected;
+mod function;
 mod iot;
+mod measurement;
 mod process;
 mod report;
 mod runtime_api;
 mod sandbox;
 mod sqs;
-mod subjects;
+mod subject;
+mod targets;
+mod world;
 
 use std::{
     io::{IsTerminal, Write},
@@ -31,38 +37,40 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
 use crate::{
+    batch::Size,
     cgroup::Cgroups,
-    greenhouse::Size,
-    report::{InBulk, Measured, Mode},
+    function::FUNCTIONS,
+    measurement::{BatchMeasurements, EventMeasurements, Mode},
     sandbox::Sandbox,
-    subjects::{FUNCTIONS, Subject, World},
+    subject::Subject,
+    world::World,
 };
 
-/// Cold starts, warm latency, CPU, memory and size of every function, beside an empty one and the peers.
+/// Measures cold starts, warm latency, CPU, memory and size of every function and its peers.
 #[derive(Debug, Parser)]
 struct Options {
-    /// Only these functions (the empty one is always there)
+    /// Only these functions (the empty one is always included)
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Cold starts of each subject in each mode
+    /// Cold starts per subject and mode
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..))]
     cold_runs: u32,
-    /// Events of each warm process; a fifth of it at 128 MB
+    /// Events per warm process; a fifth of that at 128 MB
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(5..))]
     events: u32,
-    /// Rounds of batches of each size
+    /// Rounds per batch size
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Only this mode
     #[arg(long, value_enum)]
     mode: Option<Mode>,
-    /// Where the functions' zips are, one directory each
+    /// The directory of the zips, with a subdirectory per function
     #[arg(long, default_value = "target/lambda")]
     zips: PathBuf,
-    /// Where the rows go
+    /// The output file
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
-    /// What cargo says to every benchmark
+    /// Passed by cargo to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -83,7 +91,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// One thread: the functions get the other cores, and no answer waits for a thread to wake.
+/// Runs on one thread, so that the functions get the other cores and no response waits for a thread to wake up.
 #[tokio::main(flavor = "current_thread")]
 async fn run(options: &Options) -> Result<()> {
     tokio::select! {
@@ -93,11 +101,11 @@ async fn run(options: &Options) -> Result<()> {
 }
 
 async fn bench(options: &Options) -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the tests have no workspace")?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).context("the package is not in a workspace")?;
     for name in &options.only {
         ensure!(
             FUNCTIONS.iter().any(|function| function.name == name),
-            "there is no function {name}; there are: {}",
+            "unknown function {name}; known functions are {}",
             FUNCTIONS.iter().map(|it| it.name).collect::<Vec<_>>().join(", ")
         );
     }
@@ -108,30 +116,30 @@ async fn bench(options: &Options) -> Result<()> {
     let mut modes = vec![(Mode::Full, None)];
     match Cgroups::find() {
         Ok(cgroups) => modes.push((Mode::Throttled, Some(cgroups))),
-        Err(why) => {
-            notes.push(format!("128mb: left out, no cgroup with a CPU quota can be made here (are you root?): {why}"));
+        Err(error) => {
+            notes.push(format!("128mb: skipped, failed to create a cgroup with a CPU quota (are you root?): {error}"));
         }
     }
     modes.retain(|(mode, _)| options.mode.is_none_or(|wanted| wanted == *mode));
 
     prepare(options, &world, &subjects, &modes)?;
-    let measured = measure(options, &world, &subjects, &modes).await?;
-    let mut in_bulk = Vec::new();
+    let events = measure_events(options, &world, &subjects, &modes).await?;
+    let mut batches = Vec::new();
     if modes.iter().any(|(mode, _)| *mode == Mode::Full) {
-        in_bulk = measure_batches(options, &world, &subjects).await?;
+        batches = measure_batches(options, &world, &subjects).await?;
     }
-    print!("{}", report::tables(&measured, &in_bulk, &notes));
+    print!("{}", report::tables(&events, &batches, &notes));
     let json = root.join(&options.json);
     if let Some(dir) = json.parent() {
         std::fs::create_dir_all(dir)?;
     }
-    std::fs::write(&json, report::json(&measured, &in_bulk)?)
-        .with_context(|| format!("cannot write {}", json.display()))?;
-    println!("\nEvery row is in {}.", options.json.display());
+    std::fs::write(&json, report::json(&events, &batches)?)
+        .with_context(|| format!("failed to write {}", json.display()))?;
+    println!("\nAll results are in {}.", options.json.display());
     Ok(())
 }
 
-/// How many events a warm process is given that are not measured, and how many that are.
+/// Returns how many events of a warm process are not measured, and how many are.
 fn warm_events(options: &Options, mode: Mode) -> (u32, u32) {
     match mode {
         Mode::Full => (50, options.events),
@@ -139,43 +147,44 @@ fn warm_events(options: &Options, mode: Mode) -> (u32, u32) {
     }
 }
 
-/// A certificate for every event that is about one.
+/// Prepares a certificate for every event that needs one.
 fn prepare(options: &Options, world: &World, subjects: &[Subject], modes: &[(Mode, Option<Cgroups>)]) -> Result<()> {
-    let of_each: u32 = modes
+    let per_subject: u32 = modes
         .iter()
         .map(|(mode, _)| {
             let (unmeasured, measured) = warm_events(options, *mode);
             1 + options.cold_runs + unmeasured + measured
         })
         .sum();
-    let devices = subjects.iter().filter(|subject| subject.wants_devices()).count();
+    let devices = subjects.iter().filter(|subject| subject.needs_devices()).count();
     progress("certificates");
-    world.aws.registry.prepare(devices * usize::try_from(of_each)?)
+    world.aws.registry.prepare(devices * usize::try_from(per_subject)?)
 }
 
-async fn measure<'a>(
+async fn measure_events<'a>(
     options: &Options,
     world: &World,
     subjects: &'a [Subject],
     modes: &[(Mode, Option<Cgroups>)],
-) -> Result<Vec<Measured<'a>>> {
+) -> Result<Vec<EventMeasurements<'a>>> {
     let runs: Vec<(&Subject, Mode, Option<&Cgroups>)> = modes
         .iter()
         .flat_map(|(mode, cgroups)| {
-            let subjects = subjects.iter().filter(|subject| subject.takes_single_events());
+            let subjects = subjects.iter().filter(|subject| subject.is_measured_with_single_events());
             subjects.map(move |subject| (subject, *mode, cgroups.as_ref()))
         })
         .collect();
-    let mut measured: Vec<Measured> = runs.iter().map(|(subject, mode, _)| Measured::new(subject, *mode)).collect();
+    let mut measured: Vec<EventMeasurements> =
+        runs.iter().map(|(subject, mode, _)| EventMeasurements::new(subject, *mode)).collect();
 
-    // The first round fills the disk's cache and counts for nothing.
+    // The first round fills the disk cache and is not measured.
     for round in 0..=options.cold_runs {
         progress(&format!("cold starts, round {round} of {}", options.cold_runs));
         for ((subject, _, cgroups), measured) in runs.iter().zip(&mut measured) {
             let mut sandbox = Sandbox::start(subject, world, *cgroups).await?;
             let first = sandbox.event().await?;
             if round > 0 {
-                measured.cold(sandbox.init, first);
+                measured.add_cold_start(sandbox.init, first);
             }
             sandbox.stop().await?;
         }
@@ -188,63 +197,67 @@ async fn measure<'a>(
             sandbox.event().await?;
         }
         let before = sandbox.cpu();
-        let mut took = Vec::new();
+        let mut durations = Vec::new();
         for _ in 0..events {
-            took.push(sandbox.event().await?);
+            durations.push(sandbox.event().await?);
         }
         let cpu_us = process::cpu_us_between(&before, &sandbox.cpu());
-        measured.warm(took, cpu_us, sandbox.peak_mib()?);
+        measured.set_warm_run(durations, cpu_us, sandbox.peak_mib()?);
         sandbox.stop().await?;
     }
     progress("");
     Ok(measured)
 }
 
-/// Each size in processes of its own, so that the peak of one is not the other's, and all of a function's in turn, so
-/// that the times of one hour are compared.
-async fn measure_batches<'a>(options: &Options, world: &World, subjects: &'a [Subject]) -> Result<Vec<InBulk<'a>>> {
-    let mut in_bulk = Vec::new();
+/// Measures batches. Each size has its own process, because the peak memory is per process. The sizes and subjects of a
+/// function alternate, so that changing load on the machine affects all alike.
+async fn measure_batches<'a>(
+    options: &Options,
+    world: &World,
+    subjects: &'a [Subject],
+) -> Result<Vec<BatchMeasurements<'a>>> {
+    let mut all = Vec::new();
     for function in FUNCTIONS {
         let mut running = Vec::new();
         for size in function.batches {
             for subject in subjects.iter().filter(|it| it.function_name() == function.name) {
                 let sandbox = Sandbox::start(subject, world, None).await?;
-                running.push((sandbox, *size, InBulk::new(subject, *size)));
+                running.push((sandbox, *size, BatchMeasurements::new(subject, *size)));
             }
         }
         if running.is_empty() {
             continue;
         }
-        // The first round counts for nothing: it compiles, connects, and fills caches.
+        // The first round compiles, connects and fills caches, and is not measured.
         for round in 0..=options.rounds {
             progress(&format!("batches, {}, round {round} of {}", function.name, options.rounds));
             for (sandbox, size, measured) in &mut running {
                 let before = sandbox.cpu();
-                let batches = batches_of_a_round(*size);
+                let batches = batches_per_round(*size);
                 for _ in 0..batches {
                     sandbox.batch(*size).await?;
                 }
                 if round > 0 {
-                    measured.round(process::cpu_us_between(&before, &sandbox.cpu()), batches);
+                    measured.add_round(process::cpu_us_between(&before, &sandbox.cpu()), batches);
                 }
             }
         }
         for (sandbox, _, mut measured) in running {
             measured.peak_mib = sandbox.peak_mib()?;
             sandbox.stop().await?;
-            in_bulk.push(measured);
+            all.push(measured);
         }
     }
     progress("");
-    Ok(in_bulk)
+    Ok(all)
 }
 
-/// Enough that a round is longer than the scheduler's whims, and that all of them together stay within two minutes.
-fn batches_of_a_round(size: Size) -> usize {
+/// Returns the number of batches per round: enough to average out scheduling noise, within two minutes in total.
+fn batches_per_round(size: Size) -> usize {
     (5000 / size.readings()).clamp(1, 50)
 }
 
-/// What is being done, on one line that is overwritten, or a line each where nobody looks at a terminal.
+/// Reports progress: on a terminal, in one line that is overwritten; elsewhere, in a line each.
 fn progress(what: &str) {
     let mut out = std::io::stderr();
     if out.is_terminal() {

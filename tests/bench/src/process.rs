@@ -1,13 +1,13 @@
-//! What a process and its children used, from `/proc`.
+//! The resources that a process and its children used, from `/proc`.
 
 use std::{collections::HashMap, fs};
 
 use anyhow::{Context, Result};
 
-/// Nanoseconds of CPU, by process and thread.
+/// CPU time in nanoseconds, by process and thread.
 pub type Cpu = HashMap<(u32, String), u64>;
 
-/// `root` and everything it started.
+/// Lists `root` and its descendants.
 fn tree(root: u32) -> Vec<u32> {
     let parents: Vec<(u32, u32)> = fs::read_dir("/proc")
         .into_iter()
@@ -15,7 +15,7 @@ fn tree(root: u32) -> Vec<u32> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter_map(|pid: u32| {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            // The second field, in parentheses, is a name that may hold anything.
+            // The second field, in parentheses, is a name that may contain any character.
             let parent = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
             Some((pid, parent))
         })
@@ -29,7 +29,7 @@ fn tree(root: u32) -> Vec<u32> {
     tree
 }
 
-/// CPU time so far. By the scheduler's own count: `stat` counts in hundredths of a second.
+/// Returns the CPU time so far, from `schedstat`, because `stat` has a resolution of 10 ms only.
 pub fn cpu(root: u32) -> Cpu {
     let mut cpu = Cpu::new();
     for pid in tree(root) {
@@ -46,19 +46,19 @@ pub fn cpu(root: u32) -> Cpu {
     cpu
 }
 
-/// The CPU time between two looks, in microseconds.
+/// Returns the CPU time between two measurements, in microseconds.
 pub fn cpu_us_between(before: &Cpu, after: &Cpu) -> f64 {
     let ns: u64 =
         after.iter().map(|(thread, used)| used.saturating_sub(before.get(thread).copied().unwrap_or(0))).sum();
     ns as f64 / 1e3
 }
 
-/// The most memory that was ever in use, in MiB, summed over the tree.
+/// Returns the peak memory in MiB, summed over the tree.
 pub fn peak_mib(root: u32) -> Result<f64> {
     let mut kib = 0;
     for pid in tree(root) {
         let status =
-            fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid} is gone"))?;
+            fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid} has ended"))?;
         let peak: u64 = status
             .lines()
             .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"))

@@ -23,24 +23,24 @@ use tokio::{
 
 use crate::clock;
 
-/// What the function's process said.
+/// A request of the function's process.
 #[derive(Debug)]
-pub enum Said {
-    /// It asks for its next event, and waits until one is sent.
+pub enum RuntimeRequest {
+    /// It polls for its next event.
     Poll {
-        /// When, by [`clock::now`].
+        /// When it polled, by [`clock::now`].
         at: Duration,
-        /// Where the event goes.
-        hand: oneshot::Sender<Event>,
+        /// Sends the event.
+        sender: oneshot::Sender<Event>,
     },
-    /// It answered an event.
-    Answer {
-        /// From the event's leaving here to its answer's arriving.
-        took: Duration,
-        /// `Err` is a function error.
-        answer: Result<String, String>,
+    /// It responded to an event.
+    Response {
+        /// The time from sending the event to receiving the response.
+        duration: Duration,
+        /// The response, or the function error.
+        response: Result<String, String>,
     },
-    /// It could not start.
+    /// It failed to start.
     InitError(String),
 }
 
@@ -55,13 +55,13 @@ pub struct Event {
     pub body: String,
 }
 
-/// The host. Dropped, it closes its port.
+/// The host. It closes its port when dropped.
 #[derive(Debug)]
 pub struct RuntimeApi {
     /// `AWS_LAMBDA_RUNTIME_API`
     pub address: SocketAddr,
-    /// What the process said, in order.
-    pub said: mpsc::UnboundedReceiver<Said>,
+    /// The requests of the process, in order.
+    pub requests: mpsc::UnboundedReceiver<RuntimeRequest>,
     server: JoinHandle<()>,
 }
 
@@ -72,8 +72,8 @@ impl Drop for RuntimeApi {
 }
 
 struct Host {
-    said: mpsc::UnboundedSender<Said>,
-    handed_at: Mutex<Duration>,
+    requests: mpsc::UnboundedSender<RuntimeRequest>,
+    sent_at: Mutex<Duration>,
 }
 
 impl RuntimeApi {
@@ -81,19 +81,19 @@ impl RuntimeApi {
     pub async fn start() -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let (sender, said) = mpsc::unbounded_channel();
-        let host = Arc::new(Host { said: sender, handed_at: Mutex::default() });
+        let (sender, requests) = mpsc::unbounded_channel();
+        let host = Arc::new(Host { requests: sender, sent_at: Mutex::default() });
         let server = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let _ = stream.set_nodelay(true);
                 let host = host.clone();
                 tokio::spawn(async move {
-                    let answer = service_fn(|request| host.respond(request));
-                    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+                    let service = service_fn(|request| host.respond(request));
+                    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
                 });
             }
         });
-        Ok(Self { address, said, server })
+        Ok(Self { address, requests, server })
     }
 }
 
@@ -104,8 +104,8 @@ impl Host {
         match (request.method(), path.as_deref()) {
             (&Method::GET, Some("invocation/next")) => self.next().await,
             (&Method::POST, Some("init/error")) => {
-                let why = text(request).await?;
-                let _ = self.said.send(Said::InitError(why));
+                let error = text(request).await?;
+                let _ = self.requests.send(RuntimeRequest::InitError(error));
                 accepted()
             }
             (&Method::POST, Some(path)) if path.starts_with("invocation/") => {
@@ -114,10 +114,10 @@ impl Host {
                     return empty(StatusCode::NOT_FOUND);
                 }
                 let body = text(request).await?;
-                let handed_at = *self.handed_at.lock().unwrap_or_else(PoisonError::into_inner);
-                let _ = self.said.send(Said::Answer {
-                    took: clock::now().saturating_sub(handed_at),
-                    answer: if failed { Err(body) } else { Ok(body) },
+                let sent_at = *self.sent_at.lock().unwrap_or_else(PoisonError::into_inner);
+                let _ = self.requests.send(RuntimeRequest::Response {
+                    duration: clock::now().saturating_sub(sent_at),
+                    response: if failed { Err(body) } else { Ok(body) },
                 });
                 accepted()
             }
@@ -125,14 +125,14 @@ impl Host {
         }
     }
 
-    /// The long poll.
+    /// Handles the long poll.
     async fn next(&self) -> Result<Response<Full<Bytes>>> {
-        /// The function's time-out, as deployed.
+        /// The function's timeout as deployed.
         const TIMEOUT: Duration = Duration::from_secs(10);
         let at = clock::now();
-        let (hand, event) = oneshot::channel();
-        let _ = self.said.send(Said::Poll { at, hand });
-        let event = event.await.context("no more events")?;
+        let (sender, event) = oneshot::channel();
+        let _ = self.requests.send(RuntimeRequest::Poll { at, sender });
+        let event = event.await.context("there are no more events")?;
         let deadline = SystemTime::now().duration_since(UNIX_EPOCH)? + TIMEOUT;
         let response = Response::builder()
             .header("content-type", "application/json")
@@ -141,7 +141,7 @@ impl Host {
             .header("lambda-runtime-invoked-function-arn", event.arn)
             .header("lambda-runtime-trace-id", "Root=1-5e1b4151-43a0913a12345678901234567;Sampled=0")
             .body(Full::new(Bytes::from(event.body)))?;
-        *self.handed_at.lock().unwrap_or_else(PoisonError::into_inner) = clock::now();
+        *self.sent_at.lock().unwrap_or_else(PoisonError::into_inner) = clock::now();
         Ok(response)
     }
 }

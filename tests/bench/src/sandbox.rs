@@ -1,4 +1,4 @@
-//! One function's process, between its start and its end.
+//! The process of a function.
 
 use std::{
     fs,
@@ -19,37 +19,37 @@ use tokio::{
 
 use crate::{
     aws::FakeAws,
+    batch::Size,
     cgroup::{Cgroup, Cgroups},
-    clock,
-    greenhouse::Size,
-    process,
-    runtime_api::{Event, RuntimeApi, Said},
-    subjects::{Subject, World},
+    clock, process,
+    runtime_api::{Event, RuntimeApi, RuntimeRequest},
+    subject::Subject,
+    world::World,
 };
 
-/// The argument by which this program becomes the launcher.
+/// The argument that turns this program into the launcher.
 pub const LAUNCH: &str = "launch-function";
-/// How long a process may be silent: a throttled one is slow, but not that slow.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// How long a process may take to respond. A throttled process is slow, but not that slow.
+const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Joins the cgroup, notes the time and becomes the function, so that a process's start is its `exec` and nothing
-/// before it. Returns only what went wrong.
+/// Joins the cgroup, notes the time, and replaces this process with the function, so that only its `exec` counts as its
+/// start. Returns only on an error.
 pub fn launch(mut arguments: impl Iterator<Item = String>) -> Result<()> {
-    let mut argument = || arguments.next().context("the launcher's arguments are short");
+    let mut argument = || arguments.next().context("the launcher needs more arguments");
     let (cgroup, stamp, program) = (argument()?, argument()?, argument()?);
-    // Should the bench be killed, its function goes with it.
+    // If the benchmark is killed, so is the function.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     if !cgroup.is_empty() {
-        fs::write(&cgroup, "0").with_context(|| format!("cannot join {cgroup}"))?;
+        fs::write(&cgroup, "0").with_context(|| format!("failed to join {cgroup}"))?;
     }
     let mut command = std::process::Command::new(&program);
     command.args(arguments);
     let mut stamp = fs::File::create(&stamp)?;
     write!(stamp, "{}", clock::now().as_nanos())?;
-    Err(command.exec()).with_context(|| format!("cannot start {program}"))
+    Err(command.exec()).with_context(|| format!("failed to start {program}"))
 }
 
-/// A started function that waits for its next event.
+/// A running function that polls for its next event.
 #[derive(Debug)]
 pub struct Sandbox<'a> {
     subject: &'a Subject,
@@ -59,14 +59,13 @@ pub struct Sandbox<'a> {
     next: Option<oneshot::Sender<Event>>,
     log: PathBuf,
     cgroup: Option<Cgroup>,
-    has_begun: bool,
-    /// From its start to its first poll.
+    has_had_event: bool,
+    /// The time from its start to its first poll.
     pub init: Duration,
 }
 
 impl<'a> Sandbox<'a> {
-    /// Starts the function and waits for its first poll. With `throttle` it has a whole CPU until then, and Lambda's
-    /// share from then on.
+    /// Starts the function and waits for its first poll. With `throttle`, its CPU is limited from then on.
     pub async fn start(subject: &'a Subject, world: &'a World, throttle: Option<&Cgroups>) -> Result<Self> {
         let host = RuntimeApi::start().await?;
         let cgroup = throttle.map(Cgroups::create).transpose()?;
@@ -96,7 +95,7 @@ impl<'a> Sandbox<'a> {
             next: None,
             log,
             cgroup,
-            has_begun: false,
+            has_had_event: false,
             init: Duration::ZERO,
         };
         let polled_at = sandbox.poll().await?;
@@ -108,51 +107,50 @@ impl<'a> Sandbox<'a> {
         Ok(sandbox)
     }
 
-    /// Hands over the subject's next event, and answers how long its answer took, once it is certain that the event
-    /// had exactly the effects that it should have.
+    /// Sends an event, checks its effects, and returns how long the response took.
     pub async fn event(&mut self) -> Result<Duration> {
         self.batch(Size::ONE).await
     }
 
-    /// As [`Self::event`], of this size.
+    /// Like [`Self::event`], with a batch of this size.
     pub async fn batch(&mut self, size: Size) -> Result<Duration> {
-        let is_first = !std::mem::replace(&mut self.has_begun, true);
+        let is_first = !std::mem::replace(&mut self.has_had_event, true);
         let mut event = self.subject.next_event(size, &self.aws.registry, is_first)?;
         self.aws.take_calls();
-        let hand = self.next.take().context("no poll is waiting")?;
-        let sent = hand.send(Event {
+        let sender = self.next.take().context("the function has not polled")?;
+        let sent = sender.send(Event {
             request_id: event.request_id.clone(),
             arn: self.subject.arn(),
             body: std::mem::take(&mut event.body),
         });
         if sent.is_err() {
-            bail!(self.failure("hung up before its event"));
+            bail!(self.failure("closed the connection before its event"));
         }
-        let Said::Answer { took, answer } = self.hear().await? else {
+        let RuntimeRequest::Response { duration, response } = self.next_request().await? else {
             bail!(self.failure("polled twice"));
         };
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(error) => bail!(self.failure(&format!("answered an event with the error {error}"))),
+        let response = match response {
+            Ok(response) => response,
+            Err(error) => bail!(self.failure(&format!("failed: {error}"))),
         };
-        if let Err(why) = event.check(&answer, &self.aws.take_calls()) {
-            bail!(self.failure(&format!("did not do what its event asks for: {why:#}")));
+        if let Err(error) = event.check(&response, &self.aws.take_calls()) {
+            bail!(self.failure(&format!("had unexpected effects: {error:#}")));
         }
         self.poll().await?;
-        Ok(took)
+        Ok(duration)
     }
 
-    /// CPU time so far.
+    /// Returns the CPU time so far.
     pub fn cpu(&self) -> process::Cpu {
         process::cpu(self.child.id().unwrap_or_default())
     }
 
-    /// The most memory it ever used.
+    /// Returns the peak memory in MiB.
     pub fn peak_mib(&self) -> Result<f64> {
         process::peak_mib(self.child.id().unwrap_or_default())
     }
 
-    /// Ends the function.
+    /// Stops the function.
     pub async fn stop(mut self) -> Result<()> {
         self.kill_group();
         self.child.wait().await?;
@@ -160,28 +158,28 @@ impl<'a> Sandbox<'a> {
     }
 
     async fn poll(&mut self) -> Result<Duration> {
-        match self.hear().await? {
-            Said::Poll { at, hand } => {
-                self.next = Some(hand);
+        match self.next_request().await? {
+            RuntimeRequest::Poll { at, sender } => {
+                self.next = Some(sender);
                 Ok(at)
             }
-            Said::InitError(why) => bail!(self.failure(&format!("did not start: {why}"))),
-            Said::Answer { .. } => bail!(self.failure("answered twice")),
+            RuntimeRequest::InitError(error) => bail!(self.failure(&format!("failed to start: {error}"))),
+            RuntimeRequest::Response { .. } => bail!(self.failure("responded twice")),
         }
     }
 
-    async fn hear(&mut self) -> Result<Said> {
+    async fn next_request(&mut self) -> Result<RuntimeRequest> {
         tokio::select! {
             biased;
-            said = timeout(PATIENCE, self.host.said.recv()) => match said {
-                Ok(Some(said)) => Ok(said),
-                _ => bail!(self.failure("was silent for a minute")),
+            request = timeout(TIMEOUT, self.host.requests.recv()) => match request {
+                Ok(Some(request)) => Ok(request),
+                _ => bail!(self.failure("did not respond within a minute")),
             },
-            status = self.child.wait() => bail!(self.failure(&format!("ended, {}", status?))),
+            status = self.child.wait() => bail!(self.failure(&format!("ended with {}", status?))),
         }
     }
 
-    /// What went wrong, and the last that the function wrote.
+    /// Returns an error message with the last lines of the log.
     fn failure(&self, what: &str) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
@@ -203,7 +201,7 @@ impl Drop for Sandbox<'_> {
     }
 }
 
-/// Whether `program` is on the path, and where.
+/// Finds a program in PATH.
 pub fn which(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| Path::is_file(file))

@@ -1,6 +1,8 @@
 //! The programs print their help. This integration test also makes `cargo test --workspace` build both programs, which
 //! the journeys run.
 
+#![allow(clippy::expect_used, reason = "a helper of tests may panic")]
+
 use std::process::Command;
 
 fn help(program: &str) -> String {

@@ -159,12 +159,13 @@ impl Device {
         self.connection.as_ref().is_some_and(|connection| !connection.task.is_finished())
     }
 
-    /// Drops the connection without an MQTT DISCONNECT.
+    /// Drops the connection without an MQTT `DISCONNECT`.
     pub fn disconnect(&mut self) {
         self.connection = None;
     }
 
-    /// Publishes all payloads concurrently, with QoS 1, and waits for the result. Also returns when it started.
+    /// Publishes all payloads concurrently, at least once (quality of service 1), and waits for the result. Also returns
+    /// when it started.
     pub async fn publish(&mut self, topic: &str, payloads: &[&[u8]]) -> Result<(SystemTime, Published)> {
         self.connect().await?;
         let connection = self.connection.as_mut().context("not connected")?;

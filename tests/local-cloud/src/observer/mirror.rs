@@ -55,8 +55,8 @@ pub(super) async fn add_rules(clients: &Clients, rules: &[Rule]) -> Result<Mirro
     let role = rules.iter().find_map(|rule| rule.role.as_ref()).context("no rule has an error action with a role")?;
     let add = async |name: String, sql: &str, url: &str| {
         let action = Action::builder().sqs(SqsAction::builder().queue_url(url).role_arn(role).build()?).build();
-        let rule = TopicRulePayload::builder().sql(sql).aws_iot_sql_version("2016-03-23").actions(action).build()?;
-        clients.iot.create_topic_rule().rule_name(name).topic_rule_payload(rule).send().await?;
+        let payload = TopicRulePayload::builder().sql(sql).aws_iot_sql_version("2016-03-23").actions(action).build()?;
+        clients.iot.create_topic_rule().rule_name(name).topic_rule_payload(payload).send().await?;
         Ok::<_, anyhow::Error>(())
     };
     let (messages, _) = create_queue(clients, &format!("{PREFIX}-messages")).await?;

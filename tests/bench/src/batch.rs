@@ -1,4 +1,4 @@
-//! Readings, in batches as SQS hands them to a function, and what must come of each.
+//! Batches of readings as SQS delivers them, and their expected effects.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,23 +11,23 @@ use serde_json::{Value, json};
 
 use crate::{
     aws::Call,
-    dynamodb::{ALARMS_TABLE, DEVICES_TABLE, TELEMETRY_TABLE, attribute, of_one_table, puts, text},
+    dynamodb::{ALARMS_TABLE, DEVICES_TABLE, TELEMETRY_TABLE, attribute, puts, single_table, text},
     sqs,
 };
 
-/// The queue that gets what is forwarded.
+/// The queue that messages are forwarded to.
 pub const DESTINATION: &str = "weather";
 
-/// How many things report, and in how many houses they stand. Each house has a threshold of its own.
+/// The number of things, and of houses that they are in. Each house has its own threshold.
 const THINGS: usize = 100;
 const HOUSES: usize = 50;
 
-/// So many messages of so many readings each.
+/// The size of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
-    /// The messages of a batch.
+    /// Messages per batch.
     pub messages: usize,
-    /// The readings of a message.
+    /// Readings per message.
     pub each: usize,
 }
 
@@ -35,43 +35,43 @@ impl Size {
     /// One message of one reading.
     pub const ONE: Self = Self::of(1);
 
-    /// So many messages of one reading.
+    /// Returns the size of a batch of messages with one reading each.
     pub const fn of(messages: usize) -> Self {
         Self { messages, each: 1 }
     }
 
-    /// The readings of a batch.
+    /// Returns the number of readings in the batch.
     pub const fn readings(self) -> usize {
         self.messages * self.each
     }
 }
 
-/// As in `bench.json`.
+/// Formats the size as in `bench.json`.
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}x{}", self.messages, self.each)
     }
 }
 
-/// One batch.
+/// A batch.
 #[derive(Debug)]
 pub struct Batch {
     size: Size,
-    /// Which batch of its subject's it is.
+    /// The number of the subject's batch.
     n: usize,
     /// When its first message was received, in milliseconds since 1970.
     received_at: u64,
-    /// Whose things these are: no two subjects have the same.
+    /// The subject; each has its own things.
     owner: &'static str,
 }
 
 impl Batch {
-    /// The batch `n` of the subject `owner`.
+    /// Returns batch `n` of a subject.
     pub fn new(size: Size, n: usize, received_at: u64, owner: &'static str) -> Self {
         Self { size, n, received_at, owner }
     }
 
-    /// The function's input.
+    /// Returns the function's input.
     pub fn delivery(&self, function: &str) -> Value {
         sqs::delivery(&self.messages().map(|message| message.record(function)).collect::<Vec<_>>())
     }
@@ -91,63 +91,63 @@ impl Batch {
         })
     }
 
-    /// Whether `calls` keep each reading once, and do nothing else.
-    pub fn is_kept(&self, calls: &[&Call]) -> Result<()> {
+    /// Ensures that the calls store each reading once, and do nothing else.
+    pub fn ensure_stored(&self, calls: &[&Call]) -> Result<()> {
         let mut missing: BTreeMap<(String, String), Value> =
             self.messages().flat_map(|message| message.items(self.size.each > 1)).collect();
         for call in calls {
-            ensure!(call.operation == "BatchWriteItem", "{} {} was not expected", call.operation, call.target);
+            ensure!(call.operation == "BatchWriteItem", "unexpected call {} {}", call.operation, call.target);
             let fields: Value = serde_json::from_str(&call.body)?;
-            let (table, requests) = of_one_table(&fields)?;
-            ensure!(table == TELEMETRY_TABLE, "it wrote into {table}");
+            let (table, requests) = single_table(&fields)?;
+            ensure!(table == TELEMETRY_TABLE, "the call writes to {table}");
             for item in puts(table, requests)? {
                 let key = (text(item, "thing")?.to_owned(), text(item, "at")?.to_owned());
                 let expected = missing.remove(&key);
-                let expected = expected.with_context(|| format!("{key:?} was not expected, or came twice"))?;
+                let expected = expected.with_context(|| format!("{key:?} is unexpected or duplicate"))?;
                 let mut item = item.clone();
                 ensure!(item.remove("expiration").is_some_and(|it| it.get("N").is_some()), "{key:?} has no expiration");
-                ensure!(Value::Object(item.clone()) == expected, "{key:?} is {item:?}, expected was {expected}");
+                ensure!(Value::Object(item.clone()) == expected, "{key:?} is {item:?}, expected {expected}");
             }
         }
         match missing.first_key_value() {
             None => Ok(()),
-            Some((key, _)) => bail!("{} readings were not written; the first is {key:?}", missing.len()),
+            Some((key, _)) => bail!("{} readings are missing, the first one is {key:?}", missing.len()),
         }
     }
 
-    /// Whether `calls` read and write the state of each thing once, its newest reading taken in, and tell nobody
-    /// anything.
-    pub fn is_judged(&self, calls: &[&Call]) -> Result<()> {
+    /// Ensures that the calls read and write the state of each thing once, including its newest reading, and that
+    /// nothing is published.
+    pub fn ensure_evaluated(&self, calls: &[&Call]) -> Result<()> {
         let newest: BTreeMap<String, u64> =
             self.messages().map(|message| (message.thing, message.received_at)).collect();
         let mut written = BTreeSet::new();
         for call in calls {
-            ensure!(call.target == ALARMS_TABLE, "{} {} was not expected", call.operation, call.target);
+            ensure!(call.target == ALARMS_TABLE, "unexpected call {} {}", call.operation, call.target);
             match call.operation.as_str() {
                 "GetItem" | "BatchGetItem" => {}
                 "PutItem" => {
-                    let about = newest
+                    let found = newest
                         .iter()
                         .find(|(thing, at)| call.body.contains(thing.as_str()) && call.body.contains(&at.to_string()));
-                    let (thing, _) = about.with_context(|| format!("{} is about no newest reading", call.body))?;
+                    let (thing, _) = found.with_context(|| format!("{} has no newest reading", call.body))?;
                     ensure!(written.insert(thing), "the state of {thing} was written twice");
                 }
-                other => bail!("{other} was not expected"),
+                other => bail!("unexpected call {other}"),
             }
         }
-        ensure!(written.len() == newest.len(), "{} states of {} were written", written.len(), newest.len());
+        ensure!(written.len() == newest.len(), "{} of {} states were written", written.len(), newest.len());
         Ok(())
     }
 
-    /// Whether `calls` send each message once, as its device published it, and do no more than to look for a document.
-    pub fn is_forwarded(&self, calls: &[&Call]) -> Result<()> {
+    /// Ensures that the calls send each message once, unmodified, and do nothing else but read a document.
+    pub fn ensure_forwarded(&self, calls: &[&Call]) -> Result<()> {
         let mut missing: BTreeMap<String, Message> =
             self.messages().map(|message| (message.trace_id.clone(), message)).collect();
         for call in calls {
             match (call.operation.as_str(), call.target.as_str()) {
                 ("GetItem", DEVICES_TABLE) => continue,
                 ("SendMessageBatch", DESTINATION) => {}
-                (operation, target) => bail!("{operation} {target} was not expected"),
+                (operation, target) => bail!("unexpected call {operation} {target}"),
             }
             let fields: Value = serde_json::from_str(&call.body)?;
             for entry in sqs::entries(&fields)? {
@@ -156,20 +156,20 @@ impl Batch {
                     value.and_then(Value::as_str).with_context(|| format!("an entry has no attribute {name}"))
                 };
                 let id = attribute("traceId")?;
-                let message = missing.remove(id).with_context(|| format!("{id} was not expected, or came twice"))?;
-                ensure!(sqs::text(entry, "MessageBody")? == message.payload(), "{id} is not as it was published");
+                let message = missing.remove(id).with_context(|| format!("{id} is unexpected or duplicate"))?;
+                ensure!(sqs::text(entry, "MessageBody")? == message.payload(), "the payload of {id} was modified");
                 ensure!(attribute("topic")? == message.topic(), "{id} has another topic");
                 ensure!(attribute("thing")? == message.thing, "{id} has another thing");
                 ensure!(attribute("receivedAt")? == message.received_at.to_string(), "{id} has another time");
                 ensure!(attribute("contentType")? == "application/json", "{id} has another type");
             }
         }
-        ensure!(missing.is_empty(), "{} messages were not sent", missing.len());
+        ensure!(missing.is_empty(), "{} messages are missing", missing.len());
         Ok(())
     }
 }
 
-/// The document of thresholds, as it stands in the alarms' table. Each thing is held against one of them.
+/// Returns the item with the thresholds document. One threshold applies to each thing.
 pub fn thresholds() -> Value {
     let threshold = |house| {
         json!({
@@ -191,7 +191,7 @@ pub fn thresholds() -> Value {
     })
 }
 
-/// What a sensor sends, of about 200 bytes. Every other one is above the threshold, so that none ever holds for long.
+/// Returns a sensor's reading of about 200 bytes. Every other one is above the threshold, so no alarm is ever raised.
 fn reading(seq: usize, round: usize, at: u64) -> Value {
     let lux = if round.is_multiple_of(2) { 35_123.5 } else { 34_876.25 };
     json!({
@@ -207,7 +207,7 @@ fn reading(seq: usize, round: usize, at: u64) -> Value {
     })
 }
 
-/// What one device published.
+/// A message of a device.
 struct Message {
     thing: String,
     trace_id: String,
@@ -227,7 +227,7 @@ impl Message {
         }
     }
 
-    /// What SQS makes of what the rule makes of it.
+    /// Returns the SQS record of the event.
     fn record(&self, function: &str) -> Value {
         let body = json!({
             "payloadBase64": STANDARD.encode(self.payload()),
@@ -242,7 +242,7 @@ impl Message {
         sqs::record(function, &id, self.received_at + 20, &body)
     }
 
-    /// The items that keep it, by key, without their expiration.
+    /// Returns the items of its readings by key, without their expiration.
     fn items(self, is_array: bool) -> impl Iterator<Item = ((String, String), Value)> {
         let Self { thing, trace_id, received_at, .. } = &self;
         let common = [

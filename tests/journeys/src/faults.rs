@@ -40,8 +40,8 @@ const FAULTS: [(Fault, &str); 7] = [
     (Fault::LostResponse, "any_response_is_lost"),
     (Fault::Throttled, "any_call_is_throttled"),
     (Fault::Hangs, "any_call_hangs"),
-    (Fault::KilledBefore, "its_function_is_killed_before_any_call"),
-    (Fault::KilledAfter, "its_function_is_killed_after_any_call"),
+    (Fault::KilledBefore, "killed_before_any_call"),
+    (Fault::KilledAfter, "killed_after_any_call"),
 ];
 
 pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {

@@ -25,10 +25,10 @@ use crate::suite::{Suite, TIMEOUT};
 
 pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     vec![
-        suite.trial("forward_loses_and_duplicates_none_of_1000_messages_despite_faults", messages_despite_faults),
-        suite.trial("forward_delivers_unmodified_and_keeps_messages_without_the_receivers_grant", receivers_grant),
+        suite.trial("forward_delivers_1000_messages_once_despite_faults", messages_despite_faults),
+        suite.trial("forward_keeps_messages_without_the_receivers_grant", receivers_grant),
         suite.trial("forward_keeps_messages_without_the_senders_grant", senders_grant),
-        suite.trial("forward_invokes_a_function_of_another_account_instead_of_a_queue", function_destination),
+        suite.trial("forward_can_invoke_a_function_of_another_account", function_destination),
     ]
 }
 

@@ -13,7 +13,7 @@ use crate::stage::{is_true, text};
 use crate::suite::{Suite, TIMEOUT};
 
 pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
-    vec![suite.trial("presence_notifies_once_when_a_device_stays_offline_and_once_when_it_is_back", offline_and_back)]
+    vec![suite.trial("presence_notifies_once_when_offline_and_once_when_back", offline_and_back)]
 }
 
 /// Returns the presence notifications about a device.

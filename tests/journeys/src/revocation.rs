@@ -179,7 +179,7 @@ async fn single_certificate(suite: Arc<Suite>) -> Result<()> {
     gate.stage.invoke("revoke", &json!({"certificateId": issued.id, "reason": "it was stolen"})).await?;
     let report = revocation_report(&gate, TIMEOUT).await?;
     ensure!(report.message.contains("1 found, 1 revoked"), "the report is: {}", report.message);
-    // Even if AWS IoT takes it for a new one.
+    // Even if AWS IoT reports it as new.
     gate.set_status(&issued, CertificateStatus::PendingActivation).await?;
     gate.stage.invoke("jitr", &gate.event("again", &issued)).await?;
     let record = gate.outcome(&issued).await?;

@@ -14,7 +14,7 @@ use crate::stage::{Item, is_true, text};
 use crate::suite::{Suite, TIMEOUT};
 
 pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
-    vec![suite.trial("shadow_records_the_newest_state_and_deletion_of_classic_and_named_shadows", newest_state)]
+    vec![suite.trial("shadow_records_updates_and_deletions_in_any_order", newest_state)]
 }
 
 async fn newest_state(suite: Arc<Suite>) -> Result<()> {

@@ -18,7 +18,7 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     let mut trials = Vec::new();
     for (fault, when) in FAULTS {
         for part in 0..PARTS {
-            let name = format!("crash_{when}_any_call_leaves_no_unchecked_active_certificate_{}_of_{PARTS}", part + 1);
+            let name = format!("crash_{when}_any_call_activates_no_incomplete_device_{}_of_{PARTS}", part + 1);
             trials.push(suite.trial(name, move |suite| crash(suite, fault, part)));
         }
     }

@@ -33,7 +33,7 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     }
     bridged.extend([
         suite.trial("bridge_policy_allows_only_its_topics", own_topics_only),
-        suite.trial("bridge_to_topics_of_another_thing_or_with_a_loop_is_rejected", async |_| invalid_topics()),
+        suite.trial("bridge_to_foreign_topics_or_with_a_loop_is_rejected", async |_| invalid_topics()),
     ]);
     bridged
 }

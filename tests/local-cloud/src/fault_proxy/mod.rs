@@ -75,7 +75,7 @@ pub struct FaultProxy {
 struct State {
     /// The number of the call to fail, from 1, and its fault.
     nth: Option<(usize, Fault)>,
-    /// The operation of which every second call fails, and the faults that are left.
+    /// The operation whose every second call fails, and the remaining faults.
     series: Option<(&'static str, VecDeque<Fault>)>,
     rendezvous: Option<Rendezvous>,
     calls: Vec<Call>,

@@ -129,7 +129,7 @@ pub struct Notification {
 }
 
 impl Notification {
-    /// Returns the text for people. A queue gets the structured message; where that has no text, the subject stands in.
+    /// Returns the text for people. A queue gets the structured message; if it has no text, this is the subject.
     pub fn text(&self) -> &str {
         let has_text = self.data.as_ref().is_none_or(|data| data.get("words").is_some());
         self.subject.as_deref().filter(|_| !has_text).unwrap_or(&self.message)

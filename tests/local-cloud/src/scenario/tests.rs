@@ -148,7 +148,7 @@ fn error_names_the_field_of_a_command_or_shadow_read() {
         let error = error(&text);
         assert!(error.contains(part), "{text}\n  gave: {error}\n  not:  {part}");
     }
-    for good in [command(r#""expect": "done""#), read(r#""expect": {"desired": {"a": 1}}"#), steps(reading)] {
+    for valid in [command(r#""expect": "done""#), read(r#""expect": {"desired": {"a": 1}}"#), steps(reading)] {
         Scenario::parse(&good).expect("valid");
     }
 }
@@ -188,7 +188,7 @@ fn error_names_the_field_of_a_disconnection_or_reconnection() {
         let error = error(&text);
         assert!(error.contains(part), "{text}\n  gave: {error}\n  not:  {part}");
     }
-    for good in [
+    for valid in [
         disconnection(r#""expect": {"notification": {}}"#),
         reconnection(r#""connected""#),
         reconnection(r#"{"notification": {}}"#),
@@ -232,7 +232,7 @@ fn error_names_the_field_of_a_forward_or_shadow_update() {
         let scenarios = [Scenario::parse(&text).expect("valid")];
         assert_eq!(super::destination(&scenarios).expect("one").expect("one").queue, "q");
     }
-    for good in [
+    for valid in [
         update("$aws/things/t/shadow/update"),
         update("$aws/things/t/shadow/name/n/update"),
         update("$aws/things/t/shadow/name/n/delete"),

@@ -1,5 +1,5 @@
-// A Lambda runtime for Node: the Runtime API's loop and nothing else. Lambda's own, which is published as
-// `aws-lambda-ric`, compiles a C++ add-on when it is installed; this one needs no compiler and starts sooner.
+// A minimal Lambda runtime for Node. Lambda's own one, `aws-lambda-ric`, compiles a C++ add-on during installation; this
+// one needs no compiler and starts faster.
 
 import http from "node:http";
 import path from "node:path";

@@ -1,4 +1,4 @@
-"""The bench's Python peer: what `functions/alarm` does for readings, by Powertools' batch processor and boto3."""
+"""The Python peer of `functions/alarm` for readings, with the batch processor of Powertools and boto3."""
 
 import base64
 import fnmatch
@@ -30,7 +30,7 @@ def milliseconds(span):
 
 
 def side(condition):
-    """A check of a value against a limit, and for how long it must hold."""
+    """A condition on a value, and how long it must be sustained."""
     hold = milliseconds(condition["for"])
     if "above" in condition:
         return lambda value: value > condition["above"], hold
@@ -38,7 +38,7 @@ def side(condition):
 
 
 def thresholds():
-    """The thresholds in force; parsed anew only when the document has changed."""
+    """Returns the current thresholds. The document is parsed only when it has changed."""
     found = table.get_item(Key={"id": "document#thresholds", "part": "current"}, ConsistentRead=True).get("Item")
     if found and found["version"] != document["version"]:
         document["version"] = found["version"]
@@ -63,7 +63,7 @@ def value_at(reading, path):
 
 
 def judge(threshold, state, at, value):
-    """Takes one reading into `state`; the transition that it brings, if it does."""
+    """Evaluates a reading. Updates `state` and returns the transition, if any."""
     last = state.get("lastAt")
     if last is not None and at < last:
         state["late"] = state.get("late", 0) + 1
@@ -87,7 +87,7 @@ def judge(threshold, state, at, value):
 
 
 def put(key, state, version):
-    """Writes a state in place of the one that was read."""
+    """Replaces the state that was read."""
     item = {**key, **{name: it for name, it in state.items() if it is not None}, "version": version + 1}
     if version == 0:
         table.put_item(
@@ -104,7 +104,7 @@ def put(key, state, version):
         )
 
 
-def tell(notice):
+def notify(notice):
     words = f"{notice['threshold']}: {notice['thing']} is {notice['to']} (now {notice['value']})"
     sns.publish(
         TopicArn=TOPIC,
@@ -129,7 +129,7 @@ def read_states(keys):
 
 
 def handler(event, context):
-    # By thing: its readings, in order of receipt, and the messages that brought them.
+    # Readings in order of receipt, and their messages, by thing.
     readings, messages = {}, {}
 
     def collect(record):
@@ -162,7 +162,7 @@ def handler(event, context):
             put(key, {**state, "owed": owed or None}, version)
             if owed:
                 for notice in owed:
-                    tell(notice)
+                    notify(notice)
                 put(key, state, version + 1)
         except ClientError as error:
             print(json.dumps({"level": "WARN", "message": "retry", "thing": thing, "error": str(error)}))

@@ -1,4 +1,4 @@
-"""The bench's Python peer: what `functions/button` does, by boto3."""
+"""The Python peer of `functions/button`, with boto3."""
 
 import base64
 import json

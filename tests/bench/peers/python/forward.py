@@ -1,4 +1,4 @@
-"""The bench's Python peer: what `functions/forward` does, by Powertools' batch processor and boto3."""
+"""The Python peer of `functions/forward`, with the batch processor of Powertools and boto3."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ def destinations():
 
 
 def matcher(topics):
-    """The MQTT topic filter, as something that matches a topic or not."""
+    """Converts an MQTT topic filter to a pattern."""
     levels = {"+": "[^/]*", "#": ".*"}
     return re.compile("/".join(levels.get(level, re.escape(level)) for level in topics.split("/"))).fullmatch
 
@@ -50,7 +50,7 @@ def size_of(entry):
 
 
 def packed(entries):
-    """The entries in as many calls as they need."""
+    """Sends the entries in as many calls as necessary."""
     call, size = [], 0
     for entry in entries:
         more = size_of(entry)

@@ -1,4 +1,4 @@
-"""The bench's Python peer: what `functions/telemetry` does, by Powertools' batch processor and boto3's batch writer."""
+"""The Python peer of `functions/telemetry`, with the batch processor of Powertools and the batch writer of boto3."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ processor = BatchProcessor(event_type=EventType.SQS)
 
 def items_of(record):
     event = json.loads(record.body)
-    # Decimal, since boto3 takes no float: a number stays exact.
+    # boto3 requires Decimal, which keeps numbers exact.
     payload = json.loads(base64.b64decode(event["payloadBase64"], validate=True), parse_float=Decimal)
     event_id = event.get("traceId") or record.message_id
     received_at = event["receivedAt"]
@@ -41,14 +41,14 @@ def items_of(record):
 
 
 def handler(event, context):
-    # By key: what stands twice in a batch is written once.
+    # By key, because a batch must not contain a key twice.
     items = {}
 
     def keep(record):
         items.update({(item["thing"], item["at"]): item for item in items_of(record)})
 
     answer = process_partial_response(event=event, record_handler=keep, processor=processor, context=context)
-    # It sends again what DynamoDB left unprocessed. If it fails, the whole batch comes again, and overwrites itself.
+    # It retries unprocessed items. If it fails, the whole batch is redelivered and overwrites itself.
     with table.batch_writer() as batch:
         for item in items.values():
             batch.put_item(Item=item)

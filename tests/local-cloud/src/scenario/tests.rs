@@ -149,7 +149,7 @@ fn error_names_the_field_of_a_command_or_shadow_read() {
         assert!(error.contains(part), "{text}\n  gave: {error}\n  not:  {part}");
     }
     for valid in [command(r#""expect": "done""#), read(r#""expect": {"desired": {"a": 1}}"#), steps(reading)] {
-        Scenario::parse(&good).expect("valid");
+        Scenario::parse(&valid).expect("valid");
     }
 }
 
@@ -193,8 +193,8 @@ fn error_names_the_field_of_a_disconnection_or_reconnection() {
         reconnection(r#""connected""#),
         reconnection(r#"{"notification": {}}"#),
     ] {
-        let scenario = Scenario::parse(&good).expect("valid");
-        assert!(scenario.new_things().is_empty() && !scenario.needs_certificate_authority(), "{good}");
+        let scenario = Scenario::parse(&valid).expect("valid");
+        assert!(scenario.new_things().is_empty() && !scenario.needs_certificate_authority(), "{valid}");
     }
 }
 
@@ -239,7 +239,7 @@ fn error_names_the_field_of_a_forward_or_shadow_update() {
         set_desired(r#""expect": {"recorded": {"desired": {"a": 1}}}"#),
         connection(r#""shadow": {"thing": "t", "name": "n"}, "expect": {"recorded": {"deleted": true}}"#),
     ] {
-        assert_eq!(Scenario::parse(&good).expect("valid").destination, None);
+        assert_eq!(Scenario::parse(&valid).expect("valid").destination, None);
     }
 }
 

@@ -1,4 +1,4 @@
-//! The floor: what the Lambda runtime itself costs.
+//! An empty function: the baseline cost of the Lambda runtime.
 
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::value::RawValue;

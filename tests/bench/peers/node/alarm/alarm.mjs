@@ -1,4 +1,4 @@
-// The bench's Node peer: what `functions/alarm` does for readings, by the official SDK's document client.
+// The Node peer of `functions/alarm` for readings, with the document client of the AWS SDK.
 
 import { createHash } from "node:crypto";
 
@@ -25,13 +25,13 @@ function milliseconds(span) {
   return Number(number) * UNITS_MS[unit];
 }
 
-// A check of a value against a limit, and for how long it must hold.
+// A condition on a value, and how long it must be sustained.
 const side = ({ above, below, for: hold }) => ({
   holds: above === undefined ? (value) => value < below : (value) => value > above,
   hold: milliseconds(hold),
 });
 
-// The thresholds in force; parsed anew only when the document has changed.
+// Returns the current thresholds. The document is parsed only when it has changed.
 async function thresholds() {
   const Key = { id: "document#thresholds", part: "current" };
   const { Item } = await dynamodb.send(new GetCommand({ TableName: TABLE, Key, ConsistentRead: true }));
@@ -49,7 +49,7 @@ async function thresholds() {
   return document.thresholds;
 }
 
-// Takes one reading into `state`; answers with the transition that it brings, if it does.
+// Evaluates a reading. Updates `state` and returns the transition, if any.
 function judge(threshold, state, at, value) {
   const { lastAt } = state;
   if (at < lastAt) {
@@ -76,7 +76,7 @@ function judge(threshold, state, at, value) {
   return { from: was, to: state.state, value, at, since };
 }
 
-// Writes a state in place of the one that was read.
+// Replaces the state that was read.
 function put(key, state, version) {
   return dynamodb.send(
     new PutCommand({
@@ -89,7 +89,7 @@ function put(key, state, version) {
   );
 }
 
-function tell(notice) {
+function notify(notice) {
   const words = `${notice.threshold}: ${notice.thing} is ${notice.to} (now ${notice.value})`;
   const names = ["threshold", "thing", "from", "to"];
   return sns.send(
@@ -122,7 +122,7 @@ async function readStates(keys) {
 
 export async function handler(event, context) {
   const failed = new Set();
-  // By thing: its readings, and the messages that brought them.
+  // Readings and their messages, by thing.
   const things = new Map();
   for (const { messageId, body } of event.Records) {
     try {
@@ -168,7 +168,7 @@ export async function handler(event, context) {
       await put(key, { ...state, owed: owed.length > 0 ? owed : undefined }, version);
       if (owed.length > 0) {
         for (const notice of owed) {
-          await tell(notice);
+          await notify(notice);
         }
         await put(key, state, version + 1);
       }

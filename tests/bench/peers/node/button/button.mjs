@@ -1,4 +1,4 @@
-// The bench's Node peer: what `functions/button` does, by the official SDK.
+// The Node peer of `functions/button`, with the AWS SDK.
 
 import { randomUUID } from "node:crypto";
 

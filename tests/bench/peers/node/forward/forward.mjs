@@ -1,4 +1,4 @@
-// The bench's Node peer: what `functions/forward` does, by the official SDK.
+// The Node peer of `functions/forward`, with the AWS SDK.
 
 import { DynamoDBClient } from "@aws-sdk/client-dynamodb";
 import { SQSClient, SendMessageBatchCommand } from "@aws-sdk/client-sqs";
@@ -19,7 +19,7 @@ async function destinations() {
   return Item ? JSON.parse(Item.document).destinations : DEFAULT;
 }
 
-// The MQTT topic filter, as a pattern.
+// Converts an MQTT topic filter to a pattern.
 function pattern(topics) {
   const escaped = (level) => level.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
   return new RegExp(`^${topics.split("/").map((level) => LEVELS[level] ?? escaped(level)).join("/")}$`);
@@ -46,7 +46,7 @@ function sizeOf({ MessageBody, MessageAttributes }) {
   );
 }
 
-// The entries in as many calls as they need.
+// Sends the entries in as many calls as necessary.
 function* packed(entries) {
   let call = [];
   let size = 0;

@@ -1,6 +1,5 @@
-// The bench's Node peer of `functions/jitr`: what the samples of just-in-time registration do that are usually copied.
-// It lets in whoever knocks, with a policy that allows everything, and looks neither at the certificate nor at what has
-// become of it since. Not to be used.
+// The Node peer of `functions/jitr`: the commonly copied sample of just-in-time registration. It activates every
+// certificate, with a policy that allows everything, and validates nothing. Do not use it.
 
 import {
   AttachPolicyCommand,

@@ -1,4 +1,4 @@
-// The bench's Node peer: what `functions/telemetry` does, by the official SDK's document client.
+// The Node peer of `functions/telemetry`, with the document client of the AWS SDK.
 
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -17,7 +17,7 @@ function* itemsOf(record) {
   const event = JSON.parse(record.body);
   const eventId = event.traceId ?? record.messageId;
   const at = `${String(event.receivedAt).padStart(13, "0")}#${eventId}`;
-  // What has more digits than a double is rounded here. To keep it, JSON would have to be read by something slower.
+  // Numbers with more digits than a double are rounded here. A parser that preserves them would be slower.
   const payload = JSON.parse(Buffer.from(event.payloadBase64, "base64").toString("utf8"));
   const readings = Array.isArray(payload)
     ? payload.map((reading, index) => [`${at}#${String(index).padStart(6, "0")}`, reading])
@@ -54,19 +54,19 @@ async function write(items) {
 
 export async function handler(event, context) {
   const failed = new Set();
-  // By key: what stands twice in a batch is written once.
-  const kept = new Map();
+  // By key, because a batch must not contain a key twice.
+  const items = new Map();
   for (const record of event.Records) {
     try {
       for (const item of [...itemsOf(record)]) {
-        kept.set(`${item.thing}#${item.at}`, { messageId: record.messageId, item });
+        items.set(`${item.thing}#${item.at}`, { messageId: record.messageId, item });
       }
     } catch {
       failed.add(record.messageId);
     }
   }
 
-  const left = [...kept.values()];
+  const left = [...items.values()];
   let next = 0;
   const worker = async () => {
     while (next < left.length) {

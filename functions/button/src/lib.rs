@@ -6,7 +6,7 @@
 pub mod click;
 
 use gatehouse::{
-    Attribute, Call, DeviceEvent, Each, Environment, Failure, Idempotency, InitError, NotPublished, Once, OnceError,
+    Attribute, Invocation, DeviceEvent, EventHandler, Environment, Failure, Idempotency, InitError, PublishError, Execution, IdempotencyError,
     Refusal, Setup, Topic,
 };
 use regex_lite::Regex;
@@ -32,7 +32,7 @@ pub enum Error {
     Refused(#[from] Refusal),
     /// It was not told now; the next try may.
     #[error(transparent)]
-    NotTold(#[from] OnceError<NotPublished>),
+    NotTold(#[from] IdempotencyError<PublishError>),
 }
 
 impl From<Error> for Failure {
@@ -60,18 +60,18 @@ impl Button {
     }
 }
 
-impl Each for Button {
+impl EventHandler for Button {
     type Input = DeviceEvent;
     type Error = Error;
 
-    async fn handle(&self, event: &DeviceEvent, call: &Call) -> Result<(), Error> {
+    async fn handle(&self, event: &DeviceEvent, invocation: &Invocation) -> Result<(), Error> {
         let click: Click = event.payload(PAYLOAD_LIMIT)?;
         let mut notification = click::notification(&click, &event.thing, &self.rules)?;
         notification.attributes.push(("eventId", Attribute::Text(event.id.to_string())));
-        let told = self.idempotency.once(event.id.as_str(), call, self.topic.publish(notification)).await?;
-        call.count(match told {
-            Once::Done => "Told",
-            Once::AlreadyDone => "Duplicate",
+        let told = self.idempotency.run_once(event.id.as_str(), invocation, self.topic.publish(notification)).await?;
+        invocation.count(match told {
+            Execution::Completed => "Told",
+            Execution::AlreadyCompleted => "Duplicate",
         });
         Ok(())
     }

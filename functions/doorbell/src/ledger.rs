@@ -8,7 +8,7 @@ use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::get_item::GetItemError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
-use gatehouse::{BoxError, Call, Environment, InitError};
+use gatehouse::{BoxError, Invocation, Environment, InitError};
 use uuid::Uuid;
 
 use crate::quiet::{Claim, REMEMBERED, Ring, Rings, Verdict};
@@ -96,26 +96,26 @@ impl Ledger {
     }
 
     /// Claims a ring, until the invocation's deadline, or says why it need not be told.
-    pub async fn claim(&self, thing: &str, ring: Ring, call: &Call) -> Result<Claimed, LedgerError> {
+    pub async fn claim(&self, thing: &str, ring: Ring, invocation: &Invocation) -> Result<Claimed, LedgerError> {
         let id = format!("{}#{thing}", self.function);
         let owner = Uuid::new_v4().to_string();
         let (pause, mut looks) = LOOK_AGAIN;
         let mut stored = self.load(&id).await?;
         loop {
-            let now = call.now();
+            let now = invocation.now();
             match stored.rings.decide(&ring, self.window, now) {
                 Verdict::AlreadyTold => return Ok(Claimed::AlreadyTold),
                 Verdict::Quiet => return Ok(Claimed::Quiet),
-                Verdict::Wait if looks == 0 || call.is_late() => return Err(LedgerError::AnotherRing),
+                Verdict::Wait if looks == 0 || invocation.is_running_late() => return Err(LedgerError::AnotherRing),
                 Verdict::Wait => {
                     looks -= 1;
                     tokio::time::sleep(pause).await;
                     stored = self.load(&id).await?;
                 }
                 Verdict::Tell => {
-                    let claim = Claim { ring: ring.clone(), owner: owner.clone(), expires: call.deadline() };
+                    let claim = Claim { ring: ring.clone(), owner: owner.clone(), expires: invocation.deadline() };
                     let rings = stored.rings.with_claim(claim, self.window, now);
-                    stored = self.save(&id, &stored, rings, call).await?;
+                    stored = self.save(&id, &stored, rings, invocation).await?;
                     // Ours also where the table took the claim, the answer was lost, and the SDK's own retry met it.
                     if stored.rings.is_claimed_by(&owner) {
                         return Ok(Claimed::Held(Held { id, ring, owner, stored }));
@@ -126,23 +126,23 @@ impl Ledger {
     }
 
     /// Marks a ring as told.
-    pub async fn mark_told(&self, held: &Held, call: &Call) -> Result<(), BoxError> {
+    pub async fn mark_told(&self, held: &Held, invocation: &Invocation) -> Result<(), BoxError> {
         let Held { id, ring, owner, stored } = held;
         let mut stored = stored.clone();
         while !stored.rings.is_told(ring) {
             let rings = stored.rings.with_told(ring, owner);
-            stored = self.save(id, &stored, rings, call).await?;
+            stored = self.save(id, &stored, rings, invocation).await?;
         }
         Ok(())
     }
 
     /// Gives a claim back, so that the next try need not wait for it to expire.
-    pub async fn release(&self, held: &Held, call: &Call) -> Result<(), BoxError> {
+    pub async fn release(&self, held: &Held, invocation: &Invocation) -> Result<(), BoxError> {
         let Held { id, owner, stored, .. } = held;
         let mut stored = stored.clone();
         while stored.rings.is_claimed_by(owner) {
             let rings = stored.rings.without_claim(owner);
-            stored = self.save(id, &stored, rings, call).await?;
+            stored = self.save(id, &stored, rings, invocation).await?;
         }
         Ok(())
     }
@@ -154,10 +154,10 @@ impl Ledger {
     }
 
     /// Replaces the item if it still is the one that was read. Returns what it is now: ours, or somebody else's.
-    async fn save(&self, id: &str, read: &Stored, rings: Rings, call: &Call) -> Result<Stored, LedgerError> {
+    async fn save(&self, id: &str, read: &Stored, rings: Rings, invocation: &Invocation) -> Result<Stored, LedgerError> {
         let written = Stored { version: read.version + 1, rings };
         let text = serde_json::to_string(&written.rings).map_err(|_| LedgerError::Foreign { id: id.to_owned() })?;
-        let expiration = call.now().plus(self.window + REMEMBERED);
+        let expiration = invocation.now().plus(self.window + REMEMBERED);
         let put = self
             .client
             .put_item()

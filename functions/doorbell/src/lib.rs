@@ -8,8 +8,8 @@ pub mod quiet;
 pub mod text;
 
 use gatehouse::{
-    Attribute, Call, DeviceEvent, Each, Environment, Failure, InitError, NotPublished, Notification, OnceError,
-    Refusal, Setup, Topic, carry_out,
+    Attribute, Invocation, DeviceEvent, EventHandler, Environment, Failure, InitError, PublishError, Notification, IdempotencyError,
+    Refusal, Setup, Topic, run_claimed,
 };
 use serde::Deserialize;
 
@@ -44,7 +44,7 @@ pub enum Error {
     NotClaimed(#[from] LedgerError),
     /// It was not told now; the next try may.
     #[error(transparent)]
-    NotTold(#[from] OnceError<NotPublished>),
+    NotTold(#[from] IdempotencyError<PublishError>),
 }
 
 impl From<Error> for Failure {
@@ -97,27 +97,27 @@ impl Doorbell {
     }
 }
 
-impl Each for Doorbell {
+impl EventHandler for Doorbell {
     type Input = DeviceEvent;
     type Error = Error;
 
-    async fn handle(&self, event: &DeviceEvent, call: &Call) -> Result<(), Error> {
+    async fn handle(&self, event: &DeviceEvent, invocation: &Invocation) -> Result<(), Error> {
         let notification = self.notification(event)?;
         let ring = Ring { event_id: event.id.to_string(), received_at: event.received_at };
-        let held = match self.ledger.claim(event.thing.as_str(), ring, call).await? {
+        let held = match self.ledger.claim(event.thing.as_str(), ring, invocation).await? {
             Claimed::Held(held) => held,
             Claimed::AlreadyTold => {
-                call.count("Duplicate");
+                invocation.count("Duplicate");
                 return Ok(());
             }
             Claimed::Quiet => {
-                call.count("Quieted");
+                invocation.count("Quieted");
                 return Ok(());
             }
         };
         let told = self.topic.publish(notification);
-        carry_out(held.id(), call, told, self.ledger.mark_told(&held, call), self.ledger.release(&held, call)).await?;
-        call.count("Told");
+        run_claimed(held.id(), invocation, told, self.ledger.mark_told(&held, invocation), self.ledger.release(&held, invocation)).await?;
+        invocation.count("Told");
         Ok(())
     }
 }

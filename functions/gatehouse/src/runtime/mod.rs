@@ -13,7 +13,7 @@ mod partial_outcomes;
 mod run;
 pub(crate) mod setup;
 
-pub use delivery::Function;
+pub use delivery::{Function, RetryError};
 pub use environment::{Environment, InitError};
 pub use handler::{BatchHandler, Concurrent, EventHandler, Outcomes};
 pub use invocation::Invocation;

@@ -22,7 +22,7 @@ use aws_sdk_sns::error::ErrorMetadata;
 use aws_sdk_sns::operation::publish::{PublishError, PublishInput, PublishOutput};
 use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
 use button::Button;
-use gatehouse::{Invocation, Environment, Function, Idempotency, InitError, Concurrent, Quarantine, Timestamp, Topic};
+use gatehouse::{Concurrent, Environment, Function, Idempotency, InitError, Invocation, Quarantine, Timestamp, Topic};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 

@@ -72,6 +72,8 @@ test: $(TOOLS)/device-sdk/.installed
 test: build $(local_tools) ## run every test: units, properties, and whole journeys on the local cloud
 	$(call say,compiling all tests and running them: first those of the functions, then those on the local cloud)
 	@cargo test --workspace --lib --bins --tests
+	$(call say,running the commands in the documentation)
+	@tests/tools/run-docs
 
 .PHONY: local
 local: build $(local_tools) ## leave the local cloud running, and print how to publish to it

@@ -7,4 +7,5 @@
 mod click;
 mod handler;
 
+pub use click::{Click, ClickType, Millivolts};
 pub use handler::ButtonHandler;

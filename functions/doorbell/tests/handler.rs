@@ -22,7 +22,7 @@ use aws_sdk_sns::operation::publish::{PublishError, PublishInput, PublishOutput}
 use aws_smithy_mocks::{MockResponse, Rule, RuleMode, mock, mock_client};
 use doorbell::Doorbell;
 use doorbell::ledger::Ledger;
-use gatehouse::{Invocation, Environment, Function, InitError, Concurrent, Quarantine, Timestamp, Topic};
+use gatehouse::{Concurrent, Environment, Function, InitError, Invocation, Quarantine, Timestamp, Topic};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 

@@ -19,6 +19,6 @@ pub use document::{Document, DocumentError, MAX_DOCUMENT_BYTES, Validate, Valida
 pub use idempotency::{Execution, Idempotency, IdempotencyError, run_claimed};
 pub use item::Item;
 pub use lease::{Lease, LeaseError};
-pub use outbox::{Outbox, OutboxError};
+pub use outbox::{Outbox, OutboxError, ParsePendingError};
 pub use quarantine::{Quarantine, QuarantineError};
 pub use versioned_table::{Key, TableError, Update, Updated, VersionedItem, VersionedTable};

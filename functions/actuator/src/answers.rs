@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use gatehouse::{Checked, Fault, Refusal, Span, ThingName, ThingPattern};
+use gatehouse::{Validate, Fault, Refusal, Span, ThingName, ThingPattern};
 use serde::de::{self, Unexpected};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
@@ -33,7 +33,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(15);
 /// The document.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Answers {
+pub struct Actions {
     /// Every answer that there is. Where several answer a transition with a command for one device, the first counts.
     pub answers: Vec<Answer>,
 }
@@ -136,7 +136,7 @@ impl<'de> Deserialize<'de> for Command {
     }
 }
 
-impl Answers {
+impl Actions {
     /// The commands that answer a transition, each with its device; none, or one a device.
     ///
     /// Refused with `bad-device` where the thing's name makes a device's too long.
@@ -159,7 +159,7 @@ impl Answers {
     }
 }
 
-impl Checked for Answers {
+impl Validate for Actions {
     fn check(&self) -> Result<(), Fault> {
         let mut known = HashSet::new();
         for (index, answer) in self.answers.iter().enumerate() {

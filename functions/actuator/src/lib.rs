@@ -20,13 +20,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use gatehouse::{
-    Attribute, Call, Document, DocumentError, Each, Environment, Failure, Idempotency, InitError, NotSent,
+    Attribute, Invocation, Document, DocumentError, EventHandler, Environment, Failure, Idempotency, InitError, SendError,
     Notification, Queue, Record, RecordError, Records, Refusal, Setup, ThingName, Timestamp, Topic, chain,
 };
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::answers::{Answers, Command, Infrared};
+use crate::answers::{Actions, Command, Infrared};
 use crate::device::{Decision, Device, Mark};
 use crate::gateway::GatewayError;
 use crate::order::{Order, Transition};
@@ -44,7 +44,7 @@ const PART: &str = "command";
 /// The handler of alarms' transitions.
 #[derive(Debug)]
 pub struct Actuator {
-    answers: Document<Answers>,
+    answers: Document<Actions>,
     records: Records,
     shadows: Shadows,
     queue: Queue,
@@ -80,7 +80,7 @@ pub enum Error {
     Gateway(ThingName, #[source] GatewayError),
     /// The transition could not be put off.
     #[error(transparent)]
-    NotSent(#[from] NotSent),
+    SendError(#[from] SendError),
 }
 
 impl From<Error> for Failure {
@@ -123,15 +123,15 @@ impl Actuator {
         Ok(Self { answers, records, shadows, queue, idempotency, operators, interval, tell_after })
     }
 
-    async fn answer(&self, transition: &Transition, text: &str, call: &Call) -> Result<(), Error> {
+    async fn answer(&self, transition: &Transition, text: &str, invocation: &Invocation) -> Result<(), Error> {
         let answers = self.answers.current().await?;
         let commands = answers.as_ref().map(|answers| answers.to(transition)).transpose()?.unwrap_or_default();
         if commands.is_empty() {
-            call.count("Unanswered");
+            invocation.count("Unanswered");
         }
         // All at once: a device that does not answer keeps no other waiting. What may succeed later is worth a retry,
         // even where something else never will.
-        let all = commands.iter().map(|(device, command)| self.command(device, command, transition, text, call));
+        let all = commands.iter().map(|(device, command)| self.command(device, command, transition, text, invocation));
         let failures = join_all(all).await.into_iter().filter_map(Result::err);
         failures.max_by_key(Error::may_pass).map_or(Ok(()), Err)
     }
@@ -143,24 +143,24 @@ impl Actuator {
         command: &Command,
         transition: &Transition,
         text: &str,
-        call: &Call,
+        invocation: &Invocation,
     ) -> Result<(), Error> {
         let id = format!("device#{device}");
         let mark = Mark::new(transition.at, &transition.id);
         let json = json!(command).to_string();
         loop {
             let record = self.records.get(&id, PART).await?;
-            let (known, now) = (Device::read(&record.item), call.now());
+            let (known, now) = (Device::read(&record.item), invocation.now());
             match known.decide(&mark, &json, now, self.interval) {
                 Decision::Superseded => {
-                    call.count("Superseded");
+                    invocation.count("Superseded");
                     return Ok(());
                 }
                 Decision::AlreadyDone => {
-                    call.count("Repeated");
+                    invocation.count("Repeated");
                     return Ok(());
                 }
-                Decision::Wait(_) if call.is_late() => return Err(Error::Busy),
+                Decision::Wait(_) if invocation.is_running_late() => return Err(Error::Busy),
                 Decision::Wait(_) => sleep(LOOK_AGAIN).await,
                 Decision::Delay(until) => {
                     // First it is known that there is a newer one: an older one must not come between.
@@ -168,18 +168,18 @@ impl Actuator {
                         continue;
                     }
                     self.queue.send_text(text, until.since(now)).await?;
-                    call.count("Delayed");
+                    invocation.count("Delayed");
                     return Ok(());
                 }
-                Decision::Send if call.is_late() => return Err(Error::TooLate),
+                Decision::Send if invocation.is_running_late() => return Err(Error::TooLate),
                 Decision::Send => {
-                    let sending = known.sending(&mark, &json, now, call.deadline());
+                    let sending = known.sending(&mark, &json, now, invocation.deadline());
                     if let Some(record) = self.put(&id, &sending, &record, now).await? {
                         let sent = self.send(device, command).await;
-                        self.note(device, &sent, &sending, &record, call).await;
+                        self.note(device, &sent, &sending, &record, invocation).await;
                         if let (Err(Error::Gateway(_, error)), Command::Infrared(infrared)) = (&sent, command) {
                             let failure = Failing { device, infrared, transition, error, since: known.failing_since };
-                            self.tell(failure, call).await;
+                            self.tell(failure, invocation).await;
                         }
                         return sent;
                     }
@@ -216,31 +216,31 @@ impl Actuator {
 
     /// Notes what came of a command. A note that fails changes nothing about that: what was sent is done, and handing
     /// its transition back would be certain to send it again; what was not is tried again in any case.
-    async fn note(&self, device: &ThingName, sent: &Result<(), Error>, sending: &Device, was: &Record, call: &Call) {
-        let now = call.now();
+    async fn note(&self, device: &ThingName, sent: &Result<(), Error>, sending: &Device, was: &Record, invocation: &Invocation) {
+        let now = invocation.now();
         let is_gateways_fault = matches!(sent, Err(Error::Gateway(..)));
         let device_now = if sent.is_ok() { sending.done() } else { sending.failed(is_gateways_fault, now) };
         if sent.is_ok() {
-            call.count("Commanded");
+            invocation.count("Commanded");
         } else if is_gateways_fault {
-            call.count("GatewayFailed");
+            invocation.count("GatewayFailed");
         }
         if let Err(error) = self.records.put(&format!("device#{device}"), PART, device_now.item(now), was).await {
-            call.count("Unmarked");
+            invocation.count("Unmarked");
             let (device, error) = (device.as_str(), chain(&error));
-            tracing::warn!(requestId = call.request_id(), device, error, "what came of the command could not be noted");
+            tracing::warn!(requestId = invocation.request_id(), device, error, "what came of the command could not be noted");
         }
     }
 
     /// Tells the operators of a gateway that has failed for long, once while it goes on failing.
-    async fn tell(&self, failing: Failing<'_>, call: &Call) {
-        let Some(since) = failing.since.filter(|since| call.now().since(*since) >= self.tell_after) else { return };
+    async fn tell(&self, failing: Failing<'_>, invocation: &Invocation) {
+        let Some(since) = failing.since.filter(|since| invocation.now().since(*since) >= self.tell_after) else { return };
         let key = format!("gateway#{}#{since}", failing.device);
-        let told = self.operators.publish(failing.notification(call.now().since(since)));
-        if let Err(error) = self.idempotency.once(&key, call, told).await {
+        let told = self.operators.publish(failing.notification(invocation.now().since(since)));
+        if let Err(error) = self.idempotency.run_once(&key, invocation, told).await {
             let (device, error) = (failing.device.as_str(), chain(&error));
             tracing::warn!(
-                requestId = call.request_id(),
+                requestId = invocation.request_id(),
                 device,
                 error,
                 "the operators could not be told; the next try may"
@@ -287,13 +287,13 @@ impl Error {
     }
 }
 
-impl Each for Actuator {
+impl EventHandler for Actuator {
     type Input = Order;
     type Error = Error;
 
-    async fn handle(&self, order: &Order, call: &Call) -> Result<(), Error> {
+    async fn handle(&self, order: &Order, invocation: &Invocation) -> Result<(), Error> {
         match order {
-            Order::Answer { transition, text, .. } => self.answer(transition, text, call).await,
+            Order::Answer { transition, text, .. } => self.answer(transition, text, invocation).await,
             Order::Put { given_at, document, .. } => {
                 self.answers.put(document, *given_at).await?;
                 Ok(())

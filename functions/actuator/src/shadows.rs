@@ -42,7 +42,7 @@ impl Shadows {
                 other => other.map(drop),
             }
         };
-        setup.warm("AWS IoT's data plane", look).await;
+        setup.warm_up("AWS IoT's data plane", look).await;
         Self(client)
     }
 

@@ -29,8 +29,8 @@ use std::time::Duration;
 use aws_sdk_dynamodb::Client;
 use futures_util::stream::{self, StreamExt};
 use gatehouse::{
-    Answers, Bulk, Call, DeviceEvent, Document, DocumentError, Environment, Failure, Idempotency, Incoming, InitError,
-    Key, NotPublished, OnceError, Record, RecordError, Records, Setup, ThingName, Timestamp, Topic,
+    Outcomes, BatchHandler, Invocation, DeviceEvent, Document, DocumentError, Environment, Failure, Idempotency, Incoming, InitError,
+    Key, PublishError, IdempotencyError, Record, RecordError, Records, Setup, ThingName, Timestamp, Topic,
 };
 
 use crate::board::{NotFound, SHARDS};
@@ -80,7 +80,7 @@ pub enum Error {
     Due(#[from] NotFound),
     /// It was not told now; the next try may.
     #[error(transparent)]
-    NotTold(#[from] OnceError<NotPublished>),
+    NotTold(#[from] IdempotencyError<PublishError>),
 }
 
 impl From<Error> for Failure {
@@ -128,11 +128,11 @@ impl Alarm {
         &self,
         thresholds: &Thresholds,
         events: Vec<(usize, &DeviceEvent)>,
-        answers: &mut Answers,
-        call: &Call,
+        answers: &mut Outcomes,
+        invocation: &Invocation,
     ) {
         let mut groups = batch::group(thresholds, events);
-        call.add("WithoutValue", groups.iter().map(|group| group.without_value).sum());
+        invocation.add("WithoutValue", groups.iter().map(|group| group.without_value).sum());
         let events: Vec<_> = groups.iter_mut().map(|group| std::mem::take(&mut group.events)).collect();
         let mut left: Vec<_> = groups.iter().map(|group| (group.held.len(), None)).collect();
 
@@ -162,7 +162,7 @@ impl Alarm {
         for (group, _) in left.iter().enumerate().filter(|(_, (jobs, _))| *jobs == 0) {
             answer(group, None);
         }
-        self.settle_all(&jobs, call, |job, settled| {
+        self.settle_all(&jobs, invocation, |job, settled| {
             let Some(&group) = of_group.get(job) else { return };
             let Some((jobs, failure)) = left.get_mut(group) else { return };
             *jobs -= 1;
@@ -177,7 +177,7 @@ impl Alarm {
     }
 
     /// Reads each job's record, decides, writes, and sends what is owed; `settled` hears of each job once.
-    async fn settle_all(&self, jobs: &[Job<'_>], call: &Call, mut settled: impl FnMut(usize, Result<(), Arc<Error>>)) {
+    async fn settle_all(&self, jobs: &[Job<'_>], invocation: &Invocation, mut settled: impl FnMut(usize, Result<(), Arc<Error>>)) {
         let mut decided = Vec::with_capacity(jobs.len());
         let mut reads = stream::iter(jobs.chunks(READ_TOGETHER))
             .map(async |jobs| {
@@ -192,7 +192,7 @@ impl Alarm {
                 let decision = match &mut read {
                     Ok(records) => {
                         let record = records.remove(&job.key).unwrap_or_default();
-                        job.decide(&record, call.now()).map(|decision| (record, decision)).map_err(Arc::new)
+                        job.decide(&record, invocation.now()).map(|decision| (record, decision)).map_err(Arc::new)
                     }
                     Err(error) => Err(Arc::clone(error)),
                 };
@@ -205,10 +205,10 @@ impl Alarm {
         }
 
         let transitions = decided.iter().flat_map(|(.., decision)| &decision.transitions);
-        let admitted = self.admit_all(transitions, call).await;
+        let admitted = self.admit_all(transitions, invocation).await;
         let mut writes = stream::iter(decided)
             .map(async |(index, job, record, decision)| {
-                (index, self.settle(job, record, decision, &admitted, call).await)
+                (index, self.settle(job, record, decision, &admitted, invocation).await)
             })
             .buffer_unordered(WRITES_AT_ONCE);
         while let Some((index, result)) = writes.next().await {
@@ -217,14 +217,14 @@ impl Alarm {
     }
 
     /// Who is told of each of these changes, decided for all those of one threshold together.
-    async fn admit_all<'a>(&self, transitions: impl Iterator<Item = &'a Transition>, call: &Call) -> Admitted {
+    async fn admit_all<'a>(&self, transitions: impl Iterator<Item = &'a Transition>, invocation: &Invocation) -> Admitted {
         let mut by_threshold: BTreeMap<&str, Vec<&Transition>> = BTreeMap::new();
         for transition in transitions {
             by_threshold.entry(&transition.threshold).or_default().push(transition);
         }
         let mut admissions = stream::iter(by_threshold)
             .map(async |(threshold, transitions)| {
-                let told = self.storms.admit(threshold, transitions.iter().copied(), call.now()).await;
+                let told = self.storms.admit(threshold, transitions.iter().copied(), invocation.now()).await;
                 (threshold, transitions, told)
             })
             .buffered(READS_AT_ONCE);
@@ -244,15 +244,15 @@ impl Alarm {
         mut record: Record,
         mut decision: Decision,
         admitted: &Admitted,
-        call: &Call,
+        invocation: &Invocation,
     ) -> Result<(), Arc<Error>> {
         let (id, part) = &job.key;
         let mut later = Admitted::default();
         for _ in 0..TRIES {
             let Decision { mut standing, transitions, is_changed, too_late } = decision;
             if !is_changed {
-                call.add("OutOfOrder", u64::try_from(too_late).unwrap_or(u64::MAX));
-                return Ok(self.send_owed(&job.key, job.thing.as_str(), record, call).await?);
+                invocation.add("OutOfOrder", u64::try_from(too_late).unwrap_or(u64::MAX));
+                return Ok(self.send_owed(&job.key, job.thing.as_str(), record, invocation).await?);
             }
             // Decided anew after a conflict, a change may be another one.
             let unknown: Vec<_> = transitions.iter().filter(|one| !admitted.knows(one) && !later.knows(one)).collect();
@@ -260,7 +260,7 @@ impl Alarm {
                 if let Some(error) = admitted.failed.get(&first.threshold) {
                     return Err(Arc::clone(error));
                 }
-                let told = self.storms.admit(&first.threshold, unknown.iter().copied(), call.now()).await;
+                let told = self.storms.admit(&first.threshold, unknown.iter().copied(), invocation.now()).await;
                 later.told(&unknown, told.map_err(Error::from)?);
             }
             let mut counts = vec![("OutOfOrder", u64::try_from(too_late).unwrap_or(u64::MAX))];
@@ -269,37 +269,37 @@ impl Alarm {
                 let audience = audience.unwrap_or(Audience::People);
                 counts.push((name_of(&transition), 1));
                 counts.push(("Capped", u64::from(audience == Audience::Machines)));
-                standing.owe(audience, transition, call.now());
+                standing.owe(audience, transition, invocation.now());
             }
-            let now = call.now();
+            let now = invocation.now();
             match self.records.put(id, part, standing.item(job.thing, now), &record).await {
                 Ok(written) => {
                     for (metric, number) in counts {
-                        call.add(metric, number);
+                        invocation.add(metric, number);
                     }
-                    return Ok(self.send_owed(&job.key, job.thing.as_str(), written, call).await?);
+                    return Ok(self.send_owed(&job.key, job.thing.as_str(), written, invocation).await?);
                 }
-                Err(RecordError::Conflict) => call.count("Conflicts"),
+                Err(RecordError::Conflict) => invocation.count("Conflicts"),
                 Err(other) => return Err(Arc::new(other.into())),
             }
             record = self.records.get(id, part).await.map_err(Error::from)?;
-            decision = job.decide(&record, call.now())?;
+            decision = job.decide(&record, invocation.now())?;
         }
         Err(Arc::new(RecordError::Conflict.into()))
     }
 
     /// Sends what a record owes, and strikes off what is sent. `name` is what the record is about.
-    async fn send_owed(&self, key: &Key, name: &str, record: Record, call: &Call) -> Result<(), Error> {
+    async fn send_owed(&self, key: &Key, name: &str, record: Record, invocation: &Invocation) -> Result<(), Error> {
         let unreadable = || Error::Unreadable(key.0.clone(), key.1.clone());
         let mut sent = HashSet::new();
         let mut outcome = Ok(());
         for owed in notice::owed(&record.item).ok_or_else(unreadable)? {
             let publish = self.topic.publish(owed.notice.notification());
-            match self.idempotency.once(owed.notice.id(), call, publish).await {
+            match self.idempotency.run_once(owed.notice.id(), invocation, publish).await {
                 Ok(_) => drop(sent.insert(owed.notice.id().to_owned())),
                 // Another invocation is sending it. Should that one fail, the notice is still owed, and found by the
                 // check.
-                Err(OnceError::AlreadyInProgress) => {}
+                Err(IdempotencyError::AlreadyInProgress) => {}
                 Err(error) => {
                     outcome = Err(error.into());
                     break;
@@ -338,12 +338,12 @@ impl Alarm {
     /// over. `now` is when the schedule asked, so that readings that wait in the same queue are not taken for silence.
     ///
     /// What there is no time for is still due in a minute, when the schedule asks again.
-    async fn check(&self, thresholds: &Thresholds, now: Timestamp, call: &Call) -> Result<(), Arc<Error>> {
+    async fn check(&self, thresholds: &Thresholds, now: Timestamp, invocation: &Invocation) -> Result<(), Arc<Error>> {
         // Another partition comes first each minute: none is always the one that there is no time for.
         let first = now.seconds() / 60;
         let shards = (0..u64::from(SHARDS)).filter_map(|n| u8::try_from((first + n) % u64::from(SHARDS)).ok());
         let mut checks = stream::iter(shards)
-            .map(async |shard| self.check_shard(&board::shard(shard), thresholds, now, call).await)
+            .map(async |shard| self.check_shard(&board::shard(shard), thresholds, now, invocation).await)
             .buffer_unordered(SHARDS_AT_ONCE);
         let mut outcome = Ok(());
         while let Some(checked) = checks.next().await {
@@ -357,13 +357,13 @@ impl Alarm {
         shard: &str,
         thresholds: &Thresholds,
         now: Timestamp,
-        call: &Call,
+        invocation: &Invocation,
     ) -> Result<(), Arc<Error>> {
         let mut outcome = Ok(());
         let mut from = None;
-        while !call.is_late() {
+        while !invocation.is_running_late() {
             let page = board::due(&self.records, shard, now, from).await.map_err(Error::from)?;
-            outcome = outcome.and(self.check_page(page.keys, thresholds, now, call).await);
+            outcome = outcome.and(self.check_page(page.keys, thresholds, now, invocation).await);
             from = page.next;
             if from.is_none() {
                 break;
@@ -377,14 +377,14 @@ impl Alarm {
         keys: Vec<Key>,
         thresholds: &Thresholds,
         now: Timestamp,
-        call: &Call,
+        invocation: &Invocation,
     ) -> Result<(), Arc<Error>> {
         let mut outcome = Ok(());
         let mut devices = Vec::new();
         for key in keys {
             let (id, part) = &key;
             if let Some(threshold) = id.strip_prefix("storm#") {
-                outcome = outcome.and(self.end_storm(&key, threshold, now, call).await.map_err(Arc::new));
+                outcome = outcome.and(self.end_storm(&key, threshold, now, invocation).await.map_err(Arc::new));
                 continue;
             }
             let thing = id.strip_prefix("thing#").and_then(|thing| ThingName::new(thing).ok());
@@ -407,7 +407,7 @@ impl Alarm {
             })
             .collect();
         let mut settled = Ok(());
-        self.settle_all(&jobs, call, |_, result| {
+        self.settle_all(&jobs, invocation, |_, result| {
             if settled.is_ok() {
                 settled = result;
             }
@@ -417,16 +417,16 @@ impl Alarm {
     }
 
     /// Sums a storm up if it is over, and sends the summary.
-    async fn end_storm(&self, key: &Key, threshold: &str, now: Timestamp, call: &Call) -> Result<(), Error> {
+    async fn end_storm(&self, key: &Key, threshold: &str, now: Timestamp, invocation: &Invocation) -> Result<(), Error> {
         let (id, part) = key;
         for _ in 0..TRIES {
             let record = self.records.get(id, part).await?;
             let Some(item) = self.storms.end(threshold, &record, now) else {
-                return self.send_owed(key, threshold, record, call).await;
+                return self.send_owed(key, threshold, record, invocation).await;
             };
             match self.records.put(id, part, item, &record).await {
-                Ok(written) => return self.send_owed(key, threshold, written, call).await,
-                Err(RecordError::Conflict) => call.count("Conflicts"),
+                Ok(written) => return self.send_owed(key, threshold, written, invocation).await,
+                Err(RecordError::Conflict) => invocation.count("Conflicts"),
                 Err(other) => return Err(other.into()),
             }
         }
@@ -470,16 +470,16 @@ impl Admitted {
     }
 }
 
-impl Bulk for Alarm {
+impl BatchHandler for Alarm {
     type Input = Incoming<Order>;
 
-    async fn handle_all(&self, inputs: &[Incoming<Order>], answers: &mut Answers, call: &Call) {
+    async fn handle_batch(&self, inputs: &[Incoming<Order>], answers: &mut Outcomes, invocation: &Invocation) {
         let mut events = Vec::new();
         let mut checks = Vec::new();
         for (index, input) in inputs.iter().enumerate() {
             match input {
                 Incoming::Event(event) => events.push((index, event)),
-                Incoming::Order(command) => match command.order.read() {
+                Incoming::Command(command) => match command.order.read() {
                     Ok(Task::Check) => checks.push((index, command.received_at)),
                     Ok(Task::Put(document)) => {
                         let put = self.document.put(&document, command.received_at).await;
@@ -501,10 +501,10 @@ impl Bulk for Alarm {
                 return;
             }
         };
-        self.hold(&thresholds, events, answers, call).await;
+        self.hold(&thresholds, events, answers, invocation).await;
         // After the readings, so that these are not taken for silence; and once, by the latest of the schedule's ticks.
         if let Some(now) = checks.iter().map(|(_, at)| *at).max() {
-            let checked = self.check(&thresholds, now, call).await;
+            let checked = self.check(&thresholds, now, invocation).await;
             for (index, _) in checks {
                 answers.set(index, checked.clone().map_err(Failure::retry));
             }

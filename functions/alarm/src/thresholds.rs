@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use gatehouse::{Checked, Fault, Span, ThingName, ThingPattern};
+use gatehouse::{Validate, Fault, Span, ThingName, ThingPattern};
 use serde::de::{Deserialize, Deserializer, Error, Unexpected};
 use serde_json::Value;
 
@@ -81,7 +81,7 @@ impl Thresholds {
     }
 }
 
-impl Checked for Thresholds {
+impl Validate for Thresholds {
     fn check(&self) -> Result<(), Fault> {
         if self.thresholds.len() > MOST_THRESHOLDS {
             let why = format!("There are {} thresholds; at most {MOST_THRESHOLDS} are taken.", self.thresholds.len());
@@ -191,7 +191,7 @@ impl<'de> Deserialize<'de> for Pointer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gatehouse::read_document;
+    use gatehouse::parse_document;
     use serde_json::json;
 
     fn good() -> Value {
@@ -208,19 +208,19 @@ mod tests {
     }
 
     fn refusal(text: &str) -> (&'static str, String) {
-        let refusal = read_document::<Thresholds>(text).expect_err("should be refused");
+        let refusal = parse_document::<Thresholds>(text).expect_err("should be refused");
         (refusal.code, refusal.why.into_owned())
     }
 
     #[test]
     fn the_sample_document_is_a_good_one() {
         let sample = include_str!("../../../infra/thresholds.json");
-        assert!(!read_document::<Thresholds>(sample).expect("a good document").thresholds.is_empty());
+        assert!(!parse_document::<Thresholds>(sample).expect("a good document").thresholds.is_empty());
     }
 
     #[test]
     fn no_thresholds_at_all_is_a_good_document() {
-        assert!(read_document::<Thresholds>(r#"{"thresholds": []}"#).is_ok());
+        assert!(parse_document::<Thresholds>(r#"{"thresholds": []}"#).is_ok());
     }
 
     #[test]
@@ -236,7 +236,7 @@ mod tests {
                 threshold["clear"] = clear.clone();
                 threshold["stale"] = "2 d".into();
             });
-            assert!(read_document::<Thresholds>(&text).is_ok(), "{raise} and {clear}");
+            assert!(parse_document::<Thresholds>(&text).is_ok(), "{raise} and {clear}");
         }
     }
 
@@ -320,7 +320,7 @@ mod tests {
             };
             json!({"thresholds": (0..number).map(one).collect::<Vec<_>>()}).to_string()
         };
-        assert!(read_document::<Thresholds>(&of(200)).is_ok());
+        assert!(parse_document::<Thresholds>(&of(200)).is_ok());
         let why = "`thresholds`: There are 201 thresholds; at most 200 are taken.";
         assert_eq!(refusal(&of(201)), ("bad-document", why.to_owned()));
     }

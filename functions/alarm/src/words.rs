@@ -73,10 +73,10 @@ fn rounded(length: Duration) -> Span {
 mod tests {
     use super::*;
     use crate::thresholds::Thresholds;
-    use gatehouse::read_document;
+    use gatehouse::parse_document;
 
     fn threshold(text: &str) -> Threshold {
-        let document: Thresholds = read_document(&format!(r#"{{"thresholds": [{text}]}}"#)).expect("a good document");
+        let document: Thresholds = parse_document(&format!(r#"{{"thresholds": [{text}]}}"#)).expect("a good document");
         document.thresholds.into_iter().next().expect("one threshold")
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use alarm::machine::{self, Reading, State, Status, Step};
 use alarm::thresholds::{Threshold, Thresholds};
-use gatehouse::{Timestamp, read_document};
+use gatehouse::{Timestamp, parse_document};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -24,7 +24,7 @@ fn threshold(raise: u64, clear: u64, stale: Option<u64>) -> Threshold {
     if let Some(stale) = stale {
         threshold["stale"] = format!("{stale} s").into();
     }
-    let document: Thresholds = read_document(&json!({"thresholds": [threshold]}).to_string()).unwrap();
+    let document: Thresholds = parse_document(&json!({"thresholds": [threshold]}).to_string()).unwrap();
     document.thresholds.into_iter().next().unwrap()
 }
 

@@ -22,7 +22,7 @@ use aws_sdk_sns::error::ErrorMetadata;
 use aws_sdk_sns::operation::publish::{PublishError, PublishInput, PublishOutput};
 use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
 use button::Button;
-use gatehouse::{Call, Environment, Function, Idempotency, InitError, OneByOne, Quarantine, Timestamp, Topic};
+use gatehouse::{Concurrent, Environment, Function, Idempotency, InitError, Invocation, Quarantine, Timestamp, Topic};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -41,12 +41,12 @@ async fn invoke(delivery: &str, dynamodb: &[&Rule], sns: &[&Rule]) -> Result<Val
     let environment = environment(&[]);
     let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, dynamodb);
     let sns = mock_client!(aws_sdk_sns, RuleMode::MatchAny, sns);
-    let handler = OneByOne(button(&environment, &dynamodb, &sns).unwrap(), NonZeroUsize::MIN);
+    let handler = Concurrent::new(button(&environment, &dynamodb, &sns).unwrap(), NonZeroUsize::MIN);
     let function = Function::new("button", handler, Quarantine::from(&environment, dynamodb, "button").unwrap());
     let now = Timestamp::from_millis(1_763_715_700_000);
-    let call = Call::new("request-1", now, now.plus(Duration::from_secs(10)));
+    let invocation = Invocation::new("request-1", now, now.plus(Duration::from_secs(10)));
     let delivery: &RawValue = serde_json::from_str(delivery).unwrap();
-    function.invoke(delivery, &call).await.map_err(|error| error.to_string())
+    function.invoke(delivery, &invocation).await.map_err(|error| error.to_string())
 }
 
 fn sample(name: &str) -> String {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::str::FromStr;
 
-use gatehouse::{Checked, Environment, Fault, InitError};
+use gatehouse::{Validate, Environment, Fault, InitError};
 use serde::Deserialize;
 
 use crate::filter::{TopicFilter, one_or_more};
@@ -76,7 +76,7 @@ impl Destinations {
     }
 }
 
-impl Checked for Destinations {
+impl Validate for Destinations {
     fn check(&self) -> Result<(), Fault> {
         let (mut names, mut queues) = (HashSet::new(), HashSet::new());
         for (index, Destination { name, queue_url, .. }) in self.destinations.iter().enumerate() {

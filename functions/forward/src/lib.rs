@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use gatehouse::{
-    Answers, Bulk, Call, Command, DeviceEvent, Document, DocumentError, Environment, EventId, Failure, Incoming,
+    Outcomes, BatchHandler, Invocation, Command, DeviceEvent, Document, DocumentError, Environment, EventId, Failure, Incoming,
     InitError, RecordError, Records, Refusal, Setup, chain,
 };
 use serde_json::value::RawValue;
@@ -112,7 +112,7 @@ impl Forward {
     }
 
     /// Passes events on; the fate of each, in their order.
-    async fn pass_on(&self, events: &[&DeviceEvent], call: &Call) -> Vec<Result<(), Error>> {
+    async fn pass_on(&self, events: &[&DeviceEvent], invocation: &Invocation) -> Vec<Result<(), Error>> {
         let document = match self.document.current().await {
             Ok(found) => found,
             Err(error) => return vec![Err(Arc::new(error).into()); events.len()],
@@ -127,7 +127,7 @@ impl Forward {
 
         let destinations = &document.as_ref().unwrap_or(&self.default).destinations;
         let mut fates: Vec<Fate> = events.iter().map(|_| Fate::default()).collect();
-        let sent = join_all(destinations.iter().map(|to| self.send(to, events, &notes, call))).await;
+        let sent = join_all(destinations.iter().map(|to| self.send(to, events, &notes, invocation))).await;
         for (to, sent) in destinations.iter().zip(sent) {
             for (index, taken) in sent {
                 if let Some(fate) = fates.get_mut(index) {
@@ -135,7 +135,7 @@ impl Forward {
                 }
             }
         }
-        join_all(events.iter().zip(fates).map(|(event, fate)| self.conclude(event, fate, &notes, call))).await
+        join_all(events.iter().zip(fates).map(|(event, fate)| self.conclude(event, fate, &notes, invocation))).await
     }
 
     /// Sends a destination what it takes and has not taken yet: what became of each event that is for it, by its index.
@@ -144,7 +144,7 @@ impl Forward {
         to: &Destination,
         events: &[&DeviceEvent],
         notes: &HashMap<&EventId, Note>,
-        call: &Call,
+        invocation: &Invocation,
     ) -> Vec<(usize, Result<(), NotTaken>)> {
         let (mut fates, mut pieces) = (Vec::new(), Vec::new());
         for (index, &event) in events.iter().enumerate().filter(|(_, event)| to.takes(&event.topic)) {
@@ -168,8 +168,8 @@ impl Forward {
             pieces.sort_by_key(|(received_at, _)| *received_at);
         }
         let waiting: VecDeque<_> = pieces.into_iter().map(|(_, piece)| piece).collect();
-        let sent = send_all(&self.queues.client(&to.queue_url), &to.queue_url, waiting, call).await;
-        call.add("Forwarded", sent.iter().map(|(_, taken)| u64::from(taken.is_ok())).sum());
+        let sent = send_all(&self.queues.client(&to.queue_url), &to.queue_url, waiting, invocation).await;
+        invocation.add("Forwarded", sent.iter().map(|(_, taken)| u64::from(taken.is_ok())).sum());
         fates.extend(sent);
         fates
     }
@@ -180,7 +180,7 @@ impl Forward {
         event: &DeviceEvent,
         fate: Fate,
         notes: &HashMap<&EventId, Note>,
-        call: &Call,
+        invocation: &Invocation,
     ) -> Result<(), Error> {
         let Fate { taken, failure, refusal } = fate;
         let result = match (failure, refusal) {
@@ -195,7 +195,7 @@ impl Forward {
         let nothing = Note::default();
         let was = notes.get(&event.id).unwrap_or(&nothing);
         if result.is_err()
-            && let Err(error) = self.taken.note(&event.id, taken, was, call.now()).await
+            && let Err(error) = self.taken.note(&event.id, taken, was, invocation.now()).await
         {
             // They may get it a second time, which at least once allows; the event itself is not at stake.
             tracing::warn!(eventId = event.id.as_str(), error = chain(&error), "what was taken could not be noted");
@@ -225,14 +225,14 @@ impl Fate {
     }
 }
 
-impl Bulk for Forward {
+impl BatchHandler for Forward {
     type Input = Incoming<Box<RawValue>>;
 
-    async fn handle_all(&self, inputs: &[Self::Input], answers: &mut Answers, call: &Call) {
+    async fn handle_batch(&self, inputs: &[Self::Input], answers: &mut Outcomes, invocation: &Invocation) {
         let (mut indices, mut events) = (Vec::new(), Vec::new());
         for (index, input) in inputs.iter().enumerate() {
             match input {
-                Incoming::Order(order) => answers.set(index, self.put(order).await.map_err(Failure::from)),
+                Incoming::Command(order) => answers.set(index, self.put(order).await.map_err(Failure::from)),
                 Incoming::Event(event) => {
                     indices.push(index);
                     events.push(event);
@@ -242,7 +242,7 @@ impl Bulk for Forward {
         if events.is_empty() {
             return;
         }
-        for (index, fate) in indices.into_iter().zip(self.pass_on(&events, call).await) {
+        for (index, fate) in indices.into_iter().zip(self.pass_on(&events, invocation).await) {
             answers.set(index, fate.map_err(Failure::from));
         }
     }

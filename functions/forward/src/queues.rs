@@ -32,7 +32,7 @@ impl Queues {
         let queues = Self::new(Builder::from(setup.sdk()));
         if let Some(own) = setup.environment().get("QUEUE_URL") {
             let look = queues.in_region(None).get_queue_attributes().queue_url(own);
-            setup.warm("SQS", look.attribute_names(QueueAttributeName::QueueArn).send()).await;
+            setup.warm_up("SQS", look.attribute_names(QueueAttributeName::QueueArn).send()).await;
         }
         queues
     }

@@ -7,7 +7,7 @@ use aws_sdk_sqs::Client;
 use aws_sdk_sqs::error::{BuildError, ProvideErrorMetadata, SdkError};
 use aws_sdk_sqs::operation::send_message_batch::SendMessageBatchError;
 use aws_sdk_sqs::types::{BatchResultErrorEntry, MessageAttributeValue, SendMessageBatchRequestEntry};
-use gatehouse::{Call, Failure, Refusal};
+use gatehouse::{Invocation, Failure, Refusal};
 
 use crate::message::{Attribute, Message};
 use crate::packing::{Piece, take_batch};
@@ -97,14 +97,14 @@ pub async fn send_all<'a>(
     client: &Client,
     to: &QueueUrl,
     mut waiting: VecDeque<Piece<'a, Outgoing<'a>>>,
-    call: &Call,
+    invocation: &Invocation,
 ) -> Vec<(usize, Result<(), NotTaken>)> {
     let mut fates = Vec::with_capacity(waiting.len());
     let mut closed = None;
     let mut alone = 0_usize;
     while !waiting.is_empty() && closed.is_none() {
         // A call that is cut off may have been taken: on a standard queue the message would be there twice.
-        if call.is_late() {
+        if invocation.is_running_late() {
             closed = Some(NotTaken::Late(to.clone()));
             break;
         }
@@ -140,7 +140,7 @@ pub async fn send_all<'a>(
     }
     if let Some(error) = closed {
         if !matches!(error, NotTaken::Late(_)) {
-            call.count("DestinationClosed");
+            invocation.count("DestinationClosed");
         }
         fates.extend(waiting.into_iter().map(|piece| (piece.content.event, Err(error.clone()))));
     }

@@ -18,8 +18,8 @@ use aws_sdk_dynamodb::operation::query::QueryOutput;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
-use gatehouse::x509::{Authority, Serial};
-use gatehouse::{CertificateId, Crl, CrlError, Devices, Environment, FetchError, LARGEST_CRL, Publication};
+use gatehouse::x509::{CaCertificate, Serial};
+use gatehouse::{CertificateId, Crl, CrlError, Devices, Environment, FetchError, MAX_CRL_BYTES, PublishedCrl};
 use pki::{Ca, DAY, NOW, OpenSsl, bit_string, content, date, element, elements};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -32,7 +32,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const LONG: [u8; 20] = [0x7f, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19];
 
 static CA: LazyLock<Ca> = LazyLock::new(|| Ca::new("Test CA"));
-static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| CA.authority());
+static AUTHORITY: LazyLock<CaCertificate> = LazyLock::new(|| CA.authority());
 static GOOD: LazyLock<Vec<u8>> = LazyLock::new(|| CA.crl(&[&[1], &[0x80, 0], &LONG]));
 
 fn read(bytes: &[u8]) -> Result<Crl, CrlError> {
@@ -150,7 +150,7 @@ fn a_signature_that_nobody_can_verify_is_refused_by_name() {
     openssl.run("req -x509 -new -key key.pem -subj /CN=CA -out ca.pem");
     for (digest, expected) in [("sha1", Some("SHA-1 with RSA")), ("md5", Some("MD5 with RSA")), ("sha512", None)] {
         openssl.run(&format!("ca -config conf -gencrl -cert ca.pem -keyfile key.pem -md {digest} -out crl.pem"));
-        let authority = Authority::from_pem(&openssl.text("ca.pem")).unwrap();
+        let authority = CaCertificate::from_pem(&openssl.text("ca.pem")).unwrap();
         let read = Crl::read(&openssl.read("crl.pem"), &authority);
         match expected {
             None => assert!(read.is_ok(), "{read:?}"),
@@ -267,8 +267,8 @@ fn bytes_in_or_after_the_list_are_refused() {
 
 #[test]
 fn more_than_the_largest_size_is_not_even_looked_at() {
-    assert_eq!(error(&vec![b'-'; LARGEST_CRL + 1]), CrlError::TooLarge(LARGEST_CRL + 1));
-    assert_eq!(error(&vec![b'-'; LARGEST_CRL]), CrlError::Malformed);
+    assert_eq!(error(&vec![b'-'; MAX_CRL_BYTES + 1]), CrlError::TooLarge(MAX_CRL_BYTES + 1));
+    assert_eq!(error(&vec![b'-'; MAX_CRL_BYTES]), CrlError::Malformed);
 }
 
 #[test]
@@ -405,7 +405,7 @@ impl Table {
         self.status.lock().unwrap().insert(name.to_owned(), value);
     }
 
-    async fn publication(&self) -> Publication {
+    async fn publication(&self) -> PublishedCrl {
         self.devices.standing(&ca()).await.unwrap().publication.unwrap()
     }
 

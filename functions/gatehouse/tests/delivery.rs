@@ -17,8 +17,8 @@ use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use gatehouse::{
-    Answers, Bulk, Call, Command, DeviceEvent, Each, Environment, Failure, Function, Incoming, Input, OneByOne,
-    Quarantine, Timestamp,
+    BatchHandler, Command, Concurrent, DeviceEvent, Environment, EventHandler, Failure, Function, Incoming, Input,
+    Invocation, Outcomes, Quarantine, Timestamp,
 };
 use serde::Deserialize;
 use serde_json::value::to_raw_value;
@@ -57,11 +57,11 @@ struct Order {
     then: String,
 }
 
-impl Each for Obedient {
+impl EventHandler for Obedient {
     type Input = DeviceEvent;
     type Error = Failure;
 
-    async fn handle(&self, event: &DeviceEvent, _call: &Call) -> Result<(), Failure> {
+    async fn handle(&self, event: &DeviceEvent, _call: &Invocation) -> Result<(), Failure> {
         match event.payload::<Order>(100)?.then.as_str() {
             "succeed" => Ok(()),
             "retry" => Err(Failure::retry("throttled")),
@@ -83,15 +83,15 @@ fn batch(bodies: &[String]) -> Value {
     json!({"Records": bodies.iter().enumerate().map(record).collect::<Vec<_>>()})
 }
 
-async fn deliver<H: Bulk>(handler: H, quarantine: Quarantine, delivery: &Value) -> Result<Value, String> {
+async fn deliver<H: BatchHandler>(handler: H, quarantine: Quarantine, delivery: &Value) -> Result<Value, String> {
     let function = Function::new("sample", handler, quarantine);
-    let call = Call::new("request-1", NOW, NOW.plus(Duration::from_secs(10)));
-    function.invoke(&to_raw_value(delivery).unwrap(), &call).await.map_err(|error| error.to_string())
+    let invocation = Invocation::new("request-1", NOW, NOW.plus(Duration::from_secs(10)));
+    function.invoke(&to_raw_value(delivery).unwrap(), &invocation).await.map_err(|error| error.to_string())
 }
 
 async fn deliver_to_obedient(delivery: &Value) -> (Result<Value, String>, Vec<(String, String, String)>) {
     let (quarantine, quarantined) = quarantine();
-    let answer = deliver(OneByOne(Obedient, NonZeroUsize::new(4).unwrap()), quarantine, delivery).await;
+    let answer = deliver(Concurrent(Obedient, NonZeroUsize::new(4).unwrap()), quarantine, delivery).await;
     let quarantined = quarantined.lock().unwrap().clone();
     (answer, quarantined)
 }
@@ -153,7 +153,7 @@ async fn what_hangs_is_handed_back_before_the_deadline_and_what_was_done_stays_d
 async fn an_event_that_cannot_be_quarantined_is_kept_by_its_queue() {
     let denied = || PutItemError::generic(ErrorMetadata::builder().code("AccessDeniedException").build());
     let put = mock!(Client::put_item).then_error(denied);
-    let handler = OneByOne(Obedient, NonZeroUsize::MIN);
+    let handler = Concurrent::new(Obedient, NonZeroUsize::MIN);
     let bodies = ["not even JSON".to_owned(), event("e-1", "succeed").to_string()];
     assert_eq!(deliver(handler, quarantine_of(&put), &batch(&bodies)).await, Ok(handed_back(&["message-0"])));
 }
@@ -215,10 +215,10 @@ async fn every_fault_of_an_envelope_is_named() {
 /// Hands out what it was given, and sets no answer but the first.
 struct Noting(Arc<Mutex<Vec<DeviceEvent>>>);
 
-impl Bulk for Noting {
+impl BatchHandler for Noting {
     type Input = DeviceEvent;
 
-    async fn handle_all(&self, inputs: &[DeviceEvent], answers: &mut Answers, _call: &Call) {
+    async fn handle_batch(&self, inputs: &[DeviceEvent], answers: &mut Outcomes, _call: &Invocation) {
         self.0.lock().unwrap().extend_from_slice(inputs);
         answers.set(0, Ok(()));
         answers.set(99, Ok(()));
@@ -275,11 +275,11 @@ struct Close {
 /// Takes orders instead of device events.
 struct Ordered;
 
-impl Each for Ordered {
+impl EventHandler for Ordered {
     type Input = Command<Close>;
     type Error = Failure;
 
-    async fn handle(&self, command: &Command<Close>, _call: &Call) -> Result<(), Failure> {
+    async fn handle(&self, command: &Command<Close>, _call: &Invocation) -> Result<(), Failure> {
         assert_eq!((command.order.ca.as_str(), command.id().as_str()), ("abc", "request-1"));
         Ok(())
     }
@@ -288,9 +288,9 @@ impl Each for Ordered {
 #[tokio::test]
 async fn a_command_comes_through_the_same_door_and_is_quarantined_like_any_event() {
     let (quarantine, quarantined) = quarantine();
-    let good = deliver(OneByOne(Ordered, NonZeroUsize::MIN), quarantine.clone(), &json!({"ca": "abc"})).await;
+    let good = deliver(Concurrent::new(Ordered, NonZeroUsize::MIN), quarantine.clone(), &json!({"ca": "abc"})).await;
     assert_eq!(good, Ok(json!({"outcome": "done"})));
-    let bad = deliver(OneByOne(Ordered, NonZeroUsize::MIN), quarantine, &json!({"cb": "abc"})).await;
+    let bad = deliver(Concurrent::new(Ordered, NonZeroUsize::MIN), quarantine, &json!({"cb": "abc"})).await;
     assert_eq!(bad.unwrap()["why"], "Field `ca` is missing.");
     assert_eq!(quarantined.lock().unwrap()[0].0, "request-1");
 }
@@ -298,14 +298,14 @@ async fn a_command_comes_through_the_same_door_and_is_quarantined_like_any_event
 /// Hears devices and takes orders; says which it got.
 struct Either;
 
-impl Each for Either {
+impl EventHandler for Either {
     type Input = Incoming<Close>;
     type Error = Failure;
 
-    async fn handle(&self, input: &Incoming<Close>, call: &Call) -> Result<(), Failure> {
-        call.count(match input {
+    async fn handle(&self, input: &Incoming<Close>, invocation: &Invocation) -> Result<(), Failure> {
+        invocation.count(match input {
             Incoming::Event(_) => "Event",
-            Incoming::Order(_) => "Order",
+            Incoming::Command(_) => "Order",
         });
         Ok(())
     }
@@ -314,11 +314,11 @@ impl Each for Either {
 #[tokio::test]
 async fn a_function_that_hears_devices_and_takes_orders_tells_them_apart_by_the_payload() {
     let (quarantine, quarantined) = quarantine();
-    let function = Function::new("sample", OneByOne(Either, NonZeroUsize::MIN), quarantine);
-    let call = Call::new("request-1", NOW, NOW.plus(Duration::from_secs(10)));
+    let function = Function::new("sample", Concurrent::new(Either, NonZeroUsize::MIN), quarantine);
+    let invocation = Invocation::new("request-1", NOW, NOW.plus(Duration::from_secs(10)));
     let delivery = batch(&[event("e-1", "succeed").to_string(), json!({"ca": "abc"}).to_string(), "{}".to_owned()]);
-    let answer = function.invoke(&to_raw_value(&delivery).unwrap(), &call).await.unwrap();
+    let answer = function.invoke(&to_raw_value(&delivery).unwrap(), &invocation).await.unwrap();
     assert_eq!(answer, handed_back(&[]));
-    assert_eq!((call.counted()["Event"], call.counted()["Order"]), (1, 1));
+    assert_eq!((invocation.counts()["Event"], invocation.counts()["Order"]), (1, 1));
     assert_eq!(quarantined.lock().unwrap()[0].1, "missing-field");
 }

@@ -20,12 +20,12 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_dynamodb::types::error::ConditionalCheckFailedException;
 use aws_sdk_dynamodb::{Client, error::ErrorMetadata};
 use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
-use gatehouse::{Call, Environment, Idempotency, Once, OnceError, Timestamp, carry_out};
+use gatehouse::{Environment, Execution, Idempotency, IdempotencyError, Invocation, Timestamp, run_claimed};
 
 const NOW: Timestamp = Timestamp::from_millis(1_763_715_600_000);
 
-fn call() -> Call {
-    Call::new("request-1", NOW, NOW.plus(Duration::from_secs(10)))
+fn invocation() -> Invocation {
+    Invocation::new("request-1", NOW, NOW.plus(Duration::from_secs(10)))
 }
 
 fn table(rules: &[&Rule]) -> Idempotency {
@@ -90,8 +90,8 @@ async fn an_effect_is_claimed_until_the_deadline_then_carried_out_then_marked() 
         .then_output(|| PutItemOutput::builder().build());
     let mark = takes_the_mark();
     let count = Cell::new(0);
-    let once = table(&[&claim, &mark]).once("event-1", &call(), effect(&count)).await.unwrap();
-    assert_eq!((once, count.get()), (Once::Done, 1));
+    let once = table(&[&claim, &mark]).run_once("event-1", &invocation(), effect(&count)).await.unwrap();
+    assert_eq!((once, count.get()), (Execution::Completed, 1));
     assert_eq!((claim.num_calls(), mark.num_calls()), (1, 1));
 }
 
@@ -99,16 +99,16 @@ async fn an_effect_is_claimed_until_the_deadline_then_carried_out_then_marked() 
 async fn an_effect_that_was_completed_before_is_not_carried_out_again() {
     let claim = mock!(Client::put_item).then_error(|| stands_in_the_way("COMPLETED", "another"));
     let count = Cell::new(0);
-    let once = table(&[&claim]).once("event-1", &call(), effect(&count)).await.unwrap();
-    assert_eq!((once, count.get()), (Once::AlreadyDone, 0));
+    let once = table(&[&claim]).run_once("event-1", &invocation(), effect(&count)).await.unwrap();
+    assert_eq!((once, count.get()), (Execution::AlreadyCompleted, 0));
 }
 
 #[tokio::test]
 async fn while_another_process_holds_the_claim_the_event_is_neither_done_nor_let_go() {
     let claim = mock!(Client::put_item).then_error(|| stands_in_the_way("INPROGRESS", "another"));
     let count = Cell::new(0);
-    let error = table(&[&claim]).once("event-1", &call(), effect(&count)).await.unwrap_err();
-    assert!(matches!(error, OnceError::AlreadyInProgress), "{error:?}");
+    let error = table(&[&claim]).run_once("event-1", &invocation(), effect(&count)).await.unwrap_err();
+    assert!(matches!(error, IdempotencyError::AlreadyInProgress), "{error:?}");
     assert_eq!(count.get(), 0);
 }
 
@@ -128,8 +128,8 @@ async fn a_claim_whose_answer_was_lost_is_recognised_as_our_own_by_its_owner() {
         .build();
     let mark = takes_the_mark();
     let count = Cell::new(0);
-    let once = table(&[&claim, &mark]).once("event-1", &call(), effect(&count)).await.unwrap();
-    assert_eq!((once, count.get(), claim.num_calls()), (Once::Done, 1, 2));
+    let once = table(&[&claim, &mark]).run_once("event-1", &invocation(), effect(&count)).await.unwrap();
+    assert_eq!((once, count.get(), claim.num_calls()), (Execution::Completed, 1, 2));
 }
 
 #[tokio::test]
@@ -137,8 +137,8 @@ async fn a_throttled_claim_is_tried_again() {
     let throttled = || PutItemError::generic(ErrorMetadata::builder().code("ThrottlingException").build());
     let claim = mock!(Client::put_item).sequence().error(throttled).output(|| PutItemOutput::builder().build()).build();
     let count = Cell::new(0);
-    let once = table(&[&claim, &takes_the_mark()]).once("event-1", &call(), effect(&count)).await.unwrap();
-    assert_eq!((once, count.get(), claim.num_calls()), (Once::Done, 1, 2));
+    let once = table(&[&claim, &takes_the_mark()]).run_once("event-1", &invocation(), effect(&count)).await.unwrap();
+    assert_eq!((once, count.get(), claim.num_calls()), (Execution::Completed, 1, 2));
 }
 
 #[tokio::test]
@@ -146,8 +146,8 @@ async fn without_a_claim_nothing_is_carried_out() {
     let denied = || PutItemError::generic(ErrorMetadata::builder().code("AccessDeniedException").build());
     let claim = mock!(Client::put_item).then_error(denied);
     let count = Cell::new(0);
-    let error = table(&[&claim]).once("event-1", &call(), effect(&count)).await.unwrap_err();
-    assert!(matches!(error, OnceError::Claim(_)), "{error:?}");
+    let error = table(&[&claim]).run_once("event-1", &invocation(), effect(&count)).await.unwrap_err();
+    assert!(matches!(error, IdempotencyError::Claim(_)), "{error:?}");
     assert_eq!(count.get(), 0);
 }
 
@@ -157,18 +157,18 @@ async fn an_effect_that_fails_gives_its_claim_back_so_that_the_retry_can_have_it
         .match_requests(|input| input.condition_expression() == Some("#owner = :owner"))
         .then_output(|| DeleteItemOutput::builder().build());
     let failing = async || Err(io::Error::other("the topic is gone"));
-    let error = table(&[&takes_the_claim(), &release]).once("event-1", &call(), failing()).await.unwrap_err();
-    assert!(matches!(error, OnceError::Effect(_)), "{error:?}");
+    let error = table(&[&takes_the_claim(), &release]).run_once("event-1", &invocation(), failing()).await.unwrap_err();
+    assert!(matches!(error, IdempotencyError::Effect(_)), "{error:?}");
     assert_eq!(release.num_calls(), 1);
 }
 
 #[tokio::test]
 async fn an_effect_in_place_whose_mark_fails_is_done_and_counted_as_unmarked() {
     let mark = mock!(Client::update_item).sequence().http_status(400, None).build();
-    let (count, call) = (Cell::new(0), call());
-    let once = table(&[&takes_the_claim(), &mark]).once("event-1", &call, effect(&count)).await.unwrap();
-    assert_eq!((once, count.get()), (Once::Done, 1));
-    assert_eq!(call.counted().get("Unmarked"), Some(&1));
+    let (count, invocation) = (Cell::new(0), invocation());
+    let once = table(&[&takes_the_claim(), &mark]).run_once("event-1", &invocation, effect(&count)).await.unwrap();
+    assert_eq!((once, count.get()), (Execution::Completed, 1));
+    assert_eq!(invocation.counts().get("Unmarked"), Some(&1));
 }
 
 #[tokio::test]
@@ -176,25 +176,25 @@ async fn a_claim_that_is_gone_already_counts_as_given_back() {
     let gone = || DeleteItemError::ConditionalCheckFailedException(ConditionalCheckFailedException::builder().build());
     let release = mock!(Client::delete_item).then_error(gone);
     let failing = async || Err(io::Error::other("the topic is gone"));
-    let error = table(&[&takes_the_claim(), &release]).once("event-1", &call(), failing()).await.unwrap_err();
-    assert!(matches!(error, OnceError::Effect(_)), "{error:?}");
+    let error = table(&[&takes_the_claim(), &release]).run_once("event-1", &invocation(), failing()).await.unwrap_err();
+    assert!(matches!(error, IdempotencyError::Effect(_)), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_effect_in_place_whose_mark_hangs_is_done_before_the_handler_is_cut_off() {
-    let (count, call) = (Cell::new(0), call());
+    let (count, invocation) = (Cell::new(0), invocation());
     let release = async || panic!("what is in place is not given back");
-    carry_out("event-1", &call, effect(&count), pending(), release()).await.unwrap();
-    assert_eq!((count.get(), call.counted().get("Unmarked")), (1, Some(&1)));
-    assert!(call.time_left() > Duration::ZERO);
+    run_claimed("event-1", &invocation, effect(&count), pending(), release()).await.unwrap();
+    assert_eq!((count.get(), invocation.counts().get("Unmarked")), (1, Some(&1)));
+    assert!(invocation.time_left() > Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_effect_is_not_begun_when_little_time_is_left_and_its_claim_is_given_back() {
-    let (count, released, call) = (Cell::new(0), Cell::new(0), call());
+    let (count, released, invocation) = (Cell::new(0), Cell::new(0), invocation());
     tokio::time::advance(Duration::from_secs(7)).await;
     let release = async || effect(&released).await.map_err(Into::into);
-    let error = carry_out("event-1", &call, effect(&count), pending(), release()).await.unwrap_err();
-    assert!(matches!(error, OnceError::TooLate), "{error:?}");
+    let error = run_claimed("event-1", &invocation, effect(&count), pending(), release()).await.unwrap_err();
+    assert!(matches!(error, IdempotencyError::TooLate), "{error:?}");
     assert_eq!((count.get(), released.get()), (0, 1));
 }

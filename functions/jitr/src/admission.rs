@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use aws_sdk_iot::types::CertificateStatus;
-use gatehouse::x509::{self, Authority};
-use gatehouse::{Attribute, Call, CertificateId, FetchError, Notification, Refusal, Standing, ThingName};
+use gatehouse::x509::{self, CaCertificate};
+use gatehouse::{Attribute, Invocation, CertificateId, FetchError, Notification, Refusal, Standing, ThingName};
 use tokio::time::sleep;
 
 use crate::certificate::Certificate;
@@ -75,13 +75,13 @@ pub(crate) struct Admission<'a> {
     pub(crate) jitr: &'a Jitr,
     pub(crate) ids: Registered,
     pub(crate) event_id: &'a str,
-    pub(crate) call: &'a Call,
+    pub(crate) invocation: &'a Invocation,
 }
 
 impl Admission<'_> {
     /// Does what is to be done, under a lease on the certificate's record.
     pub(crate) async fn run(&self) -> Result<(), Error> {
-        let Self { jitr, ids, call, .. } = self;
+        let Self { jitr, ids, invocation, .. } = self;
         let (pause, mut looks) = LOOK_AGAIN;
         let (lease, registration, record, task) = loop {
             // The record first: where it says that all is settled, the status that is read after it is not older.
@@ -90,20 +90,20 @@ impl Admission<'_> {
             let task = Task::of(&registration.status, record.state.as_ref());
             match task {
                 Task::Nothing => {
-                    call.count("Duplicate");
+                    invocation.count("Duplicate");
                     return Ok(());
                 }
                 Task::Note => {
-                    let is_noted = jitr.records.found_active(ids, call.now()).await?;
-                    call.count(if is_noted { "FoundActive" } else { "Duplicate" });
+                    let is_noted = jitr.records.found_active(ids, invocation.now()).await?;
+                    invocation.count(if is_noted { "FoundActive" } else { "Duplicate" });
                     return Ok(());
                 }
                 Task::Admit | Task::Refuse(_) | Task::GiveUp => {}
             }
-            if let Some(lease) = jitr.records.begin(ids, &record, call).await? {
+            if let Some(lease) = jitr.records.begin(ids, &record, invocation).await? {
                 break (lease, registration, record, task);
             }
-            if looks == 0 || call.is_late() {
+            if looks == 0 || invocation.is_running_late() {
                 return Err(Error::Busy("this certificate"));
             }
             looks -= 1;
@@ -115,9 +115,9 @@ impl Admission<'_> {
             Task::Admit | Task::Note | Task::Nothing => self.admit_or_not(&lease, &registration, &record).await,
         };
         if done.is_err()
-            && let Err(error) = jitr.records.release(&lease, call.now()).await
+            && let Err(error) = jitr.records.release(&lease, invocation.now()).await
         {
-            let request_id = call.request_id();
+            let request_id = invocation.request_id();
             tracing::warn!(requestId = request_id, %error, "the lease could not be given back; it ends by itself");
         }
         done
@@ -137,11 +137,11 @@ impl Admission<'_> {
     }
 
     async fn admit_or_not(&self, lease: &Lease, registration: &Registration, record: &Record) -> Result<(), Error> {
-        let Self { jitr, call, .. } = self;
+        let Self { jitr, invocation, .. } = self;
         let stop = match self.admit(registration, record).await {
             Ok((thing, certificate)) => {
-                jitr.records.admitted(lease, &thing, &certificate, call.now()).await?;
-                call.count("Admitted");
+                jitr.records.admitted(lease, &thing, &certificate, invocation.now()).await?;
+                invocation.count("Admitted");
                 return Ok(());
             }
             Err(stop) => stop,
@@ -156,17 +156,17 @@ impl Admission<'_> {
             Stop::Failed(error) => return Err(error),
         };
         let refused = Refused::new(&reason, &jitr.rules.refused_status);
-        jitr.records.refusing(lease, &refused, call.now()).await?;
+        jitr.records.refusing(lease, &refused, invocation.now()).await?;
         self.turn_away(lease, registration, &refused).await
     }
 
     /// All the steps of an admission but its record.
     async fn admit(&self, registration: &Registration, record: &Record) -> Result<(ThingName, Certificate), Stop> {
-        let Self { jitr, ids, call, .. } = self;
+        let Self { jitr, ids, invocation, .. } = self;
         let (authority, standing) = self.authority().await?;
         let der = x509::certificate_der(&registration.pem).map_err(|error| Reason::Malformed(error.to_string()))?;
-        let certificate = Certificate::check(&der, &authority, call.now(), jitr.rules.skew)?;
-        if jitr.records.take_signed(&certificate.signed, &ids.certificate, call.now()).await? != Holder::Ours {
+        let certificate = Certificate::check(&der, &authority, invocation.now(), jitr.rules.skew)?;
+        if jitr.records.take_signed(&certificate.signed, &ids.certificate, invocation.now()).await? != Holder::Ours {
             return Err(Reason::AnotherEncoding.into());
         }
         if record.is_blocked {
@@ -198,10 +198,10 @@ impl Admission<'_> {
     }
 
     /// The CA, which must be active, within its time, and not blocked; and what else the devices table says of it.
-    async fn authority(&self) -> Result<(Authority, Standing), Stop> {
-        let Self { jitr, ids, call, .. } = self;
+    async fn authority(&self) -> Result<(CaCertificate, Standing), Stop> {
+        let Self { jitr, ids, invocation, .. } = self;
         let authority = jitr.registry.active_authority(&ids.ca).await?.ok_or(Reason::CaInactive)?;
-        if authority.not_before > call.now().plus(jitr.rules.skew) || authority.not_after < call.now() {
+        if authority.not_before > invocation.now().plus(jitr.rules.skew) || authority.not_after < invocation.now() {
             return Err(Reason::CaExpired.into());
         }
         let standing = jitr.devices.standing(&ids.ca).await.map_err(|error| Error::Devices(error.into()))?;
@@ -215,11 +215,11 @@ impl Admission<'_> {
     /// The certificate must not be on its CA's revocation list.
     async fn not_on_the_list(
         &self,
-        authority: &Authority,
+        authority: &CaCertificate,
         standing: &Standing,
         certificate: &Certificate,
     ) -> Result<(), Stop> {
-        let Self { jitr, ids, call, .. } = self;
+        let Self { jitr, ids, invocation, .. } = self;
         let Some(publication) = &standing.publication else {
             return if jitr.rules.needs_crl { Err(Reason::NoCrl.into()) } else { Ok(()) };
         };
@@ -227,7 +227,7 @@ impl Admission<'_> {
             FetchError::Table(error) => Error::Devices(error.into()),
             unclear => Error::Crl(unclear),
         })?;
-        crl.check_current(call.now(), jitr.rules.skew).map_err(|error| Error::Crl(error.into()))?;
+        crl.check_current(invocation.now(), jitr.rules.skew).map_err(|error| Error::Crl(error.into()))?;
         if crl.lists(&certificate.serial) { Err(Reason::RevokedByCrl.into()) } else { Ok(()) }
     }
 
@@ -244,10 +244,10 @@ impl Admission<'_> {
     /// Takes the thing's name for this certificate. The claim comes first, so that two certificates of one name cannot
     /// both find nobody there.
     async fn take_name(&self, thing: &ThingName) -> Result<(), Stop> {
-        let Self { jitr, ids, call, .. } = self;
+        let Self { jitr, ids, invocation, .. } = self;
         let mut from = None;
         while let Holder::Another(holder) =
-            jitr.records.take_name(thing, &ids.certificate, from.as_ref(), call.now()).await?
+            jitr.records.take_name(thing, &ids.certificate, from.as_ref(), invocation.now()).await?
         {
             self.may_come_after(&holder, thing).await?;
             from = Some(holder);
@@ -275,7 +275,7 @@ impl Admission<'_> {
 
     /// The old certificate is left alone, and reported.
     async fn tell_rotation(&self, old: &CertificateId, thing: &ThingName) -> Result<(), Error> {
-        let Self { jitr, ids, event_id, call } = self;
+        let Self { jitr, ids, event_id, invocation } = self;
         let new = &ids.certificate;
         let notification = Notification {
             subject: "A device has a new certificate".to_owned(),
@@ -290,23 +290,23 @@ impl Admission<'_> {
                 ("eventId", Attribute::Text((*event_id).to_owned())),
             ],
         };
-        jitr.idempotency.once(&format!("{new}#after#{old}"), call, jitr.topic.publish(notification)).await?;
-        call.count("Rotated");
+        jitr.idempotency.run_once(&format!("{new}#after#{old}"), invocation, jitr.topic.publish(notification)).await?;
+        invocation.count("Rotated");
         Ok(())
     }
 
     /// Carries a decision out that is written down: the status, the notification, the end of the record.
     async fn turn_away(&self, lease: &Lease, registration: &Registration, refused: &Refused) -> Result<(), Error> {
-        let Self { jitr, ids, call, .. } = self;
+        let Self { jitr, ids, invocation, .. } = self;
         if let Some(CertificateStatus::PendingActivation | CertificateStatus::Active) = self.status().await? {
             jitr.registry.set_status(&ids.certificate, refused.status.clone()).await?;
         }
         let der = x509::certificate_der(&registration.pem).ok();
         let certificate = der.and_then(|der| Certificate::unchecked(&der));
         let told = jitr.topic.publish(self.notification(refused, certificate.as_ref()));
-        jitr.idempotency.once(&format!("{}#{}", ids.certificate, refused.code), call, told).await?;
-        jitr.records.refused(lease, refused, certificate.as_ref(), call.now()).await?;
-        call.count("TurnedAway");
+        jitr.idempotency.run_once(&format!("{}#{}", ids.certificate, refused.code), invocation, told).await?;
+        jitr.records.refused(lease, refused, certificate.as_ref(), invocation.now()).await?;
+        invocation.count("TurnedAway");
         Ok(())
     }
 
@@ -339,8 +339,8 @@ impl Admission<'_> {
             why: "Its status was changed while it was being admitted.".to_owned(),
             status: self.status().await?.unwrap_or_else(|| CertificateStatus::from("DELETED")),
         };
-        self.jitr.records.refused(lease, &refused, None, self.call.now()).await?;
-        self.call.count("TakenAway");
+        self.jitr.records.refused(lease, &refused, None, self.invocation.now()).await?;
+        self.invocation.count("TakenAway");
         Ok(())
     }
 

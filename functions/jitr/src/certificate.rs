@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gatehouse::x509::{self, Authority, Serial, SignatureError, Unreadable};
+use gatehouse::x509::{self, CaCertificate, Serial, SignatureError, Unreadable};
 use gatehouse::{ThingName, Timestamp};
 use regex_lite::Regex;
 use ring::digest;
@@ -40,7 +40,7 @@ pub struct Certificate {
 impl Certificate {
     /// Checks a certificate's DER against the CA that it should come from, at this time. `skew` is how far clocks may
     /// be apart.
-    pub fn check(der: &[u8], authority: &Authority, now: Timestamp, skew: Duration) -> Result<Self, Reason> {
+    pub fn check(der: &[u8], authority: &CaCertificate, now: Timestamp, skew: Duration) -> Result<Self, Reason> {
         let certificate = x509::certificate(der).map_err(|error| match error {
             Unreadable::TrailingBytes => Reason::TrailingBytes,
             other => Reason::Malformed(other.to_string()),
@@ -88,7 +88,7 @@ impl Certificate {
     }
 }
 
-fn signature(certificate: &X509Certificate<'_>, authority: &Authority) -> Result<(), Reason> {
+fn signature(certificate: &X509Certificate<'_>, authority: &CaCertificate) -> Result<(), Reason> {
     let signed = certificate.tbs_certificate.as_ref();
     authority.verify(&certificate.signature_algorithm, &certificate.signature_value, signed).map_err(
         |error| match error {

@@ -24,10 +24,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_iot::types::CertificateStatus;
-use gatehouse::x509::Authority;
+use gatehouse::x509::CaCertificate;
 use gatehouse::{
-    BoxError, Call, CertificateId, Devices, Each, Environment, Failure, FetchError, Idempotency, Incoming, InitError,
-    NotPublished, OnceError, Refusal, Setup, Topic,
+    BoxError, Invocation, CertificateId, Devices, EventHandler, Environment, Failure, FetchError, Idempotency, Incoming, InitError,
+    PublishError, IdempotencyError, Refusal, Setup, Topic,
 };
 use regex_lite::Regex;
 
@@ -85,7 +85,7 @@ pub enum Error {
     Busy(&'static str),
     /// It was not told now; the next try may.
     #[error(transparent)]
-    NotTold(#[from] OnceError<NotPublished>),
+    NotTold(#[from] IdempotencyError<PublishError>),
 }
 
 impl From<Error> for Failure {
@@ -138,7 +138,7 @@ impl Jitr {
     }
 
     /// Notes when a CA certificate runs out, once in the life of a process.
-    async fn note(&self, ca: &CertificateId, authority: &Authority) -> Result<(), Error> {
+    async fn note(&self, ca: &CertificateId, authority: &CaCertificate) -> Result<(), Error> {
         let noted = || self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         if !noted().contains(ca) {
             self.records.note_authority(ca, authority.not_after).await?;
@@ -148,17 +148,17 @@ impl Jitr {
     }
 }
 
-impl Each for Jitr {
+impl EventHandler for Jitr {
     type Input = Incoming<Check>;
     type Error = Error;
 
-    async fn handle(&self, input: &Incoming<Check>, call: &Call) -> Result<(), Error> {
+    async fn handle(&self, input: &Incoming<Check>, invocation: &Invocation) -> Result<(), Error> {
         match input {
             Incoming::Event(event) => {
                 let ids = Registered::read(event, &self.rules.account)?;
-                Admission { jitr: self, ids, event_id: event.id.as_str(), call }.run().await
+                Admission { jitr: self, ids, event_id: event.id.as_str(), invocation }.run().await
             }
-            Incoming::Order(order) => self.tell_what_runs_out(order, call).await,
+            Incoming::Command(order) => self.tell_what_runs_out(order, invocation).await,
         }
     }
 }

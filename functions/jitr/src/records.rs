@@ -14,7 +14,7 @@ use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure;
 use aws_sdk_iot::types::CertificateStatus;
 use gatehouse::item::{Item, integer, is_true, number, string, text};
-use gatehouse::{BoxError, Call, CertificateId, Devices, ThingName, Timestamp};
+use gatehouse::{BoxError, Invocation, CertificateId, Devices, ThingName, Timestamp};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -157,9 +157,9 @@ impl Records {
 
     /// Begins, or takes up again what another process left: if nobody else is at it, and nothing has changed since `seen`
     /// was read. `None` if not so.
-    pub async fn begin(&self, ids: &Registered, seen: &Record, call: &Call) -> Result<Option<Lease>, RecordError> {
+    pub async fn begin(&self, ids: &Registered, seen: &Record, invocation: &Invocation) -> Result<Option<Lease>, RecordError> {
         let lease = Lease { certificate: ids.certificate.clone(), owner: Uuid::new_v4().to_string() };
-        let now = call.now();
+        let now = invocation.now();
         if seen.owned_until.is_some_and(|until| until >= now) {
             return Ok(None);
         }
@@ -177,7 +177,7 @@ impl Records {
             .expression_attribute_names("#state", "state")
             .expression_attribute_values(":state", string(state.to_string()))
             .expression_attribute_values(":mine", string(&lease.owner))
-            .expression_attribute_values(":until", number(call.deadline().millis()))
+            .expression_attribute_values(":until", number(invocation.deadline().millis()))
             .expression_attribute_values(":ca", string(ids.ca.as_str()))
             .expression_attribute_values(":now", number(now.millis()));
         // `#owner = :mine` where the table took it, the answer was lost, and the SDK's own retry meets it.

@@ -7,7 +7,7 @@ use aws_sdk_iot::operation::describe_ca_certificate::DescribeCACertificateError;
 use aws_sdk_iot::operation::describe_certificate::DescribeCertificateError;
 use aws_sdk_iot::operation::list_thing_principals::ListThingPrincipalsError;
 use aws_sdk_iot::types::{AttributePayload, CaCertificateStatus, CertificateStatus};
-use gatehouse::x509::Authority;
+use gatehouse::x509::CaCertificate;
 use gatehouse::{BoxError, CertificateId, Environment, InitError, Setup, ThingName};
 
 /// The registry of this account and region.
@@ -35,12 +35,12 @@ pub struct Registration {
 #[derive(Debug, thiserror::Error)]
 #[error("AWS IoT did not do {call}")]
 pub struct RegistryError {
-    call: &'static str,
+    invocation: &'static str,
     source: BoxError,
 }
 
-fn failed<E: Into<BoxError>>(call: &'static str) -> impl FnOnce(E) -> RegistryError {
-    move |error| RegistryError { call, source: error.into() }
+fn failed<E: Into<BoxError>>(invocation: &'static str) -> impl FnOnce(E) -> RegistryError {
+    move |error| RegistryError { invocation, source: error.into() }
 }
 
 impl Registry {
@@ -49,7 +49,7 @@ impl Registry {
         let registry = Self::from(setup.environment(), Client::new(setup.sdk()))?;
         // Nobody has it; that AWS IoT says so is enough.
         let nobody = "0".repeat(64);
-        setup.warm("AWS IoT", registry.certificate_text(&nobody)).await;
+        setup.warm_up("AWS IoT", registry.certificate_text(&nobody)).await;
         Ok(registry)
     }
 
@@ -90,7 +90,7 @@ impl Registry {
     }
 
     /// A CA that is active now; `None` if it is not, or is not there.
-    pub async fn active_authority(&self, id: &CertificateId) -> Result<Option<Authority>, RegistryError> {
+    pub async fn active_authority(&self, id: &CertificateId) -> Result<Option<CaCertificate>, RegistryError> {
         const CALL: &str = "DescribeCACertificate";
         let description = match self.client.describe_ca_certificate().certificate_id(id.as_str()).send().await {
             Ok(found) => found.certificate_description,
@@ -107,7 +107,7 @@ impl Registry {
         if description.status != Some(CaCertificateStatus::Active) {
             return Ok(None);
         }
-        let authority = Authority::from_pem(description.certificate_pem.as_deref().unwrap_or_default());
+        let authority = CaCertificate::from_pem(description.certificate_pem.as_deref().unwrap_or_default());
         authority.map(Some).map_err(failed(CALL))
     }
 

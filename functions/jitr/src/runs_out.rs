@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use gatehouse::item::{Item, string, text};
-use gatehouse::{Attribute, BoxError, Call, Command, Notification};
+use gatehouse::{Attribute, BoxError, Invocation, Command, Notification};
 use serde::Deserialize;
 
 use crate::records::day;
@@ -69,16 +69,16 @@ fn message(runs_out: &BTreeSet<RunsOut>, within: Duration) -> Option<String> {
 
 impl Jitr {
     /// Counts what runs out, for the alarm, and tells it once a day.
-    pub(crate) async fn tell_what_runs_out(&self, order: &Command<Check>, call: &Call) -> Result<(), Error> {
+    pub(crate) async fn tell_what_runs_out(&self, order: &Command<Check>, invocation: &Invocation) -> Result<(), Error> {
         let within = self.rules.runs_out_within;
         let mut runs_out = BTreeSet::new();
         let mut ahead = Duration::ZERO;
         while ahead <= within {
-            runs_out.extend(self.that_run_out(&day(call.now().plus(ahead))).await.map_err(Error::Devices)?);
+            runs_out.extend(self.that_run_out(&day(invocation.now().plus(ahead))).await.map_err(Error::Devices)?);
             ahead += DAY;
         }
         // Also where there is nothing: an alarm that went off goes out again.
-        call.add("RunsOut", u64::try_from(runs_out.len()).unwrap_or(u64::MAX));
+        invocation.add("RunsOut", u64::try_from(runs_out.len()).unwrap_or(u64::MAX));
         let Some(message) = message(&runs_out, within) else { return Ok(()) };
         let notification = Notification {
             subject: format!("{} certificates or revocation lists run out", runs_out.len()),
@@ -87,7 +87,7 @@ impl Jitr {
             attributes: vec![("eventId", Attribute::Text(order.id.to_string()))],
         };
         let told = self.topic.publish(notification);
-        self.idempotency.once(&format!("runs-out#{}", day(call.now())), call, told).await?;
+        self.idempotency.run_once(&format!("runs-out#{}", day(invocation.now())), invocation, told).await?;
         Ok(())
     }
 

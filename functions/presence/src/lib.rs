@@ -23,8 +23,8 @@ use std::mem;
 use std::time::Duration;
 
 use gatehouse::{
-    Call, Command, DeviceEvent, Each, Environment, Failure, Idempotency, Incoming, InitError, NotPublished, NotSent,
-    Once, OnceError, Queue, Record, RecordError, Records, Refusal, Setup, ThingName, Topic,
+    Invocation, Command, DeviceEvent, EventHandler, Environment, Failure, Idempotency, Incoming, InitError, PublishError, SendError,
+    Execution, IdempotencyError, Queue, Record, RecordError, Records, Refusal, Setup, ThingName, Topic,
 };
 
 use crate::check::Check;
@@ -59,13 +59,13 @@ pub enum Error {
     Unreadable(#[from] Unreadable),
     /// The check could not be sent.
     #[error(transparent)]
-    NotSent(#[from] NotSent),
+    SendError(#[from] SendError),
     /// What is owed was not told now; the next try may.
     #[error(transparent)]
-    NotTold(#[from] OnceError<NotPublished>),
+    NotTold(#[from] IdempotencyError<PublishError>),
     /// A failure was not counted now; the next try may.
     #[error(transparent)]
-    NotCounted(#[from] OnceError<Infallible>),
+    NotCounted(#[from] IdempotencyError<Infallible>),
 }
 
 impl From<Error> for Failure {
@@ -73,7 +73,7 @@ impl From<Error> for Failure {
         match error {
             Error::Refused(refusal) => refusal.into(),
             Error::NotTold(error) => error.into(),
-            other @ (Error::Record(_) | Error::Unreadable(_) | Error::NotSent(_) | Error::NotCounted(_)) => {
+            other @ (Error::Record(_) | Error::Unreadable(_) | Error::SendError(_) | Error::NotCounted(_)) => {
                 Self::retry(other)
             }
         }
@@ -97,32 +97,32 @@ impl Handler {
         idempotency: Idempotency,
     ) -> Result<Self, InitError> {
         let grace = Duration::from_secs(environment.optional("GRACE_SECONDS")?.unwrap_or(300));
-        if grace > Queue::LONGEST_DELAY {
+        if grace > Queue::MAX_DELAY {
             let why = "it must be from 0 to 900: Amazon SQS holds no message back for longer";
             return Err(Environment::invalid("GRACE_SECONDS", grace.as_secs(), &why));
         }
         Ok(Self { records, queue, topic, idempotency, grace })
     }
 
-    async fn hear(&self, event: &DeviceEvent, call: &Call) -> Result<(), Error> {
+    async fn hear(&self, event: &DeviceEvent, invocation: &Invocation) -> Result<(), Error> {
         let lifecycle = Lifecycle::read(event)?;
         if let Lifecycle::Presence(presence) = &lifecycle {
-            self.take(&event.thing, presence, call).await?;
+            self.take(&event.thing, presence, invocation).await?;
         }
-        self.count_failure(&event.thing, &lifecycle, call).await
+        self.count_failure(&event.thing, &lifecycle, invocation).await
     }
 
     /// Holds an event against the record, and sees to what follows.
-    async fn take(&self, thing: &ThingName, event: &Presence, call: &Call) -> Result<(), Error> {
+    async fn take(&self, thing: &ThingName, event: &Presence, invocation: &Invocation) -> Result<(), Error> {
         let (device, record) = self
             .change(thing, |device| match device.hear(event.clone()) {
                 Heard::Newer => true,
                 Heard::Repeated => {
-                    call.count("Repeated");
+                    invocation.count("Repeated");
                     false
                 }
                 Heard::Older => {
-                    call.count("Late");
+                    invocation.count("Late");
                     false
                 }
             })
@@ -132,14 +132,14 @@ impl Handler {
             // From now on, however long ago it was: where events are late, a return may be as late.
             self.queue.send(&Check::of(thing, event), self.grace).await?;
         }
-        self.settle(thing, device, record, call).await
+        self.settle(thing, device, record, invocation).await
     }
 
-    async fn check(&self, order: &Command<Check>, call: &Call) -> Result<(), Error> {
+    async fn check(&self, order: &Command<Check>, invocation: &Invocation) -> Result<(), Error> {
         let check = &order.order;
         let thing = ThingName::new(check.thing.as_str())?;
         let (device, record) = self.change(&thing, |device| device.check(check.version, &check.session)).await?;
-        self.settle(&thing, device, record, call).await
+        self.settle(&thing, device, record, invocation).await
     }
 
     /// Changes a device's record, if `change` says that it did; again from the start where another process has changed
@@ -165,14 +165,14 @@ impl Handler {
         thing: &ThingName,
         mut device: Device,
         mut record: Record,
-        call: &Call,
+        invocation: &Invocation,
     ) -> Result<(), Error> {
         while !device.owed.is_empty() {
             let sent = mem::take(&mut device.owed);
             for notice in &sent {
                 let told = self.topic.publish(notice.notification(thing));
-                if self.idempotency.once(&format!("{thing}#{}", notice.id()), call, told).await? == Once::Done {
-                    call.count("Told");
+                if self.idempotency.run_once(&format!("{thing}#{}", notice.id()), invocation, told).await? == Execution::Completed {
+                    invocation.count("Told");
                 }
             }
             match self.records.put(&id(thing), PART, device.item()?, &record).await {
@@ -191,21 +191,21 @@ impl Handler {
     }
 
     /// Counts a failure that an operator should know of, once for each event, and logs whose it was.
-    async fn count_failure(&self, thing: &ThingName, lifecycle: &Lifecycle, call: &Call) -> Result<(), Error> {
+    async fn count_failure(&self, thing: &ThingName, lifecycle: &Lifecycle, invocation: &Invocation) -> Result<(), Error> {
         let Some((metric, reason)) = lifecycle.failure() else { return Ok(()) };
         let count = async {
-            call.count(metric);
+            invocation.count(metric);
             tracing::warn!(
-                requestId = call.request_id(),
+                requestId = invocation.request_id(),
                 thing = thing.as_str(),
                 reason,
                 "a client was put out or kept out"
             );
             Ok::<_, Infallible>(())
         };
-        match self.idempotency.once(&format!("{thing}#{metric}#{}", lifecycle.key()), call, count).await {
+        match self.idempotency.run_once(&format!("{thing}#{metric}#{}", lifecycle.key()), invocation, count).await {
             // Whoever is at it counts it, now or when its own event comes again.
-            Err(OnceError::AlreadyInProgress) => Ok(()),
+            Err(IdempotencyError::AlreadyInProgress) => Ok(()),
             other => Ok(other.map(drop)?),
         }
     }
@@ -215,14 +215,14 @@ fn id(thing: &ThingName) -> String {
     format!("thing#{thing}")
 }
 
-impl Each for Handler {
+impl EventHandler for Handler {
     type Input = Incoming<Check>;
     type Error = Error;
 
-    async fn handle(&self, input: &Incoming<Check>, call: &Call) -> Result<(), Error> {
+    async fn handle(&self, input: &Incoming<Check>, invocation: &Invocation) -> Result<(), Error> {
         match input {
-            Incoming::Event(event) => self.hear(event, call).await,
-            Incoming::Order(order) => self.check(order, call).await,
+            Incoming::Event(event) => self.hear(event, invocation).await,
+            Incoming::Command(order) => self.check(order, invocation).await,
         }
     }
 }

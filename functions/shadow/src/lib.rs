@@ -15,7 +15,7 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::AttributeValue;
 use gatehouse::item::{Item, integer, is_true, number, string};
 use gatehouse::{
-    BoxError, Call, DeviceEvent, Each, Environment, Failure, InitError, RecordError, Records, Refusal, Setup, Timestamp,
+    BoxError, Invocation, DeviceEvent, EventHandler, Environment, Failure, InitError, RecordError, Records, Refusal, Setup, Timestamp,
 };
 
 use crate::event::Change;
@@ -72,11 +72,11 @@ impl Handler {
     }
 }
 
-impl Each for Handler {
+impl EventHandler for Handler {
     type Input = DeviceEvent;
     type Error = Error;
 
-    async fn handle(&self, event: &DeviceEvent, call: &Call) -> Result<(), Error> {
+    async fn handle(&self, event: &DeviceEvent, invocation: &Invocation) -> Result<(), Error> {
         let change = Change::read(event)?;
         if let Some(history) = &self.history {
             history.keep(&event.thing, &change).await?;
@@ -91,11 +91,11 @@ impl Each for Handler {
                     other => return Ok(other.map(drop)?),
                 },
                 News::Repeated => {
-                    call.count("Repeated");
+                    invocation.count("Repeated");
                     return Ok(());
                 }
                 News::Older => {
-                    call.count("Late");
+                    invocation.count("Late");
                     return Ok(());
                 }
             }

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
-use gatehouse::OneByOne;
+use gatehouse::Concurrent;
 use shadow::Handler;
 
 /// A whole batch; events of one shadow that meet are taken one after the other, whichever comes first.
@@ -11,5 +11,5 @@ const AT_ONCE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    gatehouse::run(async |setup| Ok(OneByOne(Handler::new(setup)?, AT_ONCE))).await
+    gatehouse::run(async |setup| Ok(Concurrent::new(Handler::new(setup)?, AT_ONCE))).await
 }

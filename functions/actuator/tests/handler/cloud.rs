@@ -26,7 +26,7 @@ use aws_sdk_sqs::Client as Sqs;
 use aws_sdk_sqs::operation::send_message::{SendMessageError, SendMessageInput, SendMessageOutput};
 use aws_smithy_mocks::{MockResponse, Rule, RuleMode, mock, mock_client};
 use gatehouse::{
-    Call, Environment, Function, Idempotency, InitError, OneByOne, Quarantine, Queue, Records, Timestamp, Topic,
+    Invocation, Environment, Function, Idempotency, InitError, Concurrent, Quarantine, Queue, Records, Timestamp, Topic,
 };
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
@@ -187,20 +187,20 @@ impl Cloud {
     }
 
     /// One process, that answers one delivery.
-    pub async fn invoke(&self, delivery: &Value) -> (Result<Value, String>, Call) {
+    pub async fn invoke(&self, delivery: &Value) -> (Result<Value, String>, Invocation) {
         let (actuator, quarantine) = self.actuator().unwrap();
-        let handler = OneByOne(actuator, NonZeroUsize::new(10).unwrap());
+        let handler = Concurrent(actuator, NonZeroUsize::new(10).unwrap());
         let function = Function::new("actuator", handler, quarantine);
-        let call = Call::new("request-1", self.now(), self.now().plus(TIME_OUT));
-        let answer = function.invoke(&to_raw_value(delivery).unwrap(), &call).await;
-        (answer.map_err(|error| error.to_string()), call)
+        let invocation = Invocation::new("request-1", self.now(), self.now().plus(TIME_OUT));
+        let answer = function.invoke(&to_raw_value(delivery).unwrap(), &invocation).await;
+        (answer.map_err(|error| error.to_string()), invocation)
     }
 
     /// Delivers a batch of messages; which of them the queue is done with, and what was counted.
     pub async fn deliver_all(&self, bodies: &[&str]) -> (Vec<bool>, BTreeMap<&'static str, u64>) {
         let record = |(index, body)| json!({"messageId": format!("{index}"), "eventSource": "aws:sqs", "body": body});
         let records: Vec<_> = bodies.iter().enumerate().map(record).collect();
-        let (answer, call) = self.invoke(&json!({"Records": records})).await;
+        let (answer, invocation) = self.invoke(&json!({"Records": records})).await;
         // A process that died has answered nothing, whatever is in the answer.
         let is_crash = self.change(|state| {
             let fault = state.fault.filter(|(at, _)| *at < state.calls.len());
@@ -212,7 +212,7 @@ impl Cloud {
         let is_done = |index: usize| {
             !is_crash && failed.iter().all(|failed| failed["itemIdentifier"] != json!(format!("{index}")))
         };
-        ((0..bodies.len()).map(is_done).collect(), call.counted())
+        ((0..bodies.len()).map(is_done).collect(), invocation.counts())
     }
 
     /// Delivers one message.
@@ -252,11 +252,11 @@ impl Cloud {
         serve: impl FnOnce(&mut State) -> Result<O, E>,
     ) -> MockResponse<O, E> {
         let (fault, served) = self.change(|state| {
-            let call = state.calls.len();
-            if let Some((_, change)) = state.change.take_if(|(at, _)| *at == call) {
+            let invocation = state.calls.len();
+            if let Some((_, change)) = state.change.take_if(|(at, _)| *at == invocation) {
                 change(state);
             }
-            let fault = state.fault.and_then(|(at, fault)| (at == call).then_some(fault));
+            let fault = state.fault.and_then(|(at, fault)| (at == invocation).then_some(fault));
             state.calls.push(what);
             let is_heard = !matches!(fault, Some(Fault::Error | Fault::CrashBefore));
             (fault, is_heard.then(|| serve(state)))

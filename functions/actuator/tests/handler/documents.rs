@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use gatehouse::read_document;
+use gatehouse::parse_document;
 use serde_json::{Value, json};
 
-use actuator::answers::{Answers, Command};
+use actuator::answers::{Outcomes, Command};
 
 use crate::cloud::Cloud;
 use crate::{bright, minutes, shade};
@@ -27,7 +27,7 @@ fn refusal(answer: &Value, pointer: &str, value: Value) -> Option<(&'static str,
     } else {
         parent.insert(field.to_owned(), value);
     }
-    let refused = read_document::<Answers>(&answers.to_string()).err()?;
+    let refused = parse_document::<Outcomes>(&answers.to_string()).err()?;
     Some((refused.code, refused.why.into_owned()))
 }
 
@@ -46,7 +46,7 @@ fn warming() -> Value {
 fn what_need_not_be_there_need_not_be_there() {
     let answers = json!({"answers": [{"alarm": "too-cold", "to": "OK", "command": {"infrared": {
         "host": "gateway.example", "send": ["sendir,1:1,1,38000,1,1,96,24"]}}}]});
-    let read: Answers = read_document(&answers.to_string()).unwrap();
+    let read: Outcomes = parse_document(&answers.to_string()).unwrap();
     let answer = &read.answers[0];
     assert_eq!((&answer.things, answer.device.as_str()), (&None, "{thing}"));
     let Command::Infrared(infrared) = &answer.command else { panic!("{:?}", answer.command) };
@@ -160,7 +160,7 @@ fn a_field_that_is_not_known_is_refused_wherever_it_stands() {
         assert_eq!(refusal(&closing(), pointer, json!(1)).unwrap().0, "unknown-field", "{pointer}");
     }
     assert_eq!(refusal(&warming(), "/command/infrared/timeout", json!("1 s")).unwrap().0, "unknown-field");
-    let refused = read_document::<Answers>(r#"{"answers": [], "version": 1}"#).unwrap_err();
+    let refused = parse_document::<Outcomes>(r#"{"answers": [], "version": 1}"#).unwrap_err();
     assert_eq!(refused.code, "unknown-field");
 }
 
@@ -168,7 +168,7 @@ fn a_field_that_is_not_known_is_refused_wherever_it_stands() {
 fn two_answers_that_command_one_device_for_the_same_transitions_are_refused() {
     let mut other = closing();
     other["command"]["shadow"]["desired"]["position"] = json!("half");
-    let twice = |other: &Value| read_document::<Answers>(&json!({"answers": [closing(), other]}).to_string());
+    let twice = |other: &Value| parse_document::<Outcomes>(&json!({"answers": [closing(), other]}).to_string());
     let why = "`answers[1]`: An answer before it has another command for the same alarm, state, things and device.";
     assert_eq!(twice(&other).unwrap_err().why, why);
     for (field, value) in [("alarm", "too-cold"), ("to", "OK"), ("things", "*"), ("device", "lamp")] {
@@ -215,6 +215,6 @@ async fn a_new_document_counts_for_what_was_put_off_too() {
 #[test]
 fn the_document_that_ships_is_a_good_one() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../infra/answers.json");
-    let read: Answers = read_document(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let read: Outcomes = parse_document(&std::fs::read_to_string(path).unwrap()).unwrap();
     assert!(!read.answers.is_empty());
 }

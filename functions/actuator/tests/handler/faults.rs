@@ -24,7 +24,7 @@ async fn every_call_may_fail_and_the_process_die_at_every_one() {
     let (_, calls) = play(None).await;
     assert!(BTreeSet::from_iter(calls.clone()).len() == 4, "{calls:?}");
     for fault in FAULTS {
-        for (number, call) in calls.iter().enumerate() {
+        for (number, invocation) in calls.iter().enumerate() {
             let (cloud, _) = play(Some((number, fault))).await;
             let sent = cloud.positions();
             assert_eq!(sent.last().map(String::as_str), Some("open"), "{fault:?} at {call} {number}: {sent:?}");
@@ -44,14 +44,14 @@ async fn every_call_may_fail_and_the_process_die_at_every_one() {
 async fn a_command_is_sent_again_only_where_it_cannot_be_known_that_it_was_sent() {
     let calls = ["GetItem", "GetItem", "PutItem", "UpdateThingShadow", "PutItem"];
     for fault in FAULTS {
-        for (number, call) in calls.into_iter().enumerate() {
+        for (number, invocation) in calls.into_iter().enumerate() {
             let cloud = Cloud::with(&shade()).await;
             cloud.change(|state| state.fault = Some((number, fault)));
             assert!(cloud.play(&[(minutes(0), bright("ALARM", 0))]).await.is_empty());
             let is_unknown = match fault {
                 Fault::CrashBefore => number == 4,
                 // Once the second write is there, it is known.
-                Fault::LostAnswer | Fault::CrashAfter => call == "UpdateThingShadow",
+                Fault::LostAnswer | Fault::CrashAfter => invocation == "UpdateThingShadow",
                 Fault::Error => false,
             };
             let times = if is_unknown { 2 } else { 1 };

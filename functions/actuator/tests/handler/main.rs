@@ -126,7 +126,7 @@ async fn a_command_that_is_put_off_comes_no_moment_too_soon() {
 async fn an_interval_longer_than_a_message_may_be_held_back_takes_several() {
     let cloud = Cloud::with(&shade()).await.variable("MIN_INTERVAL_SECONDS", "2400");
     assert!(cloud.play(&[(minutes(0), bright("ALARM", 0)), (minutes(1), bright("OK", 1))]).await.is_empty());
-    let sent = cloud.change(|state| state.calls.iter().filter(|call| **call == "SendMessage").count());
+    let sent = cloud.change(|state| state.calls.iter().filter(|invocation| **invocation == "SendMessage").count());
     assert_eq!(sent, 3);
     let gap = cloud.change(|state| state.desired[1].0.since(state.desired[0].0));
     assert_eq!((cloud.positions(), gap), (vec!["closed".to_owned(), "open".to_owned()], minutes(40)));

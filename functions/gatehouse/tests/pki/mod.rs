@@ -8,7 +8,7 @@ use std::time::Duration;
 use std::{env, fs, process};
 
 use gatehouse::Timestamp;
-use gatehouse::x509::Authority;
+use gatehouse::x509::CaCertificate;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, DnValue, IsCa, Issuer, KeyIdMethod,
     KeyPair, KeyUsagePurpose, PublicKeyData, RevokedCertParams, SerialNumber, SigningKey,
@@ -54,8 +54,8 @@ impl Ca {
         }
     }
 
-    pub fn authority(&self) -> Authority {
-        Authority::from_der(&self.der).unwrap()
+    pub fn authority(&self) -> CaCertificate {
+        CaCertificate::from_der(&self.der).unwrap()
     }
 
     /// A certificate's DER.
@@ -206,7 +206,7 @@ impl OpenSsl {
 
     /// A CA with a key by the options of `openssl genpkey`, and a certificate that it signed by those of `openssl x509`.
     /// Both are valid now, not at [`NOW`].
-    pub fn issue(&self, key: &str, signature: &str) -> (Authority, Vec<u8>) {
+    pub fn issue(&self, key: &str, signature: &str) -> (CaCertificate, Vec<u8>) {
         self.run(&format!("genpkey {key} -out ca.key"));
         // Self-signed with whatever `openssl` takes for such a key: nothing here looks at that signature.
         self.run("req -x509 -new -key ca.key -subj /CN=CA -days 30 -outform DER -out ca.der");
@@ -217,7 +217,7 @@ impl OpenSsl {
             "x509 -req -in d.csr -CA ca.der -CAform DER -CAkey ca.key -set_serial 7 -days 7 {signature} -outform DER \
              -out device.der"
         ));
-        (Authority::from_der(&self.read("ca.der")).unwrap(), self.read("device.der"))
+        (CaCertificate::from_der(&self.read("ca.der")).unwrap(), self.read("device.der"))
     }
 }
 

@@ -19,7 +19,7 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::http::StatusCode;
 use aws_smithy_types::body::SdkBody;
 use dynamodb::{Table, Tables};
-use gatehouse::{Bulk, Call, Environment, Function, Quarantine, Timestamp};
+use gatehouse::{BatchHandler, Invocation, Environment, Function, Quarantine, Timestamp};
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -99,7 +99,7 @@ impl<A> DerefMut for State<A> {
 impl<A> State<A> {
     /// The names of the calls that this process made, in order.
     pub fn calls_of(&self, process: usize) -> Vec<&str> {
-        self.calls.iter().filter(|(number, _)| *number == process).map(|(_, call)| call.as_str()).collect()
+        self.calls.iter().filter(|(number, _)| *number == process).map(|(_, invocation)| invocation.as_str()).collect()
     }
 }
 
@@ -206,8 +206,8 @@ impl<A: Account> Process<A> {
         self
     }
 
-    pub fn fail(self, call: usize, fault: Fault) -> Self {
-        self.plan.lock().unwrap().faults.insert(call, fault);
+    pub fn fail(self, invocation: usize, fault: Fault) -> Self {
+        self.plan.lock().unwrap().faults.insert(invocation, fault);
         self
     }
 
@@ -218,8 +218,8 @@ impl<A: Account> Process<A> {
     }
 
     /// Changes something just before this call is served.
-    pub fn change(self, call: usize, change: impl Fn(&mut State<A>) + Send + 'static) -> Self {
-        self.plan.lock().unwrap().changes.insert(call, Box::new(change));
+    pub fn change(self, invocation: usize, change: impl Fn(&mut State<A>) + Send + 'static) -> Self {
+        self.plan.lock().unwrap().changes.insert(invocation, Box::new(change));
         self
     }
 
@@ -240,19 +240,19 @@ impl<A: Account> Process<A> {
     }
 
     /// Hands something to the function in this process, by this clock.
-    pub async fn deliver_to<H: Bulk>(&self, handler: H, delivery: &Value, now: Timestamp) -> Delivered {
+    pub async fn deliver_to<H: BatchHandler>(&self, handler: H, delivery: &Value, now: Timestamp) -> Delivered {
         let name = env!("CARGO_PKG_NAME");
         let quarantine = Quarantine::from(&self.environment(), client!(aws_sdk_dynamodb, self), name).unwrap();
         let function = Function::new(name, handler, quarantine);
-        let call = Call::new(format!("request-{}", self.number), now, now.plus(A::TIME_OUT));
+        let invocation = Invocation::new(format!("request-{}", self.number), now, now.plus(A::TIME_OUT));
         let (delivery, died) = (to_raw_value(delivery).unwrap(), Arc::clone(&self.plan.lock().unwrap().died));
         let answer = tokio::select! {
-            answer = function.invoke(&delivery, &call) => Some(answer.map_err(|error| error.to_string())),
+            answer = function.invoke(&delivery, &invocation) => Some(answer.map_err(|error| error.to_string())),
             () = died.notified() => None,
         };
         self.aws.state().gone.insert(self.number);
         self.aws.0.served.notify_waiters();
-        Delivered { answer, counted: call.counted() }
+        Delivered { answer, counted: invocation.counts() }
     }
 
     pub fn http_client(&self) -> SharedHttpClient {
@@ -282,7 +282,7 @@ impl<A> fmt::Debug for Wire<A> {
 }
 
 impl<A: Account> HttpConnector for Wire<A> {
-    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+    fn invocation(&self, request: HttpRequest) -> HttpConnectorFuture {
         let wire = self.clone();
         HttpConnectorFuture::new(async move {
             // Others may be served in between also where no order is given.

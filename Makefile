@@ -160,6 +160,10 @@ lint: $(foreach tool,lint schema checkov guard,$(TOOLS)/$(tool)/.installed) ## c
 	@$(TOOLS)/guard/bin/cfn-guard test --dir infra/guard > target/guard-test.log || { cat target/guard-test.log; exit 1; }
 	@$(TOOLS)/guard/bin/cfn-guard validate --show-summary fail --rules infra/guard/gatehouse.guard \
 		$(foreach template,$(wildcard infra/*.yaml),--data $(template)) --data target/bridge.yaml
+	@for template in function-support queue-policy; do \
+		$(TOOLS)/guard/bin/cfn-guard validate --show-summary fail --rules infra/guard/$$template.guard \
+			--data infra/$$template.yaml; \
+	done
 	$(call say,all is well)
 
 # --- a real account

@@ -5,8 +5,8 @@ use std::time::Duration;
 use gatehouse::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// How long a ring that was sent is remembered beyond its debounce window: three times the five minutes for which a
-/// ring is delivered, so that a late or duplicate ring still finds the one that was sent.
+/// How long a ring that was sent is remembered beyond its debounce window: three times the five minutes for which AWS
+/// Lambda retries a ring by default, so that a late or duplicate ring still finds the one that was sent.
 pub const REMEMBERED: Duration = Duration::from_mins(15);
 
 /// One press of a doorbell.

@@ -26,7 +26,7 @@ use aws_sdk_sqs::Client as Sqs;
 use aws_sdk_sqs::operation::send_message::{SendMessageError, SendMessageInput, SendMessageOutput};
 use aws_smithy_mocks::{MockResponse, Rule, RuleMode, mock, mock_client};
 use gatehouse::{
-    Invocation, Environment, Function, Idempotency, InitError, Concurrent, Quarantine, Queue, Records, Timestamp, Topic,
+    Concurrent, Environment, Function, Idempotency, InitError, Invocation, Quarantine, Queue, Records, Timestamp, Topic,
 };
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};

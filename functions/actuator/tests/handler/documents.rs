@@ -5,7 +5,7 @@ use std::path::Path;
 use gatehouse::parse_document;
 use serde_json::{Value, json};
 
-use actuator::answers::{Outcomes, Command};
+use actuator::answers::{Command, Outcomes};
 
 use crate::cloud::Cloud;
 use crate::{bright, minutes, shade};

@@ -21,7 +21,7 @@ use crate::store::versioned_table::{Key, TableError, Update, VersionedItem, Vers
 #[derive(Debug, Clone)]
 pub struct Outbox {
     table: VersionedTable,
-    idempotency: Idempotency,
+    idempotency: Option<Idempotency>,
     attribute: &'static str,
 }
 
@@ -60,7 +60,13 @@ impl<E: Into<Failure> + std::error::Error + Send + Sync + 'static> From<OutboxEr
 impl Outbox {
     /// The outbox in this attribute of the table's records.
     pub fn new(table: VersionedTable, idempotency: Idempotency, attribute: &'static str) -> Self {
-        Self { table, idempotency, attribute }
+        Self { table, idempotency: Some(idempotency), attribute }
+    }
+
+    /// An outbox whose messages are sent without claims, also while the invocation is running late, for a receiver that
+    /// recognizes a message it has received before.
+    pub fn without_claims(table: VersionedTable, attribute: &'static str) -> Self {
+        Self { table, idempotency: None, attribute }
     }
 
     /// Returns the messages that are pending in a record, oldest first.
@@ -113,8 +119,12 @@ impl Outbox {
             let mut failure = None;
             for message in Self::pending::<M>(&record.item, self.attribute)? {
                 let id = id(&message);
-                match self.idempotency.run_once(&id, invocation, send(&message)).await {
-                    Ok(_) => drop(sent_ids.insert(id)),
+                let sent = match &self.idempotency {
+                    Some(idempotency) => idempotency.run_once(&id, invocation, send(&message)).await.map(drop),
+                    None => send(&message).await.map_err(IdempotencyError::Effect),
+                };
+                match sent {
+                    Ok(()) => drop(sent_ids.insert(id)),
                     Err(error) => {
                         failure = Some(error);
                         break;

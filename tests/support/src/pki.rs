@@ -1,6 +1,5 @@
-//! Certificates and CRLs to test with: good ones from `rcgen`, others with their DER taken apart and put together again, and
-//! from the `openssl` command what `rcgen` has no algorithm for.
-#![allow(dead_code, reason = "each test crate uses a part of it")]
+//! Certificates and CRLs: valid ones from `rcgen`, others with their DER taken apart and reassembled, and from the
+//! `openssl` command what `rcgen` has no algorithm for.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +7,7 @@ use std::time::Duration;
 use std::{env, fs, process};
 
 use gatehouse::Timestamp;
-use gatehouse::x509::CaCertificate;
+use gatehouse::pki::CaCertificate;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, DnValue, IsCa, Issuer, KeyIdMethod,
     KeyPair, KeyUsagePurpose, PublicKeyData, RevokedCertParams, SerialNumber, SigningKey,
@@ -18,30 +17,38 @@ use time::OffsetDateTime;
 /// 2026-01-15T00:00:00Z.
 pub const NOW: Timestamp = Timestamp::from_millis(1_768_435_200_000);
 
+/// 24 hours.
 pub const DAY: Duration = Duration::from_hours(24);
 
+/// A time as `rcgen` takes it.
 pub fn date(at: Timestamp) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp(at.seconds().try_into().unwrap()).unwrap()
 }
 
 /// A CA, valid from a year before [`NOW`] to a year after it.
 pub struct Ca {
+    /// What signs its certificates and CRLs.
     pub issuer: Issuer<'static, KeyPair>,
+    /// Its certificate in DER.
     pub der: Vec<u8>,
+    /// Its certificate in PEM.
     pub pem: String,
 }
 
 impl Ca {
+    /// A CA with this common name and a new P-256 key.
     pub fn new(name: &str) -> Self {
-        Self::with(name, KeyPair::generate().unwrap())
+        Self::with_key(name, KeyPair::generate().unwrap())
     }
 
-    pub fn with(name: &str, key: KeyPair) -> Self {
-        Self::made(name, key, |_| ())
+    /// A CA with this key.
+    pub fn with_key(name: &str, key: KeyPair) -> Self {
+        Self::customized(name, key, |_| ())
     }
 
-    pub fn made(name: &str, key: KeyPair, change: impl FnOnce(&mut CertificateParams)) -> Self {
-        let mut params = named(name);
+    /// A CA whose certificate's parameters are changed.
+    pub fn customized(name: &str, key: KeyPair, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut params = device_params(name);
         (params.not_before, params.not_after) = (date(NOW.minus(365 * DAY)), date(NOW.plus(365 * DAY)));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -54,34 +61,36 @@ impl Ca {
         }
     }
 
-    pub fn authority(&self) -> CaCertificate {
+    /// Its certificate, as the library reads it.
+    pub fn certificate(&self) -> CaCertificate {
         CaCertificate::from_der(&self.der).unwrap()
     }
 
-    /// A certificate's DER.
+    /// Issues a certificate, and returns its DER.
     pub fn issue(&self, params: &CertificateParams, key: &impl PublicKeyData) -> Vec<u8> {
         params.signed_by(key, &self.issuer).unwrap().der().to_vec()
     }
 
-    /// The certificate, or CRL, that has this signed part.
+    /// Signs a certificate's or CRL's content.
     pub fn sign(&self, signed: &[u8]) -> Vec<u8> {
         let signature = self.issuer.key().sign(signed).unwrap();
         let algorithm = elements(signed).into_iter().find(|part| part[0] == 0x30).unwrap();
         element(0x30, &[signed, algorithm, &bit_string(&signature)].concat())
     }
 
-    /// A certificate or CRL with the elements of its signed part changed, and signed again.
+    /// Changes the elements of a certificate's or CRL's content, and signs it again.
     pub fn sign_changed(&self, der: &[u8], change: impl FnOnce(&mut Vec<Vec<u8>>)) -> Vec<u8> {
         let mut parts: Vec<_> = elements(elements(der)[0]).into_iter().map(<[u8]>::to_vec).collect();
         change(&mut parts);
         self.sign(&element(0x30, &parts.concat()))
     }
 
-    /// A CRL's DER: number 5, from yesterday, for a week.
+    /// Issues a CRL, and returns its DER: number 5, from yesterday, for a week.
     pub fn crl(&self, serials: &[&[u8]]) -> Vec<u8> {
         self.crl_with(serials, |_| ())
     }
 
+    /// Issues a CRL whose parameters are changed.
     pub fn crl_with(&self, serials: &[&[u8]], change: impl FnOnce(&mut CertificateRevocationListParams)) -> Vec<u8> {
         let entry = |serial: &&[u8]| RevokedCertParams {
             serial_number: SerialNumber::from_slice(serial),
@@ -102,8 +111,8 @@ impl Ca {
     }
 }
 
-/// What a device's certificate says: valid from a day before [`NOW`] to a month after it.
-pub fn named(name: impl Into<DnValue>) -> CertificateParams {
+/// The parameters of a device's certificate: valid from a day before [`NOW`] to a month after it.
+pub fn device_params(name: impl Into<DnValue>) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name.remove(DnType::CommonName);
     params.distinguished_name.push(DnType::CommonName, name);
@@ -111,6 +120,7 @@ pub fn named(name: impl Into<DnValue>) -> CertificateParams {
     params
 }
 
+/// Encodes DER as PEM.
 pub fn pem(label: &str, der: &[u8]) -> String {
     use base64::Engine;
     let text = base64::prelude::BASE64_STANDARD.encode(der);
@@ -118,7 +128,7 @@ pub fn pem(label: &str, der: &[u8]) -> String {
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
-/// An element of DER.
+/// Encodes an element of DER.
 pub fn element(tag: u8, content: &[u8]) -> Vec<u8> {
     let length = content.len().to_be_bytes();
     let length: Vec<_> = length.into_iter().skip_while(|byte| *byte == 0).collect();
@@ -129,11 +139,12 @@ pub fn element(tag: u8, content: &[u8]) -> Vec<u8> {
     [&[tag], &*length, content].concat()
 }
 
+/// Encodes a bit string.
 pub fn bit_string(bytes: &[u8]) -> Vec<u8> {
     element(3, &[&[0], bytes].concat())
 }
 
-/// The length of an element's tag and length, and of its content.
+/// Returns the length of an element's header, and of its content.
 fn lengths(der: &[u8]) -> (usize, usize) {
     let first = usize::from(der[1]);
     if first < 0x80 {
@@ -143,13 +154,13 @@ fn lengths(der: &[u8]) -> (usize, usize) {
     (end, der[2..end].iter().fold(0, |length, byte| length << 8 | usize::from(*byte)))
 }
 
-/// An element's content.
+/// Returns an element's content.
 pub fn content(der: &[u8]) -> &[u8] {
     let (header, length) = lengths(der);
     &der[header..header + length]
 }
 
-/// The elements within an element.
+/// Returns the elements within an element.
 pub fn elements(der: &[u8]) -> Vec<&[u8]> {
     let mut rest = content(der);
     let mut elements = Vec::new();
@@ -162,53 +173,57 @@ pub fn elements(der: &[u8]) -> Vec<&[u8]> {
     elements
 }
 
-/// A directory in which `openssl` works, gone at the end.
+/// A directory in which `openssl` works; deleted when dropped.
 pub struct OpenSsl(PathBuf);
 
 impl OpenSsl {
+    /// A directory with the test's name.
     pub fn new(test: &str) -> Self {
         let directory = env::temp_dir().join(format!("gatehouse-{}-{test}", process::id()));
         fs::create_dir_all(&directory).unwrap();
         Self(directory)
     }
 
+    /// The path of a file in it.
     pub fn path(&self, file: &str) -> PathBuf {
         self.0.join(file)
     }
 
-    /// Runs `openssl` with these words.
-    pub fn run(&self, words: &str) {
-        let done = Command::new("openssl").args(words.split_whitespace()).current_dir(&self.0).output();
+    /// Runs `openssl` with these arguments.
+    pub fn run(&self, arguments: &str) {
+        let done = Command::new("openssl").args(arguments.split_whitespace()).current_dir(&self.0).output();
         let done = done.unwrap_or_else(|error| panic!("openssl: {error}"));
-        assert!(done.status.success(), "openssl {words}: {}", String::from_utf8_lossy(&done.stderr));
+        assert!(done.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&done.stderr));
     }
 
+    /// Reads a file in it.
     pub fn read(&self, file: impl AsRef<Path>) -> Vec<u8> {
         fs::read(self.0.join(file)).unwrap()
     }
 
+    /// Reads a text file in it.
     pub fn text(&self, file: &str) -> String {
         String::from_utf8(self.read(file)).unwrap()
     }
 
-    /// A new private key, by the options of `openssl genpkey`.
+    /// Generates a private key, with these options of `openssl genpkey`.
     pub fn key(&self, options: &str) -> String {
         self.run(&format!("genpkey {options} -out key.pem"));
         self.text("key.pem")
     }
 
-    /// The public part of a new key, as it stands in a certificate.
+    /// Generates a key, and returns its public part as a certificate contains it.
     pub fn public_key(&self, options: &str) -> Vec<u8> {
         self.key(options);
         self.run("pkey -in key.pem -pubout -outform DER -out public.der");
         self.read("public.der")
     }
 
-    /// A CA with a key by the options of `openssl genpkey`, and a certificate that it signed by those of `openssl x509`.
-    /// Both are valid now, not at [`NOW`].
+    /// Generates a CA with these options of `openssl genpkey`, and a certificate that it signs with these options of
+    /// `openssl x509`. Both are valid now, not at [`NOW`].
     pub fn issue(&self, key: &str, signature: &str) -> (CaCertificate, Vec<u8>) {
         self.run(&format!("genpkey {key} -out ca.key"));
-        // Self-signed with whatever `openssl` takes for such a key: nothing here looks at that signature.
+        // Self-signed with whatever `openssl` supports for such a key: nothing here verifies that signature.
         self.run("req -x509 -new -key ca.key -subj /CN=CA -days 30 -outform DER -out ca.der");
         self.run(
             "req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout device.key -subj /CN=d-1 -out d.csr",

@@ -1,27 +1,27 @@
-//! The messages by which AWS IoT tells that a client has connected or disconnected, or was not let in.
+//! Parses AWS IoT's lifecycle events: a client connected, disconnected, or failed to connect.
 //! <https://docs.aws.amazon.com/iot/latest/developerguide/life-cycle-events.html>
 
 use gatehouse::{DeviceEvent, Refusal, Timestamp};
 use serde::Deserialize;
 
-use crate::presence::{Presence, State};
+use crate::connection::{ConnectionEvent, ConnectionState};
 
-/// A message has about 400 bytes; this leaves room for fields to come.
-const PAYLOAD_LIMIT: usize = 8 * 1024;
+/// An event has about 400 bytes; this leaves room for new fields.
+const MAX_PAYLOAD_BYTES: usize = 8 * 1024;
 
-/// The longest session identifier that is taken. AWS's have 36 characters.
-const LONGEST_SESSION: usize = 64;
+/// The maximum length of a session identifier. AWS's have 36 characters.
+const MAX_SESSION_LENGTH: usize = 64;
 
-/// What AWS IoT tells of a client.
+/// What AWS IoT reports about a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Lifecycle {
+pub enum LifecycleEvent {
     /// It connected or disconnected.
-    Presence(Presence),
-    /// It tried to connect and was not let in, which changes nothing in where it is.
+    Connection(ConnectionEvent),
+    /// It failed to connect, which does not change whether it is connected.
     ConnectFailed {
-        /// Why, in AWS's words.
+        /// AWS's reason.
         reason: String,
-        /// AWS's name for the attempt.
+        /// The attempt's session identifier.
         session: String,
         /// When.
         at: Timestamp,
@@ -50,8 +50,8 @@ enum EventType {
 }
 
 impl EventType {
-    /// The topic's level for it.
-    fn level(self) -> &'static str {
+    /// Its level in the topic.
+    fn topic_level(self) -> &'static str {
         match self {
             Self::Connected => "connected",
             Self::Disconnected => "disconnected",
@@ -60,37 +60,36 @@ impl EventType {
     }
 }
 
-impl Lifecycle {
-    /// Reads the message, which must be about the thing that the rule says it is about.
+impl LifecycleEvent {
+    /// Parses an event, which must be about the thing that the envelope names.
     ///
     /// Refused with the codes of [`DeviceEvent::payload`], or `topic-mismatch`.
-    pub fn read(event: &DeviceEvent) -> Result<Self, Refusal> {
-        let payload: Payload = event.payload(PAYLOAD_LIMIT)?;
+    pub fn parse(event: &DeviceEvent) -> Result<Self, Refusal> {
+        let payload: Payload = event.payload(MAX_PAYLOAD_BYTES)?;
         if payload.client_id != event.thing.as_str() {
-            return Err(Refusal::new("topic-mismatch", "Field `clientId` names another client than the envelope."));
+            return Err(Refusal::new("topic-mismatch", "Field `clientId` must be the thing that the envelope names."));
         }
-        if event.topic != format!("$aws/events/presence/{}/{}", payload.event_type.level(), event.thing) {
-            let why = "The topic does not name the client of field `clientId` and the event of field `eventType`.";
+        if event.topic != format!("$aws/events/presence/{}/{}", payload.event_type.topic_level(), event.thing) {
+            let why = "The topic must name the event type of field `eventType` and the client of field `clientId`.";
             return Err(Refusal::new("topic-mismatch", why));
         }
         let session = payload.session_identifier;
-        if !(1..=LONGEST_SESSION).contains(&session.len()) || !session.bytes().all(|b| b.is_ascii_graphic()) {
+        if !(1..=MAX_SESSION_LENGTH).contains(&session.len()) || !session.bytes().all(|b| b.is_ascii_graphic()) {
             let why = "Field `sessionIdentifier` must be 1 to 64 printable ASCII characters.";
             return Err(Refusal::new("invalid-value", why));
         }
-        // A reason that is not known is a reason; so is none.
         let or_unknown = |reason: Option<String>| reason.unwrap_or_else(|| "UNKNOWN".to_owned());
         let state = match payload.event_type {
-            EventType::Connected => State::Connected,
-            EventType::Disconnected => State::Disconnected { reason: or_unknown(payload.disconnect_reason) },
+            EventType::Connected => ConnectionState::Connected,
+            EventType::Disconnected => ConnectionState::Disconnected { reason: or_unknown(payload.disconnect_reason) },
             EventType::ConnectFailed => {
                 let reason = or_unknown(payload.connect_failure_reason);
                 return Ok(Self::ConnectFailed { reason, session, at: payload.timestamp });
             }
         };
         let missing = || Refusal::new("missing-field", "Field `versionNumber` is missing.");
-        Ok(Self::Presence(Presence {
-            address: payload.ip_address.filter(|_| state == State::Connected),
+        Ok(Self::Connection(ConnectionEvent {
+            address: payload.ip_address.filter(|_| state == ConnectionState::Connected),
             state,
             since: payload.timestamp,
             version: payload.version_number.ok_or_else(missing)?,
@@ -98,25 +97,25 @@ impl Lifecycle {
         }))
     }
 
-    /// The metric that counts this event, and AWS's reason, where it is a failure of the kind that an operator should
-    /// know of: two devices with one client id, or a device that may not do what it tries.
+    /// Returns the metric that counts this event, and AWS's reason, if it is a failure that concerns an operator: two
+    /// devices with one client id, or a device that attempts what its policy does not allow.
     pub fn failure(&self) -> Option<(&'static str, &str)> {
         let reason = match self {
-            Self::Presence(presence) => presence.reason()?,
+            Self::Connection(event) => event.disconnect_reason()?,
             Self::ConnectFailed { reason, .. } => reason,
         };
         let metric = match reason {
             "DUPLICATE_CLIENTID" => "DuplicateClientId",
-            "AUTH_ERROR" | "FORBIDDEN_ACCESS" | "AUTHORIZATION_FAILED" => "AuthorisationFailures",
+            "AUTH_ERROR" | "FORBIDDEN_ACCESS" | "AUTHORIZATION_FAILED" => "AuthorizationFailures",
             _ => return None,
         };
         Some((metric, reason))
     }
 
-    /// What tells this event from any other of the client, over all its repetitions.
-    pub fn key(&self) -> String {
+    /// An id that is unique among the client's events, and the same for every duplicate.
+    pub fn id(&self) -> String {
         match self {
-            Self::Presence(Presence { since, version, session, .. }) => format!("{version}-{since}-{session}"),
+            Self::Connection(ConnectionEvent { since, version, session, .. }) => format!("{version}-{since}-{session}"),
             Self::ConnectFailed { session, at, .. } => format!("failed-{at}-{session}"),
         }
     }

@@ -63,7 +63,8 @@ async fn denied_unconfirmed_and_custom_errors_are_not_repeated() {
         let aws = aws();
         aws.fail_next("UpdateItem", [fault]);
         assert_eq!(update(&aws.process()).await, Err(code.to_owned()));
-        assert_eq!((aws.state().calls.len(), aws.state().tables.len()), (1, usize::from(performed)));
+        let state = aws.state();
+        assert_eq!((state.calls.len(), state.tables.len()), (1, usize::from(performed)));
     }
 }
 
@@ -168,6 +169,13 @@ async fn certificates_of_a_ca_are_listed_in_pages() {
     assert_eq!(aws.state().calls_to("UpdateCertificate REVOKED").len(), 1);
     let missing = iot.describe_certificate().certificate_id("9").send().await.unwrap_err();
     assert!(missing.into_service_error().is_resource_not_found_exception());
+}
+
+#[test]
+#[should_panic(expected = "already borrowed")]
+fn second_borrow_of_the_state_fails_the_test() {
+    let aws = aws();
+    assert_eq!(aws.state().calls.len(), aws.state().tables.len());
 }
 
 #[tokio::test(start_paused = true)]

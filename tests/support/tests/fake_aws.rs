@@ -63,7 +63,8 @@ async fn denied_unconfirmed_and_custom_errors_are_not_repeated() {
         let aws = aws();
         aws.fail_next("UpdateItem", [fault]);
         assert_eq!(update(&aws.process()).await, Err(code.to_owned()));
-        assert_eq!((aws.state().calls.len(), aws.state().tables.len()), (1, usize::from(performed)));
+        let state = aws.state();
+        assert_eq!((state.calls.len(), state.tables.len()), (1, usize::from(performed)));
     }
 }
 
@@ -170,8 +171,15 @@ async fn certificates_of_a_ca_are_listed_in_pages() {
     assert!(missing.into_service_error().is_resource_not_found_exception());
 }
 
+#[test]
+#[should_panic(expected = "already borrowed")]
+fn second_borrow_of_the_state_fails_the_test() {
+    let aws = aws();
+    assert_eq!(aws.state().calls.len(), aws.state().tables.len());
+}
+
 #[tokio::test(start_paused = true)]
-#[should_panic(expected = "the fake does not support contains")]
+#[should_panic(expected = "the fake does not support (")]
 async fn unknown_expression_fails_the_test() {
     let query = aws().process().dynamodb().put_item().table_name("devices");
     let query = query.item("id", text("thing#a")).item("part", text("state")).condition_expression("contains (id, id)");

@@ -14,7 +14,7 @@ use aws_smithy_runtime_api::http::StatusCode;
 use aws_smithy_types::body::SdkBody;
 use forward::Forward;
 use forward::queues::Queues;
-use gatehouse::{Invocation, Environment, Function, Quarantine, Records, Timestamp};
+use gatehouse::{Environment, Function, Invocation, Quarantine, Records, Timestamp};
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 

@@ -119,11 +119,11 @@ impl Outbox {
             let mut failure = None;
             for message in Self::pending::<M>(&record.item, self.attribute)? {
                 let id = id(&message);
-                let sent = match &self.idempotency {
+                let result = match &self.idempotency {
                     Some(idempotency) => idempotency.run_once(&id, invocation, send(&message)).await.map(drop),
                     None => send(&message).await.map_err(IdempotencyError::Effect),
                 };
-                match sent {
+                match result {
                     Ok(()) => drop(sent_ids.insert(id)),
                     Err(error) => {
                         failure = Some(error);

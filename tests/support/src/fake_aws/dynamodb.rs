@@ -122,7 +122,7 @@ fn subject(body: &Value) -> &Value {
 
 impl State {
     pub(super) fn table_named(&self, name: &str) -> Table {
-        let table = self.settings.tables.iter().find(|table| table.name == name);
+        let table = self.settings.tables.iter().rfind(|table| table.name == name);
         *table.unwrap_or_else(|| panic!("there is no table {name}"))
     }
 

@@ -18,7 +18,8 @@ mod sqs;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
 use std::time::Duration;
 
 use gatehouse::Timestamp;
@@ -42,6 +43,10 @@ pub const NOW: Timestamp = Timestamp::from_millis(1_763_715_600_000);
 
 /// How often a queue delivers a message before it goes to the dead-letter queue.
 pub const MAX_RECEIVES: usize = 5;
+
+/// How long a test waits for the account's state. Tests run on one thread, so that waiting longer would not help.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+const MAX_LOCK_ATTEMPTS: usize = 200;
 
 /// An account, and how the function under test is set up in it.
 ///
@@ -146,7 +151,7 @@ impl FakeAws {
         self
     }
 
-    /// Creates a table.
+    /// Creates a table, or replaces the one of this name.
     #[must_use]
     pub fn table(self, table: Table) -> Self {
         self.state().settings.tables.push(table);
@@ -174,10 +179,18 @@ impl FakeAws {
         self
     }
 
-    /// What is in the account, to be read or changed.
+    /// What is in the account, to be read or changed. Only one guard may exist at a time, also within one statement.
+    #[track_caller]
     pub fn state(&self) -> MutexGuard<'_, State> {
-        // A panic inside a handler must not hide what caused it.
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        for _ in 0..MAX_LOCK_ATTEMPTS {
+            match self.0.state.try_lock() {
+                Ok(state) => return state,
+                // A panic inside a handler must not hide what caused it.
+                Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => thread::sleep(LOCK_PAUSE),
+            }
+        }
+        panic!("the account's state is already borrowed");
     }
 
     /// A new process of the function.

@@ -1,4 +1,4 @@
-//! Which topics are meant.
+//! MQTT topic filters.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,14 +7,14 @@ use serde::de::value::SeqAccessDeserializer;
 use serde::de::{IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, de};
 
-/// An MQTT topic filter: `+` stands for one level, `#` at the end for all that follow.
+/// An MQTT topic filter: `+` matches one level, `#` at the end matches all that follow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicFilter(String);
 
-/// A text is not an MQTT topic filter.
+/// The text is not an MQTT topic filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it must be {EXPECTED}")]
-pub struct NotAFilter;
+pub struct ParseTopicFilterError;
 
 const EXPECTED: &str = "an MQTT topic filter of 1 to 256 bytes, with + as a whole level and # as the last one";
 
@@ -26,31 +26,31 @@ impl Default for TopicFilter {
 }
 
 impl FromStr for TopicFilter {
-    type Err = NotAFilter;
+    type Err = ParseTopicFilterError;
 
-    fn from_str(text: &str) -> Result<Self, NotAFilter> {
-        // Without the `#` at the end, none may be left.
+    fn from_str(text: &str) -> Result<Self, ParseTopicFilterError> {
+        // `#` is allowed at the end only.
         let plain = if text == "#" { "+" } else { text.strip_suffix("/#").unwrap_or(text) };
         let is_level = |level: &str| level == "+" || !level.contains(['+', '#', '\0']);
         let is_filter = (1..=256).contains(&text.len()) && plain.split('/').all(is_level);
-        is_filter.then(|| Self(text.to_owned())).ok_or(NotAFilter)
+        is_filter.then(|| Self(text.to_owned())).ok_or(ParseTopicFilterError)
     }
 }
 
 impl TopicFilter {
-    /// Whether a topic is meant.
+    /// Whether the filter matches a topic.
     pub fn matches(&self, topic: &str) -> bool {
-        // A wildcard in front does not stand for AWS's own topics.
+        // A leading wildcard does not match AWS's own topics.
         if self.0.starts_with('$') != topic.starts_with('$') {
             return false;
         }
         let mut levels = topic.split('/');
-        for wanted in self.0.split('/') {
-            match (wanted, levels.next()) {
-                // It stands for no level at all, too: `a/#` means `a` as well.
+        for expected in self.0.split('/') {
+            match (expected, levels.next()) {
+                // It also matches no level at all: `a/#` matches `a`.
                 ("#", _) => return true,
                 ("+", Some(_)) => {}
-                (wanted, Some(level)) if wanted == level => {}
+                (expected, Some(level)) if expected == level => {}
                 _ => return false,
             }
         }
@@ -61,11 +61,11 @@ impl TopicFilter {
 impl<'de> Deserialize<'de> for TopicFilter {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        text.parse().map_err(|NotAFilter| de::Error::invalid_value(de::Unexpected::Str(&text), &EXPECTED))
+        text.parse().map_err(|ParseTopicFilterError| de::Error::invalid_value(de::Unexpected::Str(&text), &EXPECTED))
     }
 }
 
-/// Reads one filter, or a list of at least one.
+/// Deserializes one filter, or a list of at least one.
 pub fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TopicFilter>, D::Error> {
     struct OneOrMore;
 
@@ -99,8 +99,8 @@ mod tests {
     }
 
     #[test]
-    fn a_plus_stands_for_one_level_and_a_hash_for_all_that_follow() {
-        for (filter, topic, is_meant) in [
+    fn plus_matches_one_level_and_hash_all_that_follow() {
+        for (filter, topic, expected) in [
             ("Weather/Corp/+", "Weather/Corp/temperature", true),
             ("Weather/Corp/+", "Weather/Corp/", true),
             ("Weather/Corp/+", "Weather/Corp", false),
@@ -121,20 +121,20 @@ mod tests {
             ("Weather", "Weather", true),
             ("Weather", "Weather/", false),
         ] {
-            assert_eq!(matches(filter, topic), is_meant, "{filter} and {topic}");
+            assert_eq!(matches(filter, topic), expected, "{filter} and {topic}");
         }
     }
 
     #[test]
-    fn what_mqtt_does_not_know_is_no_filter() {
+    fn invalid_filters_do_not_parse() {
         for text in ["", "a+", "a/+b/c", "a#", "#/a", "a/#/b", "a/##", "##", "a\0", &"a".repeat(257)] {
-            assert_eq!(text.parse::<TopicFilter>(), Err(NotAFilter), "{text}");
+            assert_eq!(text.parse::<TopicFilter>(), Err(ParseTopicFilterError), "{text}");
         }
     }
 
     proptest! {
         #[test]
-        fn it_agrees_with_the_plain_definition(
+        fn it_agrees_with_the_recursive_definition(
             filter in "(\\+|a|b|)(/(\\+|a|b|)){0,3}(/#)?",
             topic in "(a|b|)(/(a|b|)){0,4}",
         ) {

@@ -72,6 +72,8 @@ test: $(TOOLS)/device-sdk/.installed
 test: build $(local_tools) ## run every test: units, properties, and whole journeys on the local cloud
 	$(call say,compiling all tests and running them: first those of the functions, then those on the local cloud)
 	@cargo test --workspace --lib --bins --tests
+	$(call say,running the commands in the documentation)
+	@tests/tools/run-docs
 
 .PHONY: local
 local: build $(local_tools) ## leave the local cloud running, and print how to publish to it
@@ -123,6 +125,9 @@ fuzz: ## fuzz what parses certificates and lists, ten minutes each; needs nightl
 
 # --- checks
 
+scripts := infra/quarantine infra/bridge/configure $(filter-out %.cnf,$(wildcard infra/ca/*)) tests/tools/check \
+	tests/tools/check-shipped .ci/run
+
 .PHONY: lint
 lint: $(foreach tool,lint schema checkov guard,$(TOOLS)/$(tool)/.installed) ## check the code and the templates
 	$(call say,rustfmt)
@@ -131,8 +136,14 @@ lint: $(foreach tool,lint schema checkov guard,$(TOOLS)/$(tool)/.installed) ## c
 	@cargo clippy --workspace --all-targets --quiet -- --deny warnings
 	$(call say,what ships: no crate and no feature in it that must not be)
 	@tests/tools/check-shipped
-	$(call say,scripts)
-	@bash -n infra/quarantine infra/bridge/configure $(filter-out %.cnf,$(wildcard infra/ca/*)) tests/tools/check tests/tools/check-shipped .ci/run
+	$(call say,API documentation)
+	@RUSTDOCFLAGS='--deny warnings' cargo doc --no-deps --quiet
+	$(call say,shellcheck)
+	@$(TOOLS)/lint/bin/shellcheck --external-sources --shell=bash $(scripts)
+	$(call say,documentation)
+	@tests/tools/style-docs
+	$(call say,wording)
+	@tests/tools/style-words
 	$(call say,documents that operators write)
 	@for schema in infra/*.schema.json; do \
 		$(TOOLS)/schema/bin/check-jsonschema --check-metaschema $$schema; \
@@ -149,6 +160,10 @@ lint: $(foreach tool,lint schema checkov guard,$(TOOLS)/$(tool)/.installed) ## c
 	@$(TOOLS)/guard/bin/cfn-guard test --dir infra/guard > target/guard-test.log || { cat target/guard-test.log; exit 1; }
 	@$(TOOLS)/guard/bin/cfn-guard validate --show-summary fail --rules infra/guard/gatehouse.guard \
 		$(foreach template,$(wildcard infra/*.yaml),--data $(template)) --data target/bridge.yaml
+	@for template in function-support queue-policy; do \
+		$(TOOLS)/guard/bin/cfn-guard validate --show-summary fail --rules infra/guard/$$template.guard \
+			--data infra/$$template.yaml; \
+	done
 	$(call say,all is well)
 
 # --- a real account

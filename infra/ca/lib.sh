@@ -1,24 +1,24 @@
 # shellcheck shell=bash
-# What the scripts in this directory share: they source it.
-# shellcheck disable=SC2034 # its variables are theirs
+# Functions that the scripts in this directory share by sourcing this file.
+# shellcheck disable=SC2034 # the scripts use its variables
 set -euo pipefail
 
-# No key is readable for others, not even while it is being written.
+# No key is readable by others, not even while it is being written.
 umask 077
-# openssl, date and sort in one language; no pager, and the AWS CLI's output is the same in any locale.
+# The same output of openssl, date, sort and the AWS CLI in every locale; no pager.
 export LC_ALL=C AWS_PAGER='' PYTHONIOENCODING=utf-8
 
 fail() { printf '%s: %s\n' "${0##*/}" "$2" >&2; exit "$1"; }
 
-# To stderr: stdout is for the id that was asked for.
+# To stderr: stdout is for the requested id.
 say() { printf '%s\n' "$1" >&2; }
 
 # --- options
 
 help_ca() {
   cat <<'END'
-  --name NAME           which CA (default: sample)
-  --directory DIR       where CAs are kept, one directory each (default: $GATEHOUSE_CA_DIR, or else ~/.gatehouse/ca)
+  --name NAME           name of the CA (default: sample)
+  --directory DIR       directory of all CAs (default: $GATEHOUSE_CA_DIR, or ~/.gatehouse/ca)
 END
 }
 
@@ -31,7 +31,7 @@ END
 
 help_table() {
   cat <<'END'
-  --table NAME          the devices table (default: $DEVICES_TABLE, or else gatehouse-devices)
+  --table NAME          devices table (default: $DEVICES_TABLE, or gatehouse-devices)
 END
 }
 
@@ -40,7 +40,7 @@ aws_options='--region --profile --endpoint-url --ca-bundle'
 declare -A option=()
 words=()
 
-# Takes a command line apart, into `option` and `words`. $1: the options with a value; $2: those without.
+# Parses a command line into `option` and `words`. $1: options with a value; $2: options without.
 parse() {
   local valued=" $1 " flags=" $2 " name
   shift 2
@@ -57,7 +57,7 @@ parse() {
     elif [[ $flags == *" $1 "* ]]; then
       option[$1]=yes
     elif [[ $valued != *" $name "* ]]; then
-      fail 2 "unknown option $1 (--help lists them)"
+      fail 2 "unknown option $1 (see --help)"
     elif [[ $1 == *=* ]]; then
       option[$name]=${1#*=}
     else
@@ -69,18 +69,18 @@ parse() {
   done
 }
 
-no_words() { ((${#words[@]} == 0)) || fail 2 "what is ${words[0]} for? (--help tells what is understood)"; }
+no_words() { ((${#words[@]} == 0)) || fail 2 "unexpected argument ${words[0]} (see --help)"; }
 
-# A number of days. $1: the option; $2: its default.
+# Prints a number of days. $1: the option; $2: its default.
 days() {
   local days=${option[$1]:-$2}
-  [[ $days =~ ^[1-9][0-9]{0,4}$ ]] || fail 2 "$1 is a number of days, 1 to 99999"
+  [[ $days =~ ^[1-9][0-9]{0,4}$ ]] || fail 2 "$1 must be a number of days, 1 to 99999"
   printf '%s' "$days"
 }
 
 algorithm() {
   local algorithm=${option[--algorithm]:-p256}
-  [[ $algorithm =~ ^(p256|rsa)$ ]] || fail 2 '--algorithm is p256 or rsa'
+  [[ $algorithm =~ ^(p256|rsa)$ ]] || fail 2 '--algorithm must be p256 or rsa'
   printf '%s' "$algorithm"
 }
 
@@ -89,11 +89,11 @@ trap 'rm -rf "$work"' EXIT
 
 # --- the CA and its files
 
-command -v openssl >/dev/null || fail 1 'openssl is missing'
+command -v openssl >/dev/null || fail 1 'openssl is required'
 export OPENSSL_CONF CA_DIRECTORY='' COMMON_NAME=''
 OPENSSL_CONF=$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")/openssl.cnf
 
-# openssl, which talks much: it is heard only when it fails.
+# Runs openssl; prints its log only if it fails.
 ssl() {
   openssl "$@" 2>"$work/log" || { cat "$work/log" >&2; fail 1 "openssl $1 failed"; }
 }
@@ -101,45 +101,45 @@ ssl() {
 # Sets `name`, `directory` (of all CAs) and `ca` (the directory of this one).
 choose_ca() {
   name=${option[--name]:-sample}
-  [[ $name =~ ^[a-zA-Z0-9_-]{1,64}$ ]] || fail 2 '--name is 1 to 64 of: letters, digits, - and _'
+  [[ $name =~ ^[a-zA-Z0-9_-]{1,64}$ ]] || fail 2 '--name must be 1 to 64 letters, digits, - and _'
   directory=$(realpath -m -- "${option[--directory]:-${GATEHOUSE_CA_DIR:-$HOME/.gatehouse/ca}}")
   ca=$directory/$name
   CA_DIRECTORY=$ca
 }
 
-# Sets `certificate`, a copy of the CA's, and `ca_id`, its id in AWS IoT. What the scripts write about is `ca_title`.
+# Sets `certificate` (a copy of the CA certificate), `ca_id` (its id in AWS IoT) and `ca_title` (its name in messages).
 read_ca() {
   local file=${option[--certificate]:-$ca/ca.crt}
-  [[ -f $file ]] || fail 1 "there is no CA certificate $file (infra/ca/create makes a sample CA)"
+  [[ -f $file ]] || fail 1 "found no CA certificate $file (infra/ca/create creates a sample CA)"
   certificate=$work/ca.crt
-  openssl x509 -in "$file" -out "$certificate" 2>/dev/null || fail 1 "$file is not a certificate in PEM"
+  openssl x509 -in "$file" -out "$certificate" 2>/dev/null || fail 1 "$file is not a certificate in PEM format"
   ca_id=$(fingerprint "$certificate")
   ca_title="the CA $name"
   [[ -z ${option[--certificate]:-} ]] || ca_title="the CA of $file"
 }
 
-# One script at a time changes a CA that `create` made.
+# Locks a CA that `create` created: one script at a time changes it.
 lock_ca() {
   [[ -f $ca/index.txt && -f $ca/ca.key ]] ||
-    fail 1 "there is no CA $name with its key in $directory (infra/ca/create makes a sample CA)"
+    fail 1 "found no CA $name with its key in $directory (infra/ca/create creates a sample CA)"
   exec 9>>"$ca/lock"
   flock 9
 }
 
-# V if the CA's index has a certificate as valid, R if as revoked, nothing if it is not there. $1: its serial number in
-# hex, which is compared as text: awk would take some for numbers.
+# Prints the state of a certificate in the CA's index: V for valid, R for revoked, nothing if it is not listed. $1: its
+# serial number in hex, compared as text because awk would read some as numbers.
 state() { awk -F'\t' -v serial="$1" '$4 "" == serial "" { print $1 }' "$ca/index.txt"; }
 
-# Keys do not belong in a repository. $1: an absolute path without symbolic links.
+# Fails if git could commit a key in this directory. $1: an absolute path without symbolic links.
 keep_out_of_git() {
   local above=$1
   while [[ -n $above && ! -e $above/.git ]]; do above=${above%/*}; done
   [[ -e $above/.git ]] || return 0
   env -u GIT_DIR -u GIT_WORK_TREE -u GIT_INDEX_FILE git -C "$above/" check-ignore --quiet -- "$1/key" 2>/dev/null ||
-    fail 1 "$1 is in the git repository ${above:-/}, which does not ignore it: a private key could be committed"
+    fail 1 "$1 is in the git repository ${above:-/} and not ignored: a private key could be committed"
 }
 
-# $1: p256 or rsa; $2: how many bits if RSA; $3: the file.
+# Creates a key. $1: p256 or rsa; $2: number of bits for RSA; $3: the file.
 make_key() {
   local how=(EC -pkeyopt ec_paramgen_curve:P-256)
   [[ $1 == p256 ]] || how=(RSA -pkeyopt "rsa_keygen_bits:$2")
@@ -147,14 +147,14 @@ make_key() {
   mv -- "$3.new" "$3"
 }
 
-# 16 random bytes in hex, of which the first is neither 0 nor makes the number negative.
+# Prints 16 random bytes in hex. The first digit is 1 to 7, so that the number is positive and has full length.
 serial() {
   local hex
   hex=$(openssl rand -hex 16)
   printf '%x%s\n' "$((16#${hex:0:1} % 7 + 1))" "${hex:1}"
 }
 
-# The SHA-256 of a certificate's DER: what AWS IoT knows it by.
+# Prints the SHA-256 of a certificate in DER, which is its id in AWS IoT.
 fingerprint() {
   local hex
   hex=$(openssl x509 -in "$1" -noout -fingerprint -sha256)
@@ -163,12 +163,12 @@ fingerprint() {
   printf '%s' "${hex,,}"
 }
 
-# openssl's "what=date" in seconds since 1970.
+# Converts openssl's "name=date" to seconds since 1970.
 seconds() { date -u -d "${1#*=}" +%s; }
 not_after() { seconds "$(openssl x509 -in "$1" -noout -enddate)"; }
 day() { date -u -d "@$1" +%F; }
 
-# Refuses what jitr cannot verify. $1: whose signature it is; $2: what `openssl -text` says of a certificate or a CRL.
+# Fails if jitr cannot verify a signature. $1: what is signed; $2: output of `openssl -text` for a certificate or CRL.
 check_signature() {
   local algorithm digest bytes
   algorithm=$(sed -n 's/^ *Signature Algorithm: *//p' "$2" | head -n 1)
@@ -181,11 +181,11 @@ check_signature() {
       grep -q "^ *Mask Algorithm: mgf1 with sha$digest" "$2" && return
   fi
   [[ $algorithm =~ ^(sha(256|384|512)WithRSAEncryption|ecdsa-with-SHA(256|384))$ ]] || fail 3 \
-    "$1 is signed with $algorithm, which jitr cannot verify: it takes RSA (PKCS#1, or PSS with a salt as long as the \
-digest) with SHA-256, -384 or -512, and ECDSA with SHA-256 or -384"
+    "$1 is signed with $algorithm, which jitr does not support: use RSA (PKCS#1, or PSS with a salt as long as the \
+digest) with SHA-256, -384 or -512, or ECDSA with SHA-256 or -384"
 }
 
-# Refuses a CA with whose key jitr cannot verify. $1: what `openssl -text` says of the certificate.
+# Fails if jitr does not support the key of a CA. $1: output of `openssl -text` for its certificate.
 check_key() {
   local algorithm size curve
   algorithm=$(sed -n 's/^ *Public Key Algorithm: *//p' "$1" | head -n 1)
@@ -199,13 +199,12 @@ check_key() {
       [[ ! $curve =~ ^(prime256v1|secp384r1)$ ]] || return 0
       algorithm="ECDSA on ${curve:-no named curve}" ;;
   esac
-  fail 3 "the CA's key is $algorithm, with which jitr cannot verify: it takes RSA of 2,048 to 8,192 bits, P-256 and \
-P-384"
+  fail 3 "the CA's key is $algorithm, which jitr does not support: use RSA with 2,048 to 8,192 bits, P-256 or P-384"
 }
 
 # --- AWS
 
-# The AWS CLI, with the options that are its.
+# Runs the AWS CLI with its options.
 cli() {
   local name options=()
   for name in $aws_options; do
@@ -214,9 +213,9 @@ cli() {
   aws "${options[@]+"${options[@]}"}" "$@"
 }
 
-need_aws() { command -v aws >/dev/null || fail 1 'the AWS CLI is missing: https://aws.amazon.com/cli/'; }
+need_aws() { command -v aws >/dev/null || fail 1 'the AWS CLI is required: https://aws.amazon.com/cli/'; }
 
-# Calls AWS. 0: done; 1: it answered with the error $1. Any other error ends the script.
+# Calls AWS. Returns 0 on success and 1 on the error $1. Any other error ends the script.
 try() {
   local error=$1 status=0
   shift
@@ -227,15 +226,15 @@ try() {
   exit "$status"
 }
 
-# Items travel in files: no length limit, nothing of them in the process list.
+# Items are passed in files: no length limit, nothing in the process list.
 
-# Names the CA's item $1 in the devices table to the commands of the AWS CLI that take $key.
+# Sets `key`, the AWS CLI options for the CA's item $1 in the devices table.
 choose_item() {
   printf '{"id": {"S": "ca#%s"}, "part": {"S": "%s"}}' "$ca_id" "$1" >"$work/key"
   key=(--table-name "${option[--table]:-${DEVICES_TABLE:-gatehouse-devices}}" --key "file://$work/key")
 }
 
-# Sets `status` (ACTIVE, INACTIVE, or nothing if AWS IoT does not know the CA) and `auto_registration`.
+# Sets `status` (ACTIVE, INACTIVE, or empty if the CA is not registered) and `auto_registration`.
 read_registration() {
   status='' auto_registration=''
   try ResourceNotFoundException iot describe-ca-certificate --certificate-id "$ca_id" --output text \
@@ -243,7 +242,7 @@ read_registration() {
   read -r status auto_registration <"$work/registration"
 }
 
-# $1: ACTIVE or INACTIVE; $2: ENABLE or DISABLE.
+# Updates the CA in AWS IoT. $1: ACTIVE or INACTIVE; $2: ENABLE or DISABLE.
 set_registration() {
   cli iot update-ca-certificate --certificate-id "$ca_id" --new-status "$1" --new-auto-registration-status "$2"
 }

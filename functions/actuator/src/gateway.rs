@@ -1,5 +1,5 @@
-//! A TCP infrared gateway that understands Global Caché's commands: a line of text for each code, ended by a carriage
-//! return, and a line in reply once the code has been sent.
+//! Talks to a TCP infrared gateway that understands Global Caché's commands: it takes a code per line, ended by a
+//! carriage return, and replies with a line once it has sent the code.
 //! <https://www.globalcache.com/files/docs/API-iTach.pdf>
 
 use std::time::Duration;
@@ -8,58 +8,49 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
 use tokio::net::TcpStream;
 use tokio::time::{error::Elapsed, sleep, timeout};
 
-use crate::answers::Infrared;
+use crate::infrared::{Infrared, InfraredCode, MAX_CODE};
 
-/// What ends a line.
-const END: u8 = b'\r';
+const LINE_END: u8 = b'\r';
 
-/// The longest code, and the longest reply that is read, in bytes.
-const LONGEST_LINE: usize = 2048;
+/// The maximum length of a reply in bytes.
+const MAX_REPLY: usize = MAX_CODE;
 
-/// How long to wait before a code is sent again that the gateway was too busy for.
-const BUSY: Duration = Duration::from_millis(200);
+/// Pause before a code is sent again to a gateway that was busy.
+const BUSY_PAUSE: Duration = Duration::from_millis(200);
 
-/// A code to be sent: `sendir,<connector>,<id>,<frequency>,…`, such as `sendir,1:1,1,38000,1,1,96,24`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Code<'a> {
-    text: &'a str,
-    /// The connector and the id, which the gateway repeats in its reply.
-    reply: &'a str,
-}
-
-/// What a gateway did not do. It may next time.
+/// Why a gateway did not send every code. The next attempt may succeed.
 ///
-/// What it said is not repeated: it may be anything that listens on that port.
+/// No error repeats the gateway's reply: anything may listen on that port.
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
-    /// Its name is not known, nothing listens there, or the way there is broken.
-    #[error("the gateway cannot be connected to")]
-    NotConnected(#[source] std::io::Error),
-    /// It does not take the connection in time.
-    #[error("the gateway does not take the connection in time")]
+    /// Its name does not resolve, nothing listens there, or the network is down.
+    #[error("failed to connect to the gateway")]
+    Connect(#[source] std::io::Error),
+    /// It did not accept the connection in time.
+    #[error("timed out connecting to the gateway")]
     ConnectTimeout(#[source] Elapsed),
-    /// It does not reply in time.
-    #[error("the gateway does not reply to code {0} in time")]
+    /// It did not reply in time.
+    #[error("timed out waiting for the gateway's reply to code {0}")]
     ReadTimeout(usize, #[source] Elapsed),
-    /// It closed the connection before it had replied.
-    #[error("the gateway closed the connection before its reply to code {0} was whole")]
+    /// It closed the connection before its reply was complete.
+    #[error("the gateway closed the connection before its reply to code {0} was complete")]
     Closed(usize),
     /// The connection broke.
     #[error("the connection to the gateway broke at code {0}")]
     Broken(usize, #[source] std::io::Error),
-    /// It says that it cannot send the code.
-    #[error("the gateway refuses code {0}")]
+    /// It replied that it cannot send the code.
+    #[error("the gateway rejected code {0}")]
     ErrorReply(usize),
-    /// What it replies means nothing.
-    #[error("the gateway's reply to code {0} is none to a code that was sent")]
+    /// Its reply is not one to this code.
+    #[error("the gateway's reply to code {0} is not valid")]
     UnknownReply(usize),
 }
 
 impl GatewayError {
-    /// What went wrong, for machines.
+    /// A stable code for machines.
     pub fn class(&self) -> &'static str {
         match self {
-            Self::NotConnected(_) => "not-connected",
+            Self::Connect(_) => "not-connected",
             Self::ConnectTimeout(_) => "connect-timeout",
             Self::ReadTimeout(..) => "read-timeout",
             Self::Closed(_) => "closed",
@@ -70,103 +61,85 @@ impl GatewayError {
     }
 }
 
-/// What a line from the gateway says of the code that was sent.
+/// What a line from the gateway says about a code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reply {
     Complete,
     Busy,
     Error,
-    /// News of a sensor that is connected to it: no reply.
-    News,
+    /// A sensor that is connected to the gateway has changed: not a reply.
+    SensorChange,
     Unknown,
 }
 
-impl<'a> Code<'a> {
-    /// Reads a code: printable ASCII with a connector, an id from 0 to 65535, and something to send.
-    pub fn read(text: &'a str) -> Option<Self> {
-        if text.len() > LONGEST_LINE || !text.bytes().all(|b| b.is_ascii_graphic()) {
-            return None;
-        }
-        let rest = text.strip_prefix("sendir,")?;
-        let mut fields = rest.split(',');
-        let (connector, id) = (fields.next()?, fields.next()?);
-        let (module, port) = connector.split_once(':')?;
-        let is_number = |text: &str, most: usize| {
-            (1..=most).contains(&text.len()) && text.bytes().all(|digit| digit.is_ascii_digit())
-        };
-        let reply = rest.get(..connector.len() + 1 + id.len())?;
-        let mut pulses = fields.peekable();
-        let is_whole = is_number(module, 2)
-            && is_number(port, 2)
-            && is_number(id, 5)
-            && id.parse::<u16>().is_ok()
-            && pulses.peek().is_some()
-            && pulses.all(|field| !field.is_empty());
-        is_whole.then_some(Self { text, reply })
-    }
-
-    fn reply(&self, line: &str) -> Reply {
+impl Reply {
+    fn parse(line: &str, code: InfraredCode<'_>) -> Self {
         let line = line.trim();
-        let is_ours = |prefix: &str| line.strip_prefix(prefix) == Some(self.reply);
+        let is_ours = |prefix: &str| line.strip_prefix(prefix) == Some(code.address());
         if is_ours("completeir,") {
-            Reply::Complete
+            Self::Complete
         } else if is_ours("busyIR,") {
-            Reply::Busy
+            Self::Busy
         } else if line.starts_with("ERR") || line.starts_with("unknowncommand") {
-            Reply::Error
+            Self::Error
         } else if line.starts_with("statechange,") {
-            Reply::News
+            Self::SensorChange
         } else {
-            Reply::Unknown
+            Self::Unknown
         }
     }
 }
 
-/// Sends a command's codes, one after the other, each once the one before was sent. An error means that some of them
-/// may have been sent, and the last of those even where no reply came.
-pub async fn send(infrared: &Infrared) -> Result<(), GatewayError> {
+/// Sends a command's codes in order, each after the gateway has confirmed the one before.
+///
+/// On error, some codes may have been sent, including the last one, even if no reply arrived.
+pub async fn send_codes(infrared: &Infrared) -> Result<(), GatewayError> {
     let Infrared { host, port, send, connect_timeout, read_timeout } = infrared;
-    // Looked up anew each time: a gateway's address may change.
+    // Resolved every time: a gateway's address may change.
     let connected = timeout(connect_timeout.duration(), TcpStream::connect((host.as_str(), *port))).await;
-    let stream = connected.map_err(GatewayError::ConnectTimeout)?.map_err(GatewayError::NotConnected)?;
+    let stream = connected.map_err(GatewayError::ConnectTimeout)?.map_err(GatewayError::Connect)?;
     let mut stream = BufStream::new(stream);
     for (number, text) in (1..).zip(send) {
-        let code = Code::read(text).ok_or(GatewayError::UnknownReply(number))?;
-        let sent = timeout(read_timeout.duration(), send_one(&mut stream, number, code)).await;
+        let code = InfraredCode::parse(text).ok_or(GatewayError::UnknownReply(number))?;
+        let sent = timeout(read_timeout.duration(), send_code(&mut stream, number, code)).await;
         sent.map_err(|elapsed| GatewayError::ReadTimeout(number, elapsed))??;
     }
     Ok(())
 }
 
-async fn send_one(stream: &mut BufStream<TcpStream>, number: usize, code: Code<'_>) -> Result<(), GatewayError> {
+async fn send_code(
+    stream: &mut BufStream<TcpStream>,
+    number: usize,
+    code: InfraredCode<'_>,
+) -> Result<(), GatewayError> {
     let broken = |error| GatewayError::Broken(number, error);
     loop {
-        stream.write_all(code.text.as_bytes()).await.map_err(broken)?;
-        stream.write_u8(END).await.map_err(broken)?;
+        stream.write_all(code.as_str().as_bytes()).await.map_err(broken)?;
+        stream.write_u8(LINE_END).await.map_err(broken)?;
         stream.flush().await.map_err(broken)?;
         let reply = loop {
-            match code.reply(&read_line(stream, number).await?) {
-                Reply::News => {}
+            match Reply::parse(&read_line(stream, number).await?, code) {
+                Reply::SensorChange => {}
                 other => break other,
             }
         };
         match reply {
             Reply::Complete => return Ok(()),
-            Reply::Busy => sleep(BUSY).await,
+            Reply::Busy => sleep(BUSY_PAUSE).await,
             Reply::Error => return Err(GatewayError::ErrorReply(number)),
-            Reply::News | Reply::Unknown => return Err(GatewayError::UnknownReply(number)),
+            Reply::SensorChange | Reply::Unknown => return Err(GatewayError::UnknownReply(number)),
         }
     }
 }
 
 async fn read_line(stream: &mut BufStream<TcpStream>, number: usize) -> Result<String, GatewayError> {
     let mut line = Vec::new();
-    let limit = u64::try_from(LONGEST_LINE).unwrap_or(u64::MAX);
-    let read = stream.take(limit).read_until(END, &mut line).await;
+    let limit = u64::try_from(MAX_REPLY).unwrap_or(u64::MAX);
+    let read = stream.take(limit).read_until(LINE_END, &mut line).await;
     read.map_err(|error| GatewayError::Broken(number, error))?;
-    if line.last() == Some(&END) {
+    if line.last() == Some(&LINE_END) {
         Ok(String::from_utf8_lossy(&line).into_owned())
-    } else if line.len() < LONGEST_LINE {
+    } else if line.len() < MAX_REPLY {
         Err(GatewayError::Closed(number))
     } else {
         Err(GatewayError::UnknownReply(number))

@@ -3,13 +3,13 @@
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
-use actuator::Actuator;
-use gatehouse::OneByOne;
+use actuator::ActuatorHandler;
+use gatehouse::Concurrent;
 
-/// A whole batch: one that waits for a gateway keeps nobody else waiting.
-const AT_ONCE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9);
+/// A whole batch, so that an event that waits for a gateway does not delay the others.
+const MAX_CONCURRENT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    gatehouse::run(async |setup| Ok(OneByOne(Actuator::new(setup).await?, AT_ONCE))).await
+    gatehouse::run(async |setup| Ok(Concurrent::new(ActuatorHandler::new(setup).await?, MAX_CONCURRENT))).await
 }

@@ -1,4 +1,4 @@
-//! AWS IoT's device shadows.
+//! Sets desired states in AWS IoT's device shadows.
 
 use std::time::Duration;
 
@@ -11,38 +11,39 @@ use gatehouse::{Refusal, Setup, ThingName};
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::answers::Shadow;
+use crate::device_command::DesiredState;
 
-/// How many times a shadow is updated that somebody else is updating at the same moment, and the pause between.
-const CONFLICTS: (usize, Duration) = (3, Duration::from_millis(100));
+/// How often an update is attempted while others keep updating the shadow, and the pause in between.
+const MAX_ATTEMPTS: usize = 3;
+const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The shadows of this account's things.
+/// The device shadows of this account.
 #[derive(Debug, Clone)]
 pub struct Shadows(Client);
 
 /// Why a shadow was not updated.
 #[derive(Debug, thiserror::Error)]
 pub enum ShadowError {
-    /// AWS IoT will never take this state.
+    /// AWS IoT will never accept this state.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// AWS IoT did not take it now.
-    #[error("the device shadow could not be updated")]
-    NotUpdated(#[source] Box<SdkError<UpdateThingShadowError>>),
+    /// AWS IoT did not accept it now.
+    #[error("failed to update the shadow")]
+    Update(#[source] Box<SdkError<UpdateThingShadowError>>),
 }
 
 impl Shadows {
-    /// The shadows, with the connection to AWS IoT's data plane warmed up.
+    /// Connects to AWS IoT's data plane, and warms up the connection.
     pub async fn connect(setup: &Setup) -> Self {
         let client = Client::new(setup.sdk());
-        // Of a thing that is not there: any answer will do.
+        // The thing need not exist: any response will do.
         let look = async {
             match client.get_thing_shadow().thing_name(setup.function()).send().await {
                 Err(error) if is_not_found(&error) => Ok(()),
                 other => other.map(drop),
             }
         };
-        setup.warm("AWS IoT's data plane", look).await;
+        setup.warm_up("AWS IoT's data plane", look).await;
         Self(client)
     }
 
@@ -51,26 +52,27 @@ impl Shadows {
         Self(client)
     }
 
-    /// Sets the desired state of a thing's shadow; the shadow is made where there is none.
-    pub async fn desire(&self, thing: &ThingName, shadow: &Shadow) -> Result<(), ShadowError> {
-        let Shadow { name, desired } = shadow;
+    /// Sets the desired state of a thing's shadow, which is created if it does not exist.
+    ///
+    /// Refused with `bad-desired-state` if AWS IoT rejects the state itself.
+    pub async fn set_desired(&self, thing: &ThingName, state: &DesiredState) -> Result<(), ShadowError> {
+        let DesiredState { name, desired } = state;
         let payload = Blob::new(json!({"state": {"desired": desired}}).to_string());
-        let (times, pause) = CONFLICTS;
-        let mut conflicts = 0;
+        let mut attempts = 1;
         loop {
             let update = self.0.update_thing_shadow().thing_name(thing.as_str()).set_shadow_name(name.clone());
             let Err(error) = update.payload(payload.clone()).send().await else { return Ok(()) };
             match error.as_service_error() {
-                Some(UpdateThingShadowError::ConflictException(_)) if conflicts + 1 < times => {
-                    conflicts += 1;
-                    sleep(pause).await;
+                Some(UpdateThingShadowError::ConflictException(_)) if attempts < MAX_ATTEMPTS => {
+                    attempts += 1;
+                    sleep(CONFLICT_PAUSE).await;
                 }
                 Some(
                     UpdateThingShadowError::InvalidRequestException(_)
                     | UpdateThingShadowError::RequestEntityTooLargeException(_)
                     | UpdateThingShadowError::UnsupportedDocumentEncodingException(_),
-                ) => return Err(refused().into()),
-                _ => return Err(ShadowError::NotUpdated(error.into())),
+                ) => return Err(bad_desired_state().into()),
+                _ => return Err(ShadowError::Update(error.into())),
             }
         }
     }
@@ -80,8 +82,7 @@ fn is_not_found(error: &SdkError<GetThingShadowError>) -> bool {
     error.raw_response().is_some_and(|response| response.status().as_u16() == 404)
 }
 
-fn refused() -> Refusal {
-    let why =
-        "AWS IoT does not take the desired state that answers this transition; the document of answers is at fault.";
+fn bad_desired_state() -> Refusal {
+    let why = "AWS IoT rejected the desired state that the document of actions contains for this transition.";
     Refusal::new("bad-desired-state", why)
 }

@@ -1,86 +1,101 @@
-//! A batch's readings, put in order: by thing, by threshold, by time of receipt.
+//! Groups a batch's readings by thing, field and time of receipt.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
-use gatehouse::{DeviceEvent, Refusal, ThingName, read_object};
+use gatehouse::{DeviceEvent, Refusal, ThingName, parse_object};
 use serde_json::Value;
 
-use crate::standing::Sighting;
+use crate::alarm_record::{self, Sample};
+use crate::evaluation::{Evaluation, Trigger};
 use crate::thresholds::{Pointer, Threshold, Thresholds};
 
-/// AWS IoT takes messages of 128 KiB.
-const PAYLOAD_LIMIT: usize = 128 * 1024;
+/// The size limit of AWS IoT's messages.
+const MAX_PAYLOAD_BYTES: usize = 128 * 1024;
 
-/// What came from one thing.
+/// The events of one thing.
 #[derive(Debug)]
-pub struct Group<'a> {
-    /// The thing.
-    pub thing: &'a ThingName,
-    /// Its events, by their index in the batch, and why one is refused. What could be read of that one still counts.
-    pub events: Vec<(usize, Option<Refusal>)>,
-    /// The thresholds that are held against it and that there are readings for.
-    pub held: Vec<(&'a Threshold, usize)>,
-    /// The values of each field that these thresholds look at, in order.
-    pub series: Vec<Vec<Sighting<'a>>>,
-    /// How often a reading did not have the number that a threshold looks for.
-    pub without_value: u64,
+pub struct ThingBatch<'a> {
+    thing: &'a ThingName,
+    /// The indexes of all its events in the batch.
+    pub events: Vec<usize>,
+    /// The events that are refused, by index. The values that could be read from them still count.
+    pub refusals: Vec<(usize, Refusal)>,
+    /// How often a reading had no number in a threshold's field.
+    pub missing_values: u64,
+    /// The thresholds that there are samples for, each with the index of its field's series.
+    thresholds: Vec<(&'a Threshold, usize)>,
+    /// The samples of each field, in order of receipt.
+    series: Vec<Vec<Sample<'a>>>,
 }
 
-/// Puts a batch in order. Each event is read once, and each thing's name compared with each pattern once.
+/// Groups events by thing. Each payload is parsed once, and each thing's name compared with each pattern once.
 pub fn group<'a>(
     thresholds: &'a Thresholds,
     events: impl IntoIterator<Item = (usize, &'a DeviceEvent)>,
-) -> Vec<Group<'a>> {
-    // In the order of their names, so that the same batch is handled in the same order again.
+) -> Vec<ThingBatch<'a>> {
+    // Ordered by name, so that a batch delivered again is handled in the same order.
     let mut by_thing: BTreeMap<&str, Vec<(usize, &DeviceEvent)>> = BTreeMap::new();
     for (index, event) in events {
         by_thing.entry(event.thing.as_str()).or_default().push((index, event));
     }
-    by_thing.into_values().filter_map(|events| Some(Group::new(thresholds, &events.first()?.1.thing, events))).collect()
+    let batch = |events: Vec<(usize, &'a DeviceEvent)>| {
+        let (_, first) = events.first()?;
+        Some(ThingBatch::new(thresholds, &first.thing, events))
+    };
+    by_thing.into_values().filter_map(batch).collect()
 }
 
-impl<'a> Group<'a> {
+impl<'a> ThingBatch<'a> {
     fn new(thresholds: &'a Thresholds, thing: &'a ThingName, mut events: Vec<(usize, &'a DeviceEvent)>) -> Self {
-        // A stable sort: what was received in the same millisecond stays in its order.
+        // The sort is stable: events received in the same millisecond keep their order.
         events.sort_by_key(|(_, event)| event.received_at);
+        // Each field once, with the number of its thresholds.
         let mut fields: Vec<(&Pointer, u64)> = Vec::new();
-        let mut numbers: HashMap<&Pointer, usize> = HashMap::new();
-        let mut held = Vec::new();
-        for threshold in thresholds.of(thing) {
-            let number = *numbers.entry(&threshold.field).or_insert_with(|| {
+        let mut field_indexes: HashMap<&Pointer, usize> = HashMap::new();
+        let mut indexed = Vec::new();
+        for threshold in thresholds.for_thing(thing) {
+            let field = *field_indexes.entry(&threshold.field).or_insert_with(|| {
                 fields.push((&threshold.field, 0));
                 fields.len() - 1
             });
-            if let Some((_, thresholds)) = fields.get_mut(number) {
+            if let Some((_, thresholds)) = fields.get_mut(field) {
                 *thresholds += 1;
             }
-            held.push((threshold, number));
+            indexed.push((threshold, field));
         }
-        let mut group = Self {
+        let mut batch = Self {
             thing,
-            events: Vec::with_capacity(events.len()),
-            held,
+            events: events.iter().map(|(index, _)| *index).collect(),
+            refusals: Vec::new(),
+            missing_values: 0,
+            thresholds: indexed,
             series: fields.iter().map(|_| Vec::new()).collect(),
-            without_value: 0,
         };
-        for (index, event) in events {
-            // What no threshold is held against is nobody's concern here.
-            let refused = if fields.is_empty() { None } else { group.read(event, &fields).err() };
-            group.events.push((index, refused));
+        // Without a threshold, nobody needs the payload.
+        if !fields.is_empty() {
+            for (index, event) in events {
+                if let Err(refusal) = batch.read(event, &fields) {
+                    batch.refusals.push((index, refusal));
+                }
+            }
         }
-        let series = &group.series;
-        group.held.retain(|(_, number)| series.get(*number).is_some_and(|sightings| !sightings.is_empty()));
-        group
+        let series = &batch.series;
+        batch.thresholds.retain(|(_, field)| series.get(*field).is_some_and(|samples| !samples.is_empty()));
+        batch
     }
 
-    /// Takes an event's values in; the first thing that is wrong with it.
+    /// Reads an event's values. Returns the first error, after it has read what it can.
     fn read(&mut self, event: &'a DeviceEvent, fields: &[(&Pointer, u64)]) -> Result<(), Refusal> {
-        let items = event.items(PAYLOAD_LIMIT)?;
+        let items = event.items(MAX_PAYLOAD_BYTES)?;
         let mut values: Vec<Vec<f64>> = vec![Vec::new(); fields.len()];
         let mut outcome = Ok(());
-        for (number, item) in items.iter().enumerate() {
-            let noun = if items.len() == 1 { "The payload".to_owned() } else { format!("Item {}", number + 1) };
-            let reading: Value = match read_object(item, &noun) {
+        for (index, item) in items.iter().enumerate() {
+            let noun = match items.len() {
+                1 => Cow::Borrowed("The payload"),
+                _ => Cow::Owned(format!("Item {}", index + 1)),
+            };
+            let reading: Value = match parse_object(item, &noun) {
                 Ok(reading) => reading,
                 Err(refusal) => {
                     outcome = outcome.and(Err(refusal));
@@ -90,13 +105,24 @@ impl<'a> Group<'a> {
             for (values, (field, thresholds)) in values.iter_mut().zip(fields) {
                 match field.find(&reading).and_then(Value::as_f64) {
                     Some(value) => values.push(value),
-                    None => self.without_value += thresholds,
+                    None => self.missing_values += thresholds,
                 }
             }
         }
         for (series, values) in self.series.iter_mut().zip(values).filter(|(_, values)| !values.is_empty()) {
-            series.push(Sighting { event: event.id.as_str(), at: event.received_at, values });
+            series.push(Sample { event: event.id.as_str(), at: event.received_at, values });
         }
         outcome
+    }
+
+    /// Returns one evaluation for each threshold that there are samples for.
+    pub(crate) fn evaluations(&self) -> impl ExactSizeIterator<Item = Evaluation<'_>> {
+        self.thresholds.iter().map(|&(threshold, field)| Evaluation {
+            key: alarm_record::key(self.thing.as_str(), &threshold.name),
+            thing: self.thing,
+            threshold: Some(threshold),
+            trigger: Trigger::Samples(self.series.get(field).map(Vec::as_slice).unwrap_or_default()),
+            events: &self.events,
+        })
     }
 }

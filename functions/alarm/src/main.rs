@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use alarm::Alarm;
+use alarm::AlarmHandler;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    gatehouse::run(async |setup| Alarm::new(setup).await).await
+    gatehouse::run(async |setup| AlarmHandler::new(setup).await).await
 }

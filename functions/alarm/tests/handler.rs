@@ -360,9 +360,9 @@ async fn whatever_call_fails_and_however_the_change_is_told_in_the_end_and_twice
     };
     assert_eq!(calls, 9);
     for fault in [Fault::DiesBefore, Fault::DiesAfter, Fault::Denied, Fault::Throttled, Fault::Lost] {
-        for call in 1..=calls {
+        for invocation in 1..=calls {
             let aws = with(json!([too_bright(60)])).await;
-            let first = aws.process().fail(call, fault).deliver(&batch(&raising()), at(MINUTE)).await;
+            let first = aws.process().fail(invocation, fault).deliver(&batch(&raising()), at(MINUTE)).await;
             let (mut delivered, mut now) = (first, at(MINUTE));
             while delivered.handed_back().is_none_or(|left| !left.is_empty()) {
                 now = now.plus(VISIBILITY);
@@ -381,9 +381,9 @@ async fn whatever_call_fails_and_however_the_change_is_told_in_the_end_and_twice
             assert_eq!(state.noted("greenhouse-1", "too-bright", "state"), Some("ALARM"), "{name}");
             let is_twice = state.published.len() == 2;
             // Only where the process dies, or the answer is lost, between SNS's acceptance and the mark.
-            let may_be_twice = (call, fault) == (7, Fault::DiesAfter)
-                || (call, fault) == (7, Fault::Lost)
-                || (call, fault) == (8, Fault::DiesBefore);
+            let may_be_twice = (invocation, fault) == (7, Fault::DiesAfter)
+                || (invocation, fault) == (7, Fault::Lost)
+                || (invocation, fault) == (8, Fault::DiesBefore);
             assert_eq!(is_twice, may_be_twice, "{name}");
             assert!(state.published.len() <= 2, "{name}");
             assert!(state.published.iter().all(aws::Published::is_for_people), "{name}");
@@ -513,11 +513,11 @@ async fn a_window_that_has_ended_is_summed_up_by_the_next_change_where_no_schedu
 async fn whatever_call_of_the_schedule_fails_a_storms_summary_is_told_in_the_end() {
     for fault in [Fault::DiesBefore, Fault::DiesAfter, Fault::Denied, Fault::Lost] {
         // Sixteen queries, some of them before what is found is handled.
-        for call in 1..=24 {
+        for invocation in 1..=24 {
             let aws = with(json!([too_bright(0)])).await;
             let process = || aws.process().with("STORM_NOTICES", "1");
             process().deliver(&batch(&storm(3, 0, 150)), at(0)).await;
-            process().fail(call, fault).deliver(&json!({"check": "due"}), at(6 * MINUTE)).await;
+            process().fail(invocation, fault).deliver(&json!({"check": "due"}), at(6 * MINUTE)).await;
             for minute in 8..12 {
                 process().deliver(&json!({"check": "due"}), at(minute * MINUTE)).await;
             }

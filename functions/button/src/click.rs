@@ -1,8 +1,8 @@
-//! What a click says, and what is said of it.
+//! Decides whether a click is acceptable, and what its notification says.
 
 use std::fmt;
 
-use gatehouse::{Attribute, Notification, Refusal, ThingName};
+use gatehouse::{Attribute, EventId, Notification, Refusal, ThingName};
 use regex_lite::Regex;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Unexpected};
@@ -13,9 +13,9 @@ use serde::de::{Deserializer, Error, Unexpected};
 pub struct Click {
     /// The device's serial number (DSN), which is also its thing name.
     pub serial_number: String,
-    /// What the battery delivers.
+    /// The battery's voltage.
     pub battery_voltage: Millivolts,
-    /// How it was pressed.
+    /// How the button was pressed.
     pub click_type: ClickType,
 }
 
@@ -27,12 +27,12 @@ pub enum ClickType {
     Single,
     /// Twice in quick succession.
     Double,
-    /// For more than a second and a half.
+    /// For more than 1.5 seconds.
     Long,
 }
 
 impl ClickType {
-    /// The word that the button uses.
+    /// The value that the button sends.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Single => "SINGLE",
@@ -63,39 +63,40 @@ impl fmt::Display for Millivolts {
     }
 }
 
-/// What the operator wants of buttons.
-#[derive(Debug, Clone)]
-pub struct Rules {
-    /// Below this the notification says that the battery is low; 0 for never.
-    pub low_battery: Millivolts,
-    /// What a serial number must match as a whole.
-    pub serial_number: Regex,
-}
+impl Click {
+    /// Checks that the serial number is the name of the thing that published the click, and is allowed.
+    ///
+    /// Refused with `serial-number-mismatch` or `serial-number-not-allowed`.
+    pub fn check_serial_number(&self, thing: &ThingName, allowed: &Regex) -> Result<(), Refusal> {
+        if self.serial_number != thing.as_str() {
+            let why = "Field `serialNumber` must be the name of the thing that published the click.";
+            return Err(Refusal::new("serial-number-mismatch", why));
+        }
+        if !allowed.is_match(&self.serial_number) {
+            let why = "Field `serialNumber` must match the pattern of allowed serial numbers.";
+            return Err(Refusal::new("serial-number-not-allowed", why));
+        }
+        Ok(())
+    }
 
-/// What subscribers are told of a click of the button that AWS IoT knows as `thing`.
-pub fn notification(click: &Click, thing: &ThingName, rules: &Rules) -> Result<Notification, Refusal> {
-    let Click { serial_number, battery_voltage, click_type } = click;
-    if serial_number != thing.as_str() {
-        let why = "Field `serialNumber` is not the name of the thing that published it.";
-        return Err(Refusal::new("serial-number-mismatch", why));
+    /// Returns the notification of this click. It mentions the battery if its voltage is below `low_battery`.
+    pub fn notification(&self, event_id: &EventId, low_battery: Millivolts) -> Notification {
+        let Self { serial_number, battery_voltage, click_type } = self;
+        let click_type = click_type.as_str();
+        let is_low = *battery_voltage < low_battery;
+        let battery = if is_low { format!("\nBattery low: {battery_voltage}") } else { String::new() };
+        Notification {
+            subject: format!("{click_type} click of button {serial_number}"),
+            message: format!("Received {click_type} message from button ID: {serial_number}{battery}"),
+            data: None,
+            attributes: vec![
+                ("clickType", Attribute::Text(click_type.to_owned())),
+                ("thing", Attribute::Text(serial_number.clone())),
+                ("batteryVoltage", Attribute::Number(battery_voltage.0.into())),
+                ("eventId", Attribute::Text(event_id.to_string())),
+            ],
+        }
     }
-    if !rules.serial_number.is_match(serial_number) {
-        let why = "Field `serialNumber` does not match the pattern of the serial numbers that are allowed.";
-        return Err(Refusal::new("serial-number-not-allowed", why));
-    }
-    let click_type = click_type.as_str();
-    let low_battery =
-        if *battery_voltage < rules.low_battery { format!("\nBattery low: {battery_voltage}") } else { String::new() };
-    Ok(Notification {
-        subject: format!("{click_type} click of button {serial_number}"),
-        message: format!("Received {click_type} message from button ID: {serial_number}{low_battery}"),
-        data: None,
-        attributes: vec![
-            ("clickType", Attribute::Text(click_type.to_owned())),
-            ("thing", Attribute::Text(thing.to_string())),
-            ("batteryVoltage", Attribute::Number(battery_voltage.0.into())),
-        ],
-    })
 }
 
 #[cfg(test)]
@@ -111,50 +112,48 @@ mod tests {
         }
     }
 
-    fn rules(pattern: &str) -> Rules {
-        Rules { low_battery: Millivolts(1200), serial_number: Regex::new(pattern).expect("a valid pattern") }
+    fn notification(click: &Click) -> Notification {
+        click.notification(&EventId::new("e-1").unwrap(), Millivolts(1200))
     }
 
-    fn thing(name: &str) -> ThingName {
-        ThingName::new(name).expect("a valid name")
+    fn refusal_code(serial_number: &str, thing: &str, pattern: &str) -> &'static str {
+        let (thing, pattern) = (ThingName::new(thing).unwrap(), Regex::new(pattern).unwrap());
+        click(serial_number, 2000).check_serial_number(&thing, &pattern).unwrap_err().code
     }
 
     #[test]
-    fn a_click_is_told_in_the_words_of_the_button_tutorial() {
-        let notification =
-            notification(&click("G030JF055364XVRB", 2000), &thing("G030JF055364XVRB"), &rules(".*")).unwrap();
+    fn message_is_worded_as_in_the_aws_button_tutorial() {
+        let notification = notification(&click("G030JF055364XVRB", 2000));
         assert_eq!(notification.message, "Received SINGLE message from button ID: G030JF055364XVRB");
         assert_eq!(notification.subject, "SINGLE click of button G030JF055364XVRB");
     }
 
     #[test]
-    fn a_battery_below_the_level_is_told_and_one_at_the_level_is_not() {
-        let told = |millivolts| notification(&click("a", millivolts), &thing("a"), &rules(".*")).unwrap().message;
-        assert_eq!(told(1199), "Received SINGLE message from button ID: a\nBattery low: 1199 mV");
-        assert_eq!(told(1200), "Received SINGLE message from button ID: a");
+    fn low_battery_is_mentioned_only_below_the_limit() {
+        let message = |millivolts| notification(&click("a", millivolts)).message;
+        assert_eq!(message(1199), "Received SINGLE message from button ID: a\nBattery low: 1199 mV");
+        assert_eq!(message(1200), "Received SINGLE message from button ID: a");
     }
 
     #[test]
-    fn a_serial_number_that_is_not_the_publishing_things_name_is_refused() {
-        let refusal = notification(&click("G030JF055364XVRB", 2000), &thing("other"), &rules(".*")).unwrap_err();
-        assert_eq!(refusal.code, "serial-number-mismatch");
+    fn serial_number_of_another_thing_is_refused() {
+        assert_eq!(refusal_code("G030JF055364XVRB", "other", ".*"), "serial-number-mismatch");
     }
 
     #[test]
-    fn a_serial_number_that_the_operator_does_not_allow_is_refused() {
-        let refusal = notification(&click("X1", 2000), &thing("X1"), &rules("^(?:G030.*)$")).unwrap_err();
-        assert_eq!(refusal.code, "serial-number-not-allowed");
+    fn serial_number_that_is_not_allowed_is_refused() {
+        assert_eq!(refusal_code("X1", "X1", "^(?:G030.*)$"), "serial-number-not-allowed");
     }
 
     #[test]
-    fn both_spellings_of_the_voltage_are_read() {
+    fn both_spellings_of_the_voltage_are_parsed() {
         for text in [r#""2000mV""#, r#""2000 mV""#] {
             assert_eq!(serde_json::from_str::<Millivolts>(text).unwrap(), Millivolts(2000), "{text}");
         }
     }
 
     #[test]
-    fn what_is_no_voltage_in_millivolts_is_not_read() {
+    fn invalid_voltages_are_refused() {
         for text in [
             r#""""#,
             r#""mV""#,
@@ -173,7 +172,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_voltage_that_is_written_is_read_back(millivolts: u32, spaces in " {0,3}") {
+        fn every_valid_voltage_is_parsed(millivolts: u32, spaces in " {0,3}") {
             let text = format!("\"{millivolts}{spaces}mV\"");
             prop_assert_eq!(serde_json::from_str::<Millivolts>(&text).unwrap(), Millivolts(millivolts));
         }

@@ -1,78 +1,11 @@
 //! `iotbutton/+`: one click, one notification.
 //!
-//! A click is published to an Amazon SNS topic, with `clickType`, `thing` and `batteryVoltage` (millivolts) as message
-//! attributes to filter on. It is claimed before and marked after, so that a retry does not tell it again.
+//! The function parses a click, refuses it if its serial number is not acceptable, and publishes it to an Amazon SNS
+//! topic. The click is claimed in the idempotency table before it is published and marked as completed afterwards, so
+//! that a retry does not publish it twice. Only a process that dies in between makes the retry publish it again.
 
-pub mod click;
+mod click;
+mod handler;
 
-use gatehouse::{
-    Attribute, Call, DeviceEvent, Each, Environment, Failure, Idempotency, InitError, NotPublished, Once, OnceError,
-    Refusal, Setup, Topic,
-};
-use regex_lite::Regex;
-
-use crate::click::{Click, Millivolts, Rules};
-
-/// A button's message has about 100 bytes; this leaves room for fields to come.
-const PAYLOAD_LIMIT: usize = 8 * 1024;
-
-/// The handler of clicks.
-#[derive(Debug)]
-pub struct Button {
-    topic: Topic,
-    rules: Rules,
-    idempotency: Idempotency,
-}
-
-/// Why a click was not told.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// It is not a click that we take.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// It was not told now; the next try may.
-    #[error(transparent)]
-    NotTold(#[from] OnceError<NotPublished>),
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Refused(refusal) => refusal.into(),
-            Error::NotTold(error) => error.into(),
-        }
-    }
-}
-
-impl Button {
-    /// The handler that the process's environment describes.
-    pub async fn new(setup: &Setup) -> Result<Self, InitError> {
-        Self::from(setup.environment(), Topic::connect(setup).await?, setup.idempotency()?)
-    }
-
-    /// Reads `LOW_BATTERY_MILLIVOLTS` (default 1200; 0 for never) and `SERIAL_NUMBER_PATTERN` (default: any).
-    pub fn from(environment: &Environment, topic: Topic, idempotency: Idempotency) -> Result<Self, InitError> {
-        let pattern: String = environment.optional("SERIAL_NUMBER_PATTERN")?.unwrap_or_else(|| ".*".to_owned());
-        let serial_number = Regex::new(&format!("^(?:{pattern})$"))
-            .map_err(|error| Environment::invalid("SERIAL_NUMBER_PATTERN", &pattern, &error))?;
-        let low_battery = Millivolts(environment.optional("LOW_BATTERY_MILLIVOLTS")?.unwrap_or(1200));
-        Ok(Self { topic, rules: Rules { low_battery, serial_number }, idempotency })
-    }
-}
-
-impl Each for Button {
-    type Input = DeviceEvent;
-    type Error = Error;
-
-    async fn handle(&self, event: &DeviceEvent, call: &Call) -> Result<(), Error> {
-        let click: Click = event.payload(PAYLOAD_LIMIT)?;
-        let mut notification = click::notification(&click, &event.thing, &self.rules)?;
-        notification.attributes.push(("eventId", Attribute::Text(event.id.to_string())));
-        let told = self.idempotency.once(event.id.as_str(), call, self.topic.publish(notification)).await?;
-        call.count(match told {
-            Once::Done => "Told",
-            Once::AlreadyDone => "Duplicate",
-        });
-        Ok(())
-    }
-}
+pub use click::{Click, ClickType, Millivolts};
+pub use handler::ButtonHandler;

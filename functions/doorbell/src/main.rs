@@ -3,10 +3,13 @@
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
-use doorbell::Doorbell;
-use gatehouse::OneByOne;
+use doorbell::DoorbellHandler;
+use gatehouse::Concurrent;
+
+/// AWS IoT invokes the function with one event at a time.
+const MAX_CONCURRENT: NonZeroUsize = NonZeroUsize::MIN;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    gatehouse::run(async |setup| Ok(OneByOne(Doorbell::new(setup).await?, NonZeroUsize::MIN))).await
+    gatehouse::run(async |setup| Ok(Concurrent::new(DoorbellHandler::new(setup).await?, MAX_CONCURRENT))).await
 }

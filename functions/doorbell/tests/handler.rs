@@ -22,7 +22,7 @@ use aws_sdk_sns::operation::publish::{PublishError, PublishInput, PublishOutput}
 use aws_smithy_mocks::{MockResponse, Rule, RuleMode, mock, mock_client};
 use doorbell::Doorbell;
 use doorbell::ledger::Ledger;
-use gatehouse::{Call, Environment, Function, InitError, OneByOne, Quarantine, Timestamp, Topic};
+use gatehouse::{Concurrent, Environment, Function, InitError, Invocation, Quarantine, Timestamp, Topic};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -39,15 +39,15 @@ fn doorbell(environment: &Environment, dynamodb: &DynamoDb, sns: &Sns) -> Result
     Doorbell::from(environment, Topic::from(environment, sns.clone())?, ledger)
 }
 
-async fn invoke(delivery: &str, dynamodb: &[&Rule], sns: &[&Rule]) -> (Result<Value, String>, Call) {
+async fn invoke(delivery: &str, dynamodb: &[&Rule], sns: &[&Rule]) -> (Result<Value, String>, Invocation) {
     let environment = environment(&[]);
     let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, dynamodb);
     let sns = mock_client!(aws_sdk_sns, RuleMode::MatchAny, sns);
-    let handler = OneByOne(doorbell(&environment, &dynamodb, &sns).unwrap(), NonZeroUsize::MIN);
+    let handler = Concurrent::new(doorbell(&environment, &dynamodb, &sns).unwrap(), NonZeroUsize::MIN);
     let function = Function::new("doorbell", handler, Quarantine::from(&environment, dynamodb, "doorbell").unwrap());
-    let call = Call::new("request-1", NOW, NOW.plus(Duration::from_secs(10)));
+    let invocation = Invocation::new("request-1", NOW, NOW.plus(Duration::from_secs(10)));
     let delivery: &RawValue = serde_json::from_str(delivery).unwrap();
-    (function.invoke(delivery, &call).await.map_err(|error| error.to_string()), call)
+    (function.invoke(delivery, &invocation).await.map_err(|error| error.to_string()), invocation)
 }
 
 fn sample(name: &str) -> String {
@@ -112,7 +112,7 @@ impl Table {
         [get, put]
     }
 
-    async fn ring(&self, event: &str, sns: &[&Rule]) -> (Result<Value, String>, Call) {
+    async fn ring(&self, event: &str, sns: &[&Rule]) -> (Result<Value, String>, Invocation) {
         let [get, put] = self.rules();
         invoke(event, &[&get, &put], sns).await
     }
@@ -129,15 +129,15 @@ fn publish() -> (Rule, Arc<Mutex<Vec<PublishInput>>>) {
     (rule, published)
 }
 
-fn counted(call: &Call) -> Vec<&'static str> {
-    call.counted().into_keys().collect()
+fn counted(invocation: &Invocation) -> Vec<&'static str> {
+    invocation.counts().into_keys().collect()
 }
 
 #[tokio::test]
 async fn a_ring_is_told_as_a_transactional_text_from_the_sender_and_remembered() {
     let (table, (publish, published)) = (Table::default(), publish());
-    let (answer, call) = table.ring(&sample("ring.json"), &[&publish]).await;
-    assert_eq!((answer, counted(&call)), (Ok(json!({"outcome": "done"})), vec!["Told"]));
+    let (answer, invocation) = table.ring(&sample("ring.json"), &[&publish]).await;
+    assert_eq!((answer, counted(&invocation)), (Ok(json!({"outcome": "done"})), vec!["Told"]));
     let published = published.lock().unwrap();
     let [message] = published.as_slice() else { panic!("published {} messages", published.len()) };
     assert_eq!(message.message(), Some("Somebody is at the door!"));
@@ -155,8 +155,8 @@ async fn a_ring_is_told_as_a_transactional_text_from_the_sender_and_remembered()
 async fn the_same_ring_again_is_not_told_again() {
     let (table, (publish, published)) = (Table::default(), publish());
     table.ring(&ring("e-1", NOW), &[&publish]).await.0.unwrap();
-    let (answer, call) = table.ring(&ring("e-1", NOW), &[]).await;
-    assert_eq!((answer, counted(&call)), (Ok(json!({"outcome": "done"})), vec!["Duplicate"]));
+    let (answer, invocation) = table.ring(&ring("e-1", NOW), &[]).await;
+    assert_eq!((answer, counted(&invocation)), (Ok(json!({"outcome": "done"})), vec!["Duplicate"]));
     assert_eq!(published.lock().unwrap().len(), 1);
 }
 
@@ -164,8 +164,8 @@ async fn the_same_ring_again_is_not_told_again() {
 async fn another_ring_within_the_window_is_let_go_and_one_after_it_is_told() {
     let (table, (first, _)) = (Table::default(), publish());
     table.ring(&ring("e-1", NOW), &[&first]).await.0.unwrap();
-    let (_, call) = table.ring(&ring("e-2", NOW.plus(Duration::from_secs(9))), &[]).await;
-    assert_eq!(counted(&call), ["Quieted"]);
+    let (_, invocation) = table.ring(&ring("e-2", NOW.plus(Duration::from_secs(9))), &[]).await;
+    assert_eq!(counted(&invocation), ["Quieted"]);
     let (second, published) = publish();
     table.ring(&ring("e-3", NOW.plus(Duration::from_secs(10))), &[&second]).await.0.unwrap();
     assert_eq!(published.lock().unwrap().len(), 1);
@@ -190,8 +190,8 @@ async fn a_ring_waits_for_another_that_is_being_told_and_is_let_go_once_it_is() 
             GetItemOutput::builder().set_item(told.0.lock().unwrap().clone()).build()
         })
         .build();
-    let (answer, call) = invoke(&ring("e-2", NOW), &[&get], &[]).await;
-    assert_eq!((answer, counted(&call)), (Ok(json!({"outcome": "done"})), vec!["Quieted"]));
+    let (answer, invocation) = invoke(&ring("e-2", NOW), &[&get], &[]).await;
+    assert_eq!((answer, counted(&invocation)), (Ok(json!({"outcome": "done"})), vec!["Quieted"]));
     assert_eq!(get.num_calls(), 4);
 }
 
@@ -224,13 +224,13 @@ async fn when_another_process_claims_first_its_ring_is_respected() {
     let table = Table::with(&json!([{"eventId": "e-1", "receivedAt": NOW}]), &Value::Null);
     let get = mock!(DynamoDb::get_item).then_output(|| GetItemOutput::builder().build());
     let [_, put] = table.rules();
-    let (answer, call) = invoke(&ring("e-2", NOW), &[&get, &put], &[]).await;
-    assert_eq!((answer, counted(&call)), (Ok(json!({"outcome": "done"})), vec!["Quieted"]));
+    let (answer, invocation) = invoke(&ring("e-2", NOW), &[&get, &put], &[]).await;
+    assert_eq!((answer, counted(&invocation)), (Ok(json!({"outcome": "done"})), vec!["Quieted"]));
 }
 
 /// The table takes the nth put, but its answer is lost: the SDK sends the request again, and meets the item that it
 /// had put itself.
-async fn ring_while_the_answer_is_lost(to_put: usize) -> (Call, usize, Value) {
+async fn ring_while_the_answer_is_lost(to_put: usize) -> (Invocation, usize, Value) {
     let (table, (publish, published)) = (Table::default(), publish());
     let [get, _] = table.rules();
     let (puts, shown) = (table.clone(), table.clone());
@@ -242,23 +242,23 @@ async fn ring_while_the_answer_is_lost(to_put: usize) -> (Call, usize, Value) {
         PutItemError::ConditionalCheckFailedException(refused)
     };
     let put = put.error(refused).output(|| PutItemOutput::builder().build()).build();
-    let (answer, call) = invoke(&ring("e-1", NOW), &[&get, &put], &[&publish]).await;
+    let (answer, invocation) = invoke(&ring("e-1", NOW), &[&get, &put], &[&publish]).await;
     assert_eq!(answer, Ok(json!({"outcome": "done"})));
     let messages = published.lock().unwrap().len();
-    (call, messages, table.rings())
+    (invocation, messages, table.rings())
 }
 
 #[tokio::test]
 async fn a_claim_whose_answer_was_lost_is_recognised_as_our_own_by_its_owner() {
-    let (call, messages, rings) = ring_while_the_answer_is_lost(0).await;
-    assert_eq!((counted(&call), messages), (vec!["Told"], 1));
+    let (invocation, messages, rings) = ring_while_the_answer_is_lost(0).await;
+    assert_eq!((counted(&invocation), messages), (vec!["Told"], 1));
     assert_eq!(rings["told"][0]["eventId"], "e-1");
 }
 
 #[tokio::test]
 async fn a_mark_whose_answer_was_lost_is_recognised_by_its_ring() {
-    let (call, messages, rings) = ring_while_the_answer_is_lost(1).await;
-    assert_eq!((counted(&call), messages), (vec!["Told"], 1));
+    let (invocation, messages, rings) = ring_while_the_answer_is_lost(1).await;
+    assert_eq!((counted(&invocation), messages), (vec!["Told"], 1));
     assert_eq!(rings["told"].as_array().unwrap().len(), 1);
 }
 

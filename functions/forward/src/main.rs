@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use forward::Forward;
+use forward::ForwardHandler;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    gatehouse::run(Forward::new).await
+    gatehouse::run(ForwardHandler::new).await
 }

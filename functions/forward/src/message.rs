@@ -1,4 +1,4 @@
-//! What is sent: the device's own bytes, with what AWS IoT knows of them beside.
+//! The message that a queue receives: the device's own bytes, with what AWS IoT knows about them in attributes.
 
 use std::borrow::Cow;
 
@@ -7,23 +7,23 @@ use base64::prelude::BASE64_STANDARD;
 use gatehouse::{DeviceEvent, Refusal};
 use serde_json::value::RawValue;
 
-use crate::destination::{Binary, Destination};
-use crate::packing::LARGEST_BATCH;
+use crate::batch::MAX_BATCH_BYTES;
+use crate::destination::{BinaryPolicy, Destination};
 
 /// A message to a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message<'a> {
-    /// The payload as the device sent it, where that is JSON; otherwise the payload in base64.
+    /// The payload as the device sent it if that is JSON, or else the payload in Base64.
     pub body: Cow<'a, str>,
-    /// What is known besides: `topic`, `thing`, `traceId` (the event's id), `receivedAt` (milliseconds since 1970),
-    /// `contentType` (`application/json` or `application/octet-stream`), and, where the body is in base64,
-    /// `contentTransferEncoding` = `base64`.
-    pub attributes: Vec<Attribute<'a>>,
+    /// `topic`, `thing`, `traceId` (the event's id), `receivedAt` (milliseconds since 1970), `contentType`
+    /// (`application/json` or `application/octet-stream`), and, if the body is in Base64, `contentTransferEncoding`
+    /// (`base64`).
+    pub attributes: Vec<MessageAttribute<'a>>,
 }
 
 /// A message attribute.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attribute<'a> {
+pub struct MessageAttribute<'a> {
     /// Its name.
     pub name: &'static str,
     /// Its type: `String` or `Number`.
@@ -33,73 +33,78 @@ pub struct Attribute<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// The message that an event makes for this destination.
+    /// Builds the message for an event and a destination.
     ///
-    /// Refused with `empty-payload`, `not-json` (where the destination takes nothing else), `bad-topic`, or
-    /// `payload-too-large`. That last one is more than quarantine can hold, too (400 KB): such an event ends in the
-    /// dead-letter queue. AWS IoT takes 128 KB, so that it can only come from elsewhere.
-    pub fn new(event: &'a DeviceEvent, to: &Destination) -> Result<Self, Refusal> {
+    /// Refused with `empty-payload`, `not-json` (if the destination receives only JSON), `bad-topic`, or
+    /// `payload-too-large`. The last one is also too large for quarantine (400 KB): such an event ends in the
+    /// dead-letter queue. It cannot come from AWS IoT, whose limit is 128 KB.
+    pub fn new(event: &'a DeviceEvent, destination: &Destination) -> Result<Self, Refusal> {
         if event.bytes().is_empty() {
             return Err(Refusal::new(
                 "empty-payload",
-                "The payload is empty, and Amazon SQS carries no empty message.",
+                "The payload is empty, and Amazon SQS does not support empty messages.",
             ));
         }
-        if event.topic.is_empty() || !event.topic.chars().all(is_carried) {
-            let why = "The topic is empty, or holds a character that Amazon SQS does not carry.";
+        if event.topic.is_empty() || !event.topic.chars().all(is_supported) {
+            let why = "The topic is empty, or contains a character that Amazon SQS does not support.";
             return Err(Refusal::new("bad-topic", why));
         }
-        let (body, content_type, encoding) = match (json(event.bytes()), to.binary) {
+        let (body, content_type, encoding) = match (json(event.bytes()), destination.binary) {
             (Some(text), _) => (Cow::from(text), "application/json", None),
-            (None, Binary::Base64) => {
-                let encoding = Attribute::text("contentTransferEncoding", "base64");
+            (None, BinaryPolicy::Base64) => {
+                let encoding = MessageAttribute::text("contentTransferEncoding", "base64");
                 (Cow::from(BASE64_STANDARD.encode(event.bytes())), "application/octet-stream", Some(encoding))
             }
-            (None, Binary::Refuse) => {
-                let why = format!("Destination `{}` takes JSON alone, and the payload is not JSON.", to.name);
+            (None, BinaryPolicy::Refuse) => {
+                let why =
+                    format!("Destination `{}` receives only JSON, and the payload is not JSON.", destination.name);
                 return Err(Refusal::new("not-json", why));
             }
         };
         let mut attributes = vec![
-            Attribute::text("topic", event.topic.as_str()),
-            Attribute::text("thing", event.thing.as_str()),
-            Attribute::text("traceId", event.id.as_str()),
-            Attribute { data_type: "Number", ..Attribute::text("receivedAt", event.received_at.to_string()) },
-            Attribute::text("contentType", content_type),
+            MessageAttribute::text("topic", event.topic.as_str()),
+            MessageAttribute::text("thing", event.thing.as_str()),
+            MessageAttribute::text("traceId", event.id.as_str()),
+            MessageAttribute {
+                data_type: "Number",
+                ..MessageAttribute::text("receivedAt", event.received_at.to_string())
+            },
+            MessageAttribute::text("contentType", content_type),
         ];
         attributes.extend(encoding);
         let message = Self { body, attributes };
         let bytes = message.bytes();
-        if bytes > LARGEST_BATCH {
-            let why = format!("With its attributes the message has {bytes} bytes; Amazon SQS takes {LARGEST_BATCH}.");
+        if bytes > MAX_BATCH_BYTES {
+            let why = format!("With its attributes, the message has {bytes} bytes; the limit is {MAX_BATCH_BYTES}.");
             return Err(Refusal::new("payload-too-large", why));
         }
         Ok(message)
     }
 
-    /// How Amazon SQS counts it: the body, and each attribute's name, type and value.
+    /// The size as Amazon SQS counts it: the body, and each attribute's name, type and value.
     pub fn bytes(&self) -> usize {
-        let of = |Attribute { name, data_type, value }: &Attribute| name.len() + data_type.len() + value.len();
+        let of =
+            |MessageAttribute { name, data_type, value }: &MessageAttribute| name.len() + data_type.len() + value.len();
         self.body.len() + self.attributes.iter().map(of).sum::<usize>()
     }
 }
 
-impl<'a> Attribute<'a> {
+impl<'a> MessageAttribute<'a> {
     fn text(name: &'static str, value: impl Into<Cow<'a, str>>) -> Self {
         Self { name, data_type: "String", value: value.into() }
     }
 }
 
-/// The payload as text, where it is JSON that a message's body can hold.
+/// Returns the payload as text if it is JSON that a message's body can contain.
 fn json(bytes: &[u8]) -> Option<&str> {
     let text = str::from_utf8(bytes).ok()?;
     let is_json = serde_json::from_str::<&RawValue>(text).is_ok();
-    (is_json && text.chars().all(is_carried)).then_some(text)
+    (is_json && text.chars().all(is_supported)).then_some(text)
 }
 
-/// Whether Amazon SQS carries a character: those of XML 1.0.
+/// Whether Amazon SQS supports a character: those of XML 1.0.
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
-fn is_carried(character: char) -> bool {
+fn is_supported(character: char) -> bool {
     matches!(character, '\t' | '\n' | '\r' | ' '..='\u{D7FF}' | '\u{E000}'..='\u{FFFD}' | '\u{10000}'..)
 }
 
@@ -130,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn json_travels_as_it_was_sent() {
+    fn json_is_sent_unchanged() {
         for payload in ["{\"celsius\": 22.50}\n", "[1,2]", "22.50", "null", "\"\\ud800\"", &"[".repeat(1000)] {
             let payload =
                 if payload.starts_with("[[") { payload.to_owned() + &"]".repeat(1000) } else { payload.into() };
@@ -150,8 +155,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_travels_in_base64_where_the_destination_takes_it() {
-        // The last one is JSON, but holds a character that SQS does not carry.
+    fn other_payloads_are_sent_in_base64_if_the_destination_allows() {
+        // The last one is JSON, but contains a character that SQS does not support.
         for payload in [&b"\xff\x00"[..], b"warm", b" ", b"{\"celsius\":", b"{}{}", "\"\u{FFFF}\"".as_bytes()] {
             let event = event("Weather/Corp/picture", payload);
             let message = Message::new(&event, &destination("base64")).expect("a message");
@@ -164,23 +169,23 @@ mod tests {
     }
 
     #[test]
-    fn what_no_message_can_hold_is_refused() {
+    fn payload_or_topic_that_sqs_cannot_carry_is_refused() {
         assert_eq!(refusal("Weather/Corp/temperature", b"", "base64"), "empty-payload");
         assert_eq!(refusal("Weather/Corp/\u{1}", b"{}", "base64"), "bad-topic");
         assert_eq!(refusal("", b"{}", "base64"), "bad-topic");
     }
 
     #[test]
-    fn the_largest_message_is_taken_and_one_byte_more_is_refused() {
+    fn largest_message_is_sent_and_one_byte_more_is_refused() {
         let with = |length: usize| format!("\"{}\"", "x".repeat(length - 2));
-        let beside = Message::new(&event("t", b"1"), &destination("refuse")).expect("a message").bytes() - 1;
+        let overhead = Message::new(&event("t", b"1"), &destination("refuse")).expect("a message").bytes() - 1;
         let names_and_values =
             "topic t thing station-1 traceId trace-1 receivedAt 1700000000123 contentType application/json";
-        assert_eq!(beside, names_and_values.replace(' ', "").len() + 4 * "String".len() + "Number".len());
-        let largest = event("t", with(LARGEST_BATCH - beside).as_bytes());
-        assert_eq!(Message::new(&largest, &destination("refuse")).expect("a message").bytes(), LARGEST_BATCH);
-        assert_eq!(refusal("t", with(LARGEST_BATCH - beside + 1).as_bytes(), "refuse"), "payload-too-large");
-        // In base64 it is the body that counts, a third longer.
-        assert_eq!(refusal("t", &vec![0; LARGEST_BATCH / 4 * 3], "base64"), "payload-too-large");
+        assert_eq!(overhead, names_and_values.replace(' ', "").len() + 4 * "String".len() + "Number".len());
+        let largest = event("t", with(MAX_BATCH_BYTES - overhead).as_bytes());
+        assert_eq!(Message::new(&largest, &destination("refuse")).expect("a message").bytes(), MAX_BATCH_BYTES);
+        assert_eq!(refusal("t", with(MAX_BATCH_BYTES - overhead + 1).as_bytes(), "refuse"), "payload-too-large");
+        // The body's size counts, which is a third larger in Base64.
+        assert_eq!(refusal("t", &vec![0; MAX_BATCH_BYTES / 4 * 3], "base64"), "payload-too-large");
     }
 }

@@ -1,12 +1,12 @@
-//! Where a queue is.
+//! The URLs of Amazon SQS queues.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de};
 
-/// The URL of an Amazon SQS queue, such as `https://sqs.eu-west-1.amazonaws.com/222222222222/weather`: its region,
-/// account and name in one.
+/// The URL of an Amazon SQS queue, such as `https://sqs.eu-west-1.amazonaws.com/222222222222/weather`, which contains its
+/// region, account and name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct QueueUrl {
     text: String,
@@ -15,10 +15,10 @@ pub struct QueueUrl {
     name: String,
 }
 
-/// A text is not the URL of a queue.
+/// The text is not the URL of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it must be {EXPECTED}")]
-pub struct NotAQueueUrl;
+pub struct ParseQueueUrlError;
 
 const EXPECTED: &str = "a queue's URL, such as https://sqs.eu-west-1.amazonaws.com/222222222222/weather";
 
@@ -28,17 +28,17 @@ impl QueueUrl {
         &self.text
     }
 
-    /// Which queue it is, however its URL is written: region, account and name.
+    /// The queue's region, account and name, which identify it however its URL is written.
     pub fn queue(&self) -> (Option<&str>, &str, &str) {
         (self.region(), &self.account, &self.name)
     }
 
-    /// The queue's region; `None` where the URL names none, as a local cloud's.
+    /// The queue's region; `None` if the URL does not contain one, as on a local cloud.
     pub fn region(&self) -> Option<&str> {
         self.region.as_deref()
     }
 
-    /// Whether the queue keeps the order and drops what comes twice. SQS has all such queues' names end alike.
+    /// Whether it is a FIFO queue, whose name ends in `.fifo`.
     pub fn is_fifo(&self) -> bool {
         self.name.strip_suffix(".fifo").is_some()
     }
@@ -54,16 +54,16 @@ impl fmt::Display for QueueUrl {
 }
 
 impl FromStr for QueueUrl {
-    type Err = NotAQueueUrl;
+    type Err = ParseQueueUrlError;
 
-    fn from_str(text: &str) -> Result<Self, NotAQueueUrl> {
-        Self::read(text).ok_or(NotAQueueUrl)
+    fn from_str(text: &str) -> Result<Self, ParseQueueUrlError> {
+        Self::parse(text).ok_or(ParseQueueUrlError)
     }
 }
 
 impl QueueUrl {
-    fn read(text: &str) -> Option<Self> {
-        // Local clouds have no TLS. It decides nothing: the SDK goes to the region's endpoint, or to one that is set.
+    fn parse(text: &str) -> Option<Self> {
+        // Local clouds have no TLS. The scheme has no effect: the SDK uses the region's endpoint, or a configured one.
         let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?;
         let (host, path) = rest.split_once('/')?;
         let (account, name) = path.split_once('/')?;
@@ -82,8 +82,8 @@ impl QueueUrl {
     }
 }
 
-/// The region that a host's name tells: `sqs.<region>…` and `sqs-fips.<region>…`, also behind the name of a VPC
-/// endpoint, and the older `<region>.queue.amazonaws.com`, without a region in the first of them.
+/// The region in a host name: `sqs.<region>…` and `sqs-fips.<region>…`, also after the name of a VPC endpoint, and the
+/// older `<region>.queue.amazonaws.com`, which has no region if that is us-east-1.
 fn region(host: &str) -> Option<&str> {
     if host == "queue.amazonaws.com" {
         return Some("us-east-1");
@@ -95,7 +95,7 @@ fn region(host: &str) -> Option<&str> {
     })
 }
 
-/// Whether it has the form of a region's name: `eu-west-1`, `us-gov-west-1`.
+/// Whether the label has the form of a region's name, such as `eu-west-1` or `us-gov-west-1`.
 fn is_region(label: &str) -> bool {
     let is_word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase());
     let Some((words, number)) = label.rsplit_once('-') else { return false };
@@ -105,7 +105,7 @@ fn is_region(label: &str) -> bool {
 impl<'de> Deserialize<'de> for QueueUrl {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Self::read(&text).ok_or_else(|| de::Error::invalid_value(de::Unexpected::Str(&text), &EXPECTED))
+        Self::parse(&text).ok_or_else(|| de::Error::invalid_value(de::Unexpected::Str(&text), &EXPECTED))
     }
 }
 
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_region_comes_from_the_host() {
+    fn region_comes_from_the_host() {
         for (host, region) in [
             ("sqs.eu-west-1.amazonaws.com", Some("eu-west-1")),
             ("sqs.cn-north-1.amazonaws.com.cn", Some("cn-north-1")),
@@ -133,14 +133,14 @@ mod tests {
     }
 
     #[test]
-    fn the_name_tells_whether_it_is_fifo() {
+    fn fifo_queues_are_recognized_by_name() {
         let is_fifo = |name| format!("http://h/222222222222/{name}").parse::<QueueUrl>().expect("a URL").is_fifo();
         assert!(is_fifo("weather.fifo"));
         assert!(!is_fifo("weather-fifo"));
     }
 
     #[test]
-    fn it_says_where_the_queue_is() {
+    fn display_names_account_and_region() {
         let shown = |url: &str| url.parse::<QueueUrl>().expect("a URL").to_string();
         let url = "https://sqs.eu-west-1.amazonaws.com/222222222222/weather";
         assert_eq!(shown(url), "weather of account 222222222222 in eu-west-1");
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_queues_url_is_not_taken_for_one() {
+    fn other_text_does_not_parse() {
         for text in [
             "",
             "weather",
@@ -163,7 +163,7 @@ mod tests {
             "https:///222222222222/weather",
             "https://user@host/222222222222/weather",
         ] {
-            assert_eq!(text.parse::<QueueUrl>(), Err(NotAQueueUrl), "{text}");
+            assert_eq!(text.parse::<QueueUrl>(), Err(ParseQueueUrlError), "{text}");
         }
     }
 }

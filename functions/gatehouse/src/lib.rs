@@ -1,66 +1,74 @@
-//! What every Gatehouse function stands on.
+//! The library that every Gatehouse function is built on.
 //!
-//! A Gatehouse function is a small program on AWS Lambda that is woken by AWS IoT Core. These words mean the same
+//! A Gatehouse function is a small program on AWS Lambda that AWS IoT Core triggers. These words mean the same
 //! throughout the project:
 //!
-//! - An **event** is one thing that happened: a device published a message ([`DeviceEvent`]), or somebody gave an
-//!   order ([`Command`]). Both are an [`Input`], and [`Incoming`] is either; each has an [`EventId`] that stays the same
-//!   over every retry.
-//! - An **envelope** is the JSON object around a device's bytes. AWS IoT writes it, in the rule's SQL; what it says
-//!   (who, which topic, when) can be trusted, what the device says cannot.
-//! - A **delivery** is how events reach the function: one bare event, or a batch of Amazon SQS records. A handler
-//!   does not see the difference.
-//! - An **outcome** is what became of an event. There are three. *Done*: the effect is in place, and doing it again
-//!   changes nothing. *Refused*: this event can never succeed; it goes to quarantine, whole, with a [`Refusal`] that
-//!   says why. *Retry*: it may succeed later; only this event is handed back. No event is logged and dropped.
-//! - The **quarantine** is the DynamoDB table of refused events. They can be listed, and sent again.
-//! - A **record** is an item in a table that several processes change, each only what it has read ([`Records`]); a
-//!   **document** is what an operator has set down for a function in JSON ([`Document`]).
-//! - A **claim** is a function's temporary right to carry out an effect that must not happen twice
-//!   ([`Idempotency`]).
+//! - An **event** is one thing that happened: a device published a message ([`DeviceEvent`]), or an operator, a
+//!   schedule or another function sent a [`Command`]. Each has an [`EventId`] that stays the same over every retry.
+//! - An **envelope** is the JSON object around a device's bytes. AWS IoT writes it, in the rule's SQL. What the
+//!   envelope says (thing, topic, time) can be trusted; what the device says cannot.
+//! - A **delivery** is how events reach the function: one bare event, or a batch of Amazon SQS records. A handler does
+//!   not see the difference.
+//! - An [`Outcome`] is the result of handling one event. *Done*: the effect is in place, and doing it again changes
+//!   nothing. *Refused*: the event can never succeed; it goes to quarantine, whole, with a [`Refusal`] that says why.
+//!   *Retry*: it may succeed later; only this event is handed back. No event is logged and dropped.
+//! - The **quarantine** is the DynamoDB table of refused events. An operator can list and resend them.
+//! - A **record** is an item of a [`VersionedTable`], which several processes update under optimistic locking. A
+//!   [`Document`] is configuration that an operator uploads as JSON.
+//! - A **claim** is one invocation's temporary right to perform an effect that must not happen twice ([`Idempotency`]).
+//!   A [`Lease`] is its exclusive right to work on a record.
+//! - An [`Outbox`] holds messages that are stored together with a state change and sent afterwards.
 //!
-//! A function implements [`Each`] (one event at a time) or [`Bulk`] (many together), and its `main` calls [`run`].
+//! A function implements [`EventHandler`] (one event at a time) or [`BatchHandler`] (many together), and its `main`
+//! calls [`run`]:
+//!
+//! ```no_run
+//! use gatehouse::{Concurrent, DeviceEvent, EventHandler, Failure, Invocation};
+//! # use std::num::NonZeroUsize;
+//! # use std::process::ExitCode;
+//!
+//! struct Lamp;
+//!
+//! impl EventHandler for Lamp {
+//!     type Input = DeviceEvent;
+//!     type Error = Failure;
+//!
+//!     async fn handle(&self, event: &DeviceEvent, invocation: &Invocation) -> Result<(), Failure> {
+//!         tracing::info!(requestId = invocation.request_id(), thing = event.thing.as_str(), "the lamp is on");
+//!         Ok(())
+//!     }
+//! }
+//!
+//! # async fn main_of_lamp() -> ExitCode {
+//! gatehouse::run(async |_setup| Ok(Concurrent::new(Lamp, NonZeroUsize::MIN))).await
+//! # }
+//! ```
+//!
+//! The modules, each of which depends only on those below it in its own files:
+//!
+//! - [`runtime`]: what runs a handler: INIT, deliveries, outcomes, metrics, logs.
+//! - [`aws`]: SDK configuration, and clients of the services that several functions call.
+//! - [`store`]: tables and the guarantees built on them.
+//! - [`pki`]: X.509 certificates and revocation lists.
+//! - [`event`]: what functions take as input.
 
-mod call;
-mod crl;
-mod delivery;
-mod devices;
-mod document;
-mod environment;
-mod event;
-mod handler;
-mod idempotency;
-pub mod item;
-mod metrics;
-mod outcome;
-mod payload;
-mod quarantine;
-mod queue;
-mod records;
-mod runtime;
-mod sdk;
-mod span;
-mod things;
-mod timestamp;
-mod topic;
-pub mod x509;
+pub mod aws;
+pub mod event;
+pub mod pki;
+pub mod runtime;
+pub mod store;
 
-pub use call::Call;
-pub use crl::{Crl, CrlError, LARGEST_CRL};
-pub use delivery::Function;
-pub use devices::{CertificateId, Devices, FetchError, Publication, Standing};
-pub use document::{Checked, Document, DocumentError, Fault, LARGEST_DOCUMENT, read_document};
-pub use environment::{Environment, InitError};
-pub use event::{Command, DeviceEvent, Envelope, EventId, Incoming, Input, ThingName};
-pub use handler::{Answers, Bulk, Each, OneByOne};
-pub use idempotency::{Idempotency, Once, OnceError, carry_out};
-pub use outcome::{BoxError, Failure, Refusal, chain};
-pub use payload::read_object;
-pub use quarantine::Quarantine;
-pub use queue::{NotSent, Queue};
-pub use records::{Key, Record, RecordError, Records};
-pub use runtime::{Setup, run};
-pub use span::{NotASpan, Span};
-pub use things::ThingPattern;
-pub use timestamp::Timestamp;
-pub use topic::{Attribute, NotPublished, Notification, Topic};
+pub use aws::{Attribute, Notification, PublishError, Queue, SendError, Topic};
+pub use event::{
+    Command, DeviceEvent, Envelope, EventId, Incoming, Input, ParseSpanError, Span, ThingName, ThingPattern, Timestamp,
+    parse_object,
+};
+pub use runtime::{
+    BatchHandler, BoxError, Concurrent, Environment, EventHandler, Failure, Function, InitError, Invocation, Outcome,
+    Outcomes, PartialOutcomes, Refusal, Setup, error_chain, run,
+};
+pub use store::{
+    CaStatus, Devices, Document, DocumentError, Execution, Idempotency, IdempotencyError, Item, Key, Lease, LeaseError,
+    MAX_DOCUMENT_BYTES, Outbox, OutboxError, PublishedCrl, Quarantine, TableError, Update, Updated, Validate,
+    ValidationError, VersionedItem, VersionedTable, parse_document, run_claimed,
+};

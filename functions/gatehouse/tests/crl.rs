@@ -1,4 +1,4 @@
-//! Which CRLs can be relied on, what is on them, and how they come out of the devices table.
+//! Which CRLs are trusted, what they list, and how they are fetched from the devices table.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -6,37 +6,33 @@
     reason = "a test says what it expects by failing there"
 )]
 
-mod pki;
-
-use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::operation::get_item::GetItemOutput;
-use aws_sdk_dynamodb::operation::query::QueryOutput;
-use aws_sdk_dynamodb::primitives::Blob;
-use aws_sdk_dynamodb::types::AttributeValue;
-use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
-use gatehouse::x509::{Authority, Serial};
-use gatehouse::{CertificateId, Crl, CrlError, Devices, Environment, FetchError, LARGEST_CRL, Publication};
-use pki::{Ca, DAY, NOW, OpenSsl, bit_string, content, date, element, elements};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use gatehouse::pki::{CaCertificate, CertificateId, Crl, CrlError, MAX_CRL_BYTES, Serial};
+use gatehouse::store::{CrlFetchError, PublishedCrl};
+use gatehouse::{CaStatus, Devices};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use rcgen::{KeyPair, PKCS_ECDSA_P384_SHA384, RevocationReason, SerialNumber};
+use serde_json::{Value, json};
+use test_support::pki::{Ca, DAY, NOW, OpenSsl, bit_string, content, date, device_params, element, elements, pem};
+use test_support::{FakeAws, Table};
 
 const SKEW: Duration = Duration::from_mins(5);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A serial number as long as they may be.
+/// A serial number of the maximum length.
 const LONG: [u8; 20] = [0x7f, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19];
 
 static CA: LazyLock<Ca> = LazyLock::new(|| Ca::new("Test CA"));
-static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| CA.authority());
+static CA_CERTIFICATE: LazyLock<CaCertificate> = LazyLock::new(|| CA.certificate());
 static GOOD: LazyLock<Vec<u8>> = LazyLock::new(|| CA.crl(&[&[1], &[0x80, 0], &LONG]));
 
 fn read(bytes: &[u8]) -> Result<Crl, CrlError> {
-    Crl::read(bytes, &AUTHORITY)
+    Crl::parse(bytes, &CA_CERTIFICATE)
 }
 
 fn error(bytes: &[u8]) -> CrlError {
@@ -74,7 +70,7 @@ fn crl_number() -> Vec<u8> {
 }
 
 #[test]
-fn what_is_on_the_list_is_found_and_what_is_not_is_not() {
+fn only_listed_serials_are_found() {
     let crl = read(&GOOD).unwrap();
     for listed in [&[1][..], &[0, 1], &[0x80, 0], &[0, 0x80, 0], &LONG] {
         assert!(crl.lists(&Serial::new(listed)), "{listed:02x?}");
@@ -85,23 +81,23 @@ fn what_is_on_the_list_is_found_and_what_is_not_is_not() {
 }
 
 #[test]
-fn an_empty_list_lists_nothing() {
+fn empty_crl_lists_nothing() {
     let crl = read(&CA.crl(&[])).unwrap();
     assert!(!crl.lists(&Serial::new(&[])) && !crl.lists(&Serial::new(&[1])));
-    // So does one with an empty sequence in place of none.
+    // So does one with an empty sequence of entries instead of none.
     let empty = CA.sign_changed(&CA.crl(&[]), |parts| parts.insert(5, element(0x30, &[])));
     assert!(!read(&empty).unwrap().lists(&Serial::new(&[1])));
 }
 
 #[test]
-fn a_serial_number_is_written_in_hexadecimal_digits_without_leading_zeros() {
+fn serial_is_hexadecimal_without_leading_zeros() {
     for (bytes, digits) in [(&[0, 0x0a, 0xff][..], "0aff"), (&[0x80], "80"), (&[0], "00"), (&[], "00")] {
         assert_eq!(Serial::new(bytes).to_string(), digits);
     }
 }
 
 #[test]
-fn whatever_the_reason_a_listed_certificate_does_not_count() {
+fn listed_certificate_is_revoked_for_any_reason() {
     for reason in [RevocationReason::CertificateHold, RevocationReason::Superseded, RevocationReason::KeyCompromise] {
         let der = CA.crl_with(&[&[1]], |params| params.revoked_certs[0].reason_code = Some(reason));
         assert!(read(&der).unwrap().lists(&Serial::new(&[1])), "{reason:?}");
@@ -109,8 +105,8 @@ fn whatever_the_reason_a_listed_certificate_does_not_count() {
 }
 
 #[test]
-fn pem_is_read_like_der_and_nothing_may_follow_it() {
-    let text = pki::pem("X509 CRL", &GOOD);
+fn pem_is_parsed_like_der_and_nothing_may_follow_it() {
+    let text = pem("X509 CRL", &GOOD);
     for good in [text.clone(), text.replace('\n', "\r\n"), format!("{text}\n")] {
         assert!(read(good.as_bytes()).unwrap().lists(&Serial::new(&LONG)));
     }
@@ -118,8 +114,8 @@ fn pem_is_read_like_der_and_nothing_may_follow_it() {
         format!("{text}{text}"),
         format!("{text}more"),
         format!("# a comment\n{text}"),
-        pki::pem("CERTIFICATE", &GOOD),
-        pki::pem("X509 CRL", &[&GOOD[..], &[0]].concat()),
+        pem("CERTIFICATE", &GOOD),
+        pem("X509 CRL", &[&GOOD[..], &[0]].concat()),
         "-----BEGIN X509 CRL-----\n".to_owned(),
         "-----".to_owned(),
     ] {
@@ -128,34 +124,34 @@ fn pem_is_read_like_der_and_nothing_may_follow_it() {
 }
 
 #[test]
-fn a_list_counts_only_from_its_ca_and_with_that_cas_signature() {
+fn crl_needs_the_name_and_signature_of_its_ca() {
     assert_eq!(error(&Ca::new("Other CA").crl(&[])), CrlError::AnotherIssuer);
     let impostor = error(&Ca::new("Test CA").crl(&[]));
-    assert_eq!(impostor.to_string(), "the CRL does not count: the signature was not made with the CA's key");
-    // A device's certificate of the CA is no list of it.
-    assert_eq!(error(&CA.issue(&pki::named("d-1"), &KeyPair::generate().unwrap())), CrlError::Malformed);
+    assert_eq!(impostor.to_string(), "the CRL is not trusted: the signature was not made with the CA's key");
+    // A certificate that the CA issued is not a CRL.
+    assert_eq!(error(&CA.issue(&device_params("d-1"), &KeyPair::generate().unwrap())), CrlError::Malformed);
 }
 
 #[test]
-fn a_signature_that_nobody_can_verify_is_refused_by_name() {
+fn unsupported_signature_algorithm_is_named() {
     let openssl = OpenSsl::new("crl");
     let key = openssl.key("-algorithm RSA -pkeyopt rsa_keygen_bits:2048");
-    let ca = Ca::with("Test CA", KeyPair::from_pem(&key).unwrap());
-    assert!(Crl::read(&ca.crl(&[&[1]]), &ca.authority()).unwrap().lists(&Serial::new(&[1])));
-    let p384 = Ca::with("Test CA", KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap());
-    assert!(Crl::read(&p384.crl(&[]), &p384.authority()).is_ok());
+    let ca = Ca::with_key("Test CA", KeyPair::from_pem(&key).unwrap());
+    assert!(Crl::parse(&ca.crl(&[&[1]]), &ca.certificate()).unwrap().lists(&Serial::new(&[1])));
+    let p384 = Ca::with_key("Test CA", KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap());
+    assert!(Crl::parse(&p384.crl(&[]), &p384.certificate()).is_ok());
     fs_write(&openssl, "index", "");
     fs_write(&openssl, "number", "05");
     fs_write(&openssl, "conf", "[ca]\ndefault_ca=c\n[c]\ndatabase=index\ncrlnumber=number\ndefault_crl_days=7\n");
     openssl.run("req -x509 -new -key key.pem -subj /CN=CA -out ca.pem");
     for (digest, expected) in [("sha1", Some("SHA-1 with RSA")), ("md5", Some("MD5 with RSA")), ("sha512", None)] {
         openssl.run(&format!("ca -config conf -gencrl -cert ca.pem -keyfile key.pem -md {digest} -out crl.pem"));
-        let authority = Authority::from_pem(&openssl.text("ca.pem")).unwrap();
-        let read = Crl::read(&openssl.read("crl.pem"), &authority);
+        let ca = CaCertificate::from_pem(&openssl.text("ca.pem")).unwrap();
+        let read = Crl::parse(&openssl.read("crl.pem"), &ca);
         match expected {
             None => assert!(read.is_ok(), "{read:?}"),
             Some(name) => {
-                let expected = format!("the CRL does not count: signatures by {name} cannot be verified");
+                let expected = format!("the CRL is not trusted: signatures with {name} cannot be verified");
                 assert_eq!(read.unwrap_err().to_string(), expected);
             }
         }
@@ -167,7 +163,7 @@ fn fs_write(openssl: &OpenSsl, file: &str, text: &str) {
 }
 
 #[test]
-fn a_list_counts_from_its_this_update_until_its_next_update() {
+fn crl_is_current_from_this_update_until_next_update() {
     let checked = |from, until| {
         let der = CA.crl_with(&[], |params| (params.this_update, params.next_update) = (date(from), date(until)));
         read(&der).unwrap().check_current(NOW, SKEW)
@@ -175,19 +171,19 @@ fn a_list_counts_from_its_this_update_until_its_next_update() {
     assert_eq!(checked(NOW.plus(SKEW), NOW.plus(DAY)), Ok(()));
     assert_eq!(checked(NOW.plus(SKEW).plus(SECOND), NOW.plus(DAY)), Err(CrlError::NotYetValid));
     assert_eq!(checked(NOW.minus(DAY), NOW.plus(SECOND)), Ok(()));
-    // No skew here: by then the next one is there already.
+    // No skew here: by then the next one has been published.
     assert_eq!(checked(NOW.minus(DAY), NOW), Err(CrlError::Expired));
 }
 
 #[test]
-fn a_list_that_does_not_say_when_the_next_one_comes_cannot_be_relied_on() {
+fn crl_without_next_update_is_refused() {
     assert_eq!(error(&CA.sign_changed(&GOOD, |parts| drop(parts.remove(4)))), CrlError::NoNextUpdate);
     let unreadable = CA.sign_changed(&GOOD, |parts| parts[4] = element(23, b"later"));
     assert_eq!(error(&unreadable), CrlError::Malformed);
 }
 
 #[test]
-fn numbers_of_up_to_20_bytes_are_in_order_as_text() {
+fn numbers_of_up_to_20_bytes_sort_as_text() {
     let numbers: Vec<_> =
         [&[0][..], &[1], &[9], &[10], &[0x80], &[1, 0], &[0xff, 0xff], &[1, 0, 0], &LONG, &[0xff; 20]]
             .into_iter()
@@ -198,7 +194,7 @@ fn numbers_of_up_to_20_bytes_are_in_order_as_text() {
 }
 
 #[test]
-fn a_number_that_is_missing_too_long_negative_or_no_number_cannot_be_ordered() {
+fn missing_long_or_invalid_crl_number_is_refused() {
     assert_eq!(error(&number(&[&[1][..], &[0; 20]].concat())), CrlError::NoNumber);
     for number in [&[2, 1, 0xff][..], &[4, 1, 5], &[]] {
         assert_eq!(error(&with_extensions(&[extension(20, false, number)])), CrlError::NoNumber, "{number:02x?}");
@@ -208,7 +204,7 @@ fn a_number_that_is_missing_too_long_negative_or_no_number_cannot_be_ordered() {
 }
 
 #[test]
-fn a_list_of_a_part_of_the_certificates_is_refused_also_where_it_is_not_marked_as_critical() {
+fn partial_crl_is_refused_even_if_not_marked_as_critical() {
     for critical in [true, false] {
         for (oid, value) in [(27, &[2, 1, 4][..]), (28, &[0x30, 3, 0x81, 1, 0xff])] {
             let refused = error(&with_extensions(&[crl_number(), extension(oid, critical, value)]));
@@ -218,7 +214,7 @@ fn a_list_of_a_part_of_the_certificates_is_refused_also_where_it_is_not_marked_a
 }
 
 #[test]
-fn a_critical_extension_must_be_understood_and_any_other_may_be_ignored() {
+fn only_critical_extensions_must_be_supported() {
     let freshest = |critical| with_extensions(&[crl_number(), extension(46, critical, &[0x30, 0])]);
     assert_eq!(error(&freshest(true)), CrlError::CriticalExtension("2.5.29.46".to_owned()));
     assert!(read(&freshest(false)).is_ok());
@@ -227,14 +223,14 @@ fn a_critical_extension_must_be_understood_and_any_other_may_be_ignored() {
 }
 
 #[test]
-fn an_entry_may_not_say_anything_critical_such_as_that_it_is_another_cas() {
+fn critical_entry_extension_is_refused() {
     let issuer = |critical| with_entry_extension(&extension(29, critical, &[0x30, 0]));
     assert_eq!(error(&issuer(true)), CrlError::CriticalExtension("2.5.29.29".to_owned()));
     assert!(read(&issuer(false)).unwrap().lists(&Serial::new(&[1])));
 }
 
 #[test]
-fn an_entry_that_cannot_be_read_does_not_make_the_list_empty() {
+fn malformed_entry_does_not_make_the_crl_empty() {
     for broken in [&[0x30, 0][..], &[0x30, 3, 2, 1, 1], &[5, 0], &[0x30, 5, 4, 1, 1, 23, 0]] {
         let der = CA.sign_changed(&GOOD, |parts| {
             let entries = [content(&parts[5]), broken].concat();
@@ -247,7 +243,7 @@ fn an_entry_that_cannot_be_read_does_not_make_the_list_empty() {
 }
 
 #[test]
-fn bytes_in_or_after_the_list_are_refused() {
+fn extra_bytes_in_or_after_the_crl_are_refused() {
     let [signed, algorithm, signature] = elements(&GOOD)[..] else { panic!("three parts") };
     let whole = |parts: &[&[u8]]| element(0x30, &parts.concat());
     let inner = [content(algorithm), &[5, 0]].concat();
@@ -266,13 +262,13 @@ fn bytes_in_or_after_the_list_are_refused() {
 }
 
 #[test]
-fn more_than_the_largest_size_is_not_even_looked_at() {
-    assert_eq!(error(&vec![b'-'; LARGEST_CRL + 1]), CrlError::TooLarge(LARGEST_CRL + 1));
-    assert_eq!(error(&vec![b'-'; LARGEST_CRL]), CrlError::Malformed);
+fn crl_above_the_size_limit_is_not_parsed() {
+    assert_eq!(error(&vec![b'-'; MAX_CRL_BYTES + 1]), CrlError::TooLarge(MAX_CRL_BYTES + 1));
+    assert_eq!(error(&vec![b'-'; MAX_CRL_BYTES]), CrlError::Malformed);
 }
 
 #[test]
-fn a_large_list_is_read_and_searched() {
+fn large_crl_is_parsed_and_searched() {
     let serial = |n: u32| [&[0x55; 12][..], &n.to_be_bytes()].concat();
     let serials: Vec<_> = (0..20_000).rev().map(|n| serial(2 * n)).collect();
     let crl = read(&CA.crl(&serials.iter().map(|serial| &**serial).collect::<Vec<_>>())).unwrap();
@@ -282,7 +278,7 @@ fn a_large_list_is_read_and_searched() {
 }
 
 #[test]
-fn no_bit_of_a_list_can_be_turned_and_no_part_of_it_is_one() {
+fn crl_with_a_flipped_bit_or_cut_off_is_refused() {
     for bit in 0..8 * GOOD.len() {
         let mut der = GOOD.clone();
         der[bit / 8] ^= 1 << (bit % 8);
@@ -293,7 +289,7 @@ fn no_bit_of_a_list_can_be_turned_and_no_part_of_it_is_one() {
     }
 }
 
-/// Bytes put in, taken out, written over, or exchanged.
+/// Bytes inserted, removed, overwritten or swapped.
 fn changed(good: &'static [u8]) -> impl Strategy<Value = Vec<u8>> {
     let change = (any::<Index>(), any::<Index>(), prop::collection::vec(any::<u8>(), 0..6), 0..4_u8);
     prop::collection::vec(change, 1..4).prop_map(move |changes| {
@@ -315,12 +311,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn a_changed_list_never_passes(der in changed(&GOOD)) {
+    fn changed_crl_is_never_accepted(der in changed(&GOOD)) {
         prop_assert!(der == *GOOD || read(&der).is_err());
     }
 
     #[test]
-    fn what_a_ca_signs_is_read_without_a_panic_however_broken_it_is(signed in changed(elements(&GOOD)[0])) {
+    fn signed_garbage_never_panics(signed in changed(elements(&GOOD)[0])) {
         let signature = rcgen::SigningKey::sign(CA.issuer.key(), &signed).unwrap();
         if let Ok(crl) = read(&element(0x30, &[&signed, elements(&GOOD)[1], &bit_string(&signature)].concat())) {
             let _ = crl.check_current(NOW, SKEW);
@@ -329,193 +325,184 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_without_a_panic_and_none_pass(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+    fn random_bytes_never_panic_and_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
         prop_assert!(read(&bytes).is_err());
         prop_assert!(read(&[b"-----BEGIN X509 CRL-----\n", &*bytes].concat()).is_err());
     }
 }
 
-/// The devices table with a CA's standing and the pieces of a CRL in it; counts the queries.
-struct Table {
+/// The devices table with a CA's status and the chunks of its CRL.
+struct Published {
+    aws: FakeAws,
     devices: Devices,
-    pieces: Arc<Mutex<Vec<Vec<u8>>>>,
-    status: Arc<Mutex<HashMap<String, AttributeValue>>>,
-    query: Rule,
 }
 
 fn ca() -> CertificateId {
     CertificateId::new(&"ab".repeat(32)).unwrap()
 }
 
-fn environment() -> Environment {
-    [("DEVICES_TABLE", "devices")].into_iter().collect()
-}
-
-impl Table {
-    /// With this CRL published in pieces of so many bytes.
-    fn with(crl: &[u8], size: usize) -> Self {
-        let (pieces, status) = (Arc::new(Mutex::default()), Arc::new(Mutex::default()));
-        let (queried, got) = (Arc::clone(&pieces), Arc::clone(&status));
-        let query = mock!(Client::query).then_compute_output(move |input| {
-            assert_eq!((input.table_name(), input.consistent_read()), (Some("devices"), Some(true)));
-            let condition = input.key_condition_expression().unwrap();
-            assert_eq!(condition, "id = :id AND begins_with(part, :part)");
-            let values = input.expression_attribute_values().unwrap();
-            // The CA `ab…` has published, and those of one digit.
-            let id = values[":id"].as_s().unwrap().strip_prefix("ca#").unwrap();
-            if id != ca().as_str() && !id.chars().all(|digit| id.starts_with(digit)) {
-                return QueryOutput::builder().build();
-            }
-            assert!(values[":part"].as_s().unwrap().starts_with("crl#") && values[":part"].as_s().unwrap().len() == 45);
-            // Two a page.
-            let pieces: std::sync::MutexGuard<'_, Vec<Vec<u8>>> = queried.lock().unwrap();
-            let from =
-                input.exclusive_start_key().map_or(0, |key| key["part"].as_s().unwrap().parse::<usize>().unwrap());
-            let page = pieces
-                .iter()
-                .skip(from)
-                .take(2)
-                .map(|piece| HashMap::from([("bytes".to_owned(), AttributeValue::B(Blob::new(piece.clone())))]));
-            let page = page.collect();
-            let next = (from + 2 < pieces.len())
-                .then(|| HashMap::from([("part".to_owned(), AttributeValue::S((from + 2).to_string()))]));
-            QueryOutput::builder().set_items(Some(page)).set_last_evaluated_key(next).build()
-        });
-        let get = mock!(Client::get_item).then_compute_output(move |input| {
-            assert_eq!(input.consistent_read(), Some(true));
-            let status: std::sync::MutexGuard<'_, HashMap<_, _>> = got.lock().unwrap();
-            GetItemOutput::builder().set_item((!status.is_empty()).then(|| status.clone())).build()
-        });
-        let client = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&query, &get]);
-        let table = Self { devices: Devices::from(&environment(), client).unwrap(), pieces, status, query };
-        table.publish(crl, size);
-        table
+impl Published {
+    /// This CRL, published in chunks of this size.
+    fn new(crl: &[u8], chunk_size: usize) -> Self {
+        let table = Table::new("devices", &["id", "part"], &["GetItem", "Query"]);
+        let aws = FakeAws::new("sample").table(table).page_size(2).env("DEVICES_TABLE", "devices");
+        let process = aws.process();
+        let devices = Devices::from_environment(&process.environment(), process.dynamodb()).unwrap();
+        let published = Self { aws, devices };
+        published.publish(crl, chunk_size);
+        published
     }
 
-    fn publish(&self, crl: &[u8], size: usize) {
+    fn publish(&self, crl: &[u8], chunk_size: usize) {
         let number = read(crl).map_or_else(|_| "0".repeat(40), |crl| crl.number);
-        let pieces: Vec<_> = crl.chunks(size).map(<[u8]>::to_vec).collect();
-        self.say("crlNumber", AttributeValue::S(number));
-        self.say("crlChunks", AttributeValue::N(pieces.len().to_string()));
-        self.say("crlBytes", AttributeValue::N(crl.len().to_string()));
-        *self.pieces.lock().unwrap() = pieces;
+        let chunks: Vec<_> = crl.chunks(chunk_size).map(<[u8]>::to_vec).collect();
+        self.set_status(&json!({
+            "crlNumber": {"S": number}, "crlChunks": {"N": chunks.len().to_string()},
+            "crlBytes": {"N": crl.len().to_string()},
+        }));
+        self.set_chunks(ca().as_str(), &number, &chunks);
     }
 
-    fn say(&self, name: &str, value: AttributeValue) {
-        self.status.lock().unwrap().insert(name.to_owned(), value);
+    fn set_status(&self, attributes: &Value) {
+        self.aws.state().set_attributes("devices", &[&format!("ca#{}", ca()), "status"], attributes);
     }
 
-    async fn publication(&self) -> Publication {
-        self.devices.standing(&ca()).await.unwrap().publication.unwrap()
+    /// Replaces the chunks of a CA's CRL.
+    fn set_chunks(&self, ca: &str, number: &str, chunks: &[Vec<u8>]) {
+        let mut state = self.aws.state();
+        let id = format!("ca#{ca}");
+        state.tables.retain(|(_, key), _| key[0] != id || !key[1].starts_with("crl#"));
+        for (n, chunk) in chunks.iter().enumerate() {
+            let bytes = json!({"bytes": {"B": BASE64_STANDARD.encode(chunk)}});
+            state.set_attributes("devices", &[&id, &format!("crl#{number}#{n:04}")], &bytes);
+        }
     }
 
-    async fn fetch(&self) -> Result<Arc<Crl>, FetchError> {
-        self.devices.crl(&ca(), &AUTHORITY, &self.publication().await).await
+    fn queries(&self) -> usize {
+        self.aws.state().calls_to("Query").len()
+    }
+
+    async fn status(&self) -> CaStatus {
+        self.devices.ca_status(&ca()).await.unwrap()
+    }
+
+    async fn reference(&self) -> PublishedCrl {
+        self.status().await.crl.unwrap()
+    }
+
+    async fn fetch(&self) -> Result<Arc<Crl>, CrlFetchError> {
+        self.devices.crl(&ca(), &CA_CERTIFICATE, &self.reference().await).await
     }
 }
 
-#[tokio::test]
-async fn a_ca_of_which_nothing_is_said_is_not_blocked_and_has_no_list() {
-    let table = Table::with(&GOOD, 100);
-    table.status.lock().unwrap().clear();
-    let standing = table.devices.standing(&ca()).await.unwrap();
-    assert_eq!((standing.block, standing.publication), (None, None));
+#[tokio::test(start_paused = true)]
+async fn unknown_ca_is_not_blocked_and_has_no_crl() {
+    let published = Published::new(&GOOD, 100);
+    published.aws.state().tables.clear();
+    assert_eq!(published.status().await, CaStatus::default());
 }
 
-#[tokio::test]
-async fn a_block_is_seen_with_its_reason_also_beside_a_list() {
-    let table = Table::with(&GOOD, 100);
-    table.say("blocked", AttributeValue::Bool(false));
-    assert_eq!(table.devices.standing(&ca()).await.unwrap().block, None);
-    table.say("blocked", AttributeValue::Bool(true));
-    let standing = table.devices.standing(&ca()).await.unwrap();
-    assert_eq!(standing.block.as_deref(), Some("no reason was given"));
-    assert_eq!(standing.publication.unwrap().number, read(&GOOD).unwrap().number);
-    table.say("blockReason", AttributeValue::S("its key is stolen".to_owned()));
-    assert_eq!(table.devices.standing(&ca()).await.unwrap().block.as_deref(), Some("its key is stolen"));
+#[tokio::test(start_paused = true)]
+async fn blocked_ca_is_reported_with_the_reason_and_its_crl() {
+    let published = Published::new(&GOOD, 100);
+    published.set_status(&json!({"blocked": {"BOOL": false}}));
+    assert_eq!(published.status().await.block_reason, None);
+    published.set_status(&json!({"blocked": {"BOOL": true}}));
+    let status = published.status().await;
+    assert_eq!(status.block_reason.as_deref(), Some("no reason was given"));
+    assert_eq!(status.crl.unwrap().number, read(&GOOD).unwrap().number);
+    published.set_status(&json!({"blockReason": {"S": "its key is stolen"}}));
+    assert_eq!(published.status().await.block_reason.as_deref(), Some("its key is stolen"));
 }
 
-#[tokio::test]
-async fn a_list_is_put_together_from_its_pieces_over_all_pages() {
+#[tokio::test(start_paused = true)]
+async fn crl_is_joined_from_its_chunks_over_all_pages() {
     for size in [1, 7, 100, GOOD.len()] {
-        let table = Table::with(&GOOD, size);
-        assert!(table.fetch().await.unwrap().lists(&Serial::new(&LONG)), "pieces of {size}");
-        assert_eq!(table.query.num_calls(), GOOD.len().div_ceil(size).div_ceil(2));
+        let published = Published::new(&GOOD, size);
+        assert!(published.fetch().await.unwrap().lists(&Serial::new(&LONG)), "chunks of {size}");
+        assert_eq!(published.queries(), GOOD.len().div_ceil(size).div_ceil(2));
     }
-    let text = pki::pem("X509 CRL", &GOOD).into_bytes();
-    let table = Table::with(&text, 100);
-    table.say("crlNumber", AttributeValue::S(read(&GOOD).unwrap().number));
-    assert!(table.fetch().await.unwrap().lists(&Serial::new(&LONG)));
+    let text = pem("X509 CRL", &GOOD).into_bytes();
+    let published = Published::new(&text, 100);
+    assert_eq!(published.reference().await.number, read(&GOOD).unwrap().number);
+    assert!(published.fetch().await.unwrap().lists(&Serial::new(&LONG)));
 }
 
-#[tokio::test]
-async fn a_list_is_fetched_once_and_again_when_a_new_number_is_published() {
-    let table = Table::with(&CA.crl(&[&[1]]), 4096);
+#[tokio::test(start_paused = true)]
+async fn crl_is_cached_until_a_new_number_is_published() {
+    let published = Published::new(&CA.crl(&[&[1]]), 4096);
     for _ in 0..3 {
-        assert!(!table.fetch().await.unwrap().lists(&Serial::new(&[2])));
+        assert!(!published.fetch().await.unwrap().lists(&Serial::new(&[2])));
     }
-    assert_eq!(table.query.num_calls(), 1);
+    assert_eq!(published.queries(), 1);
     let next = CA.crl_with(&[&[1], &[2]], |params| params.crl_number = SerialNumber::from_slice(&[6]));
-    table.publish(&next, 4096);
+    published.publish(&next, 4096);
     for _ in 0..3 {
-        assert!(table.fetch().await.unwrap().lists(&Serial::new(&[2])));
+        assert!(published.fetch().await.unwrap().lists(&Serial::new(&[2])));
     }
-    assert_eq!(table.query.num_calls(), 2);
+    assert_eq!(published.queries(), 2);
 }
 
-#[tokio::test]
-async fn a_list_that_is_kept_is_its_own_cas_alone() {
-    let table = Table::with(&GOOD, 4096);
-    table.fetch().await.unwrap();
+#[tokio::test(start_paused = true)]
+async fn cached_crl_is_used_for_its_own_ca_only() {
+    let published = Published::new(&GOOD, 4096);
+    published.fetch().await.unwrap();
     let other = CertificateId::new(&"cd".repeat(32)).unwrap();
-    let fetched = table.devices.crl(&other, &AUTHORITY, &table.publication().await).await;
-    assert!(matches!(fetched, Err(FetchError::Incomplete(_))));
+    let fetched = published.devices.crl(&other, &CA_CERTIFICATE, &published.reference().await).await;
+    assert!(matches!(fetched, Err(CrlFetchError::Incomplete(_))));
 }
 
-#[tokio::test]
-async fn only_a_few_lists_are_kept() {
-    let table = Table::with(&GOOD, 4096);
-    let publication = table.publication().await;
+#[tokio::test(start_paused = true)]
+async fn only_a_few_crls_are_cached() {
+    let published = Published::new(&GOOD, 4096);
+    let reference = published.reference().await;
+    for digit in 1..=5 {
+        published.set_chunks(&digit.to_string().repeat(64), &reference.number, &[GOOD.clone()]);
+    }
     let queries = async |digits: &str| {
-        let before = table.query.num_calls();
+        let before = published.queries();
         for digit in digits.chars() {
             let ca = CertificateId::new(&digit.to_string().repeat(64)).unwrap();
-            table.devices.crl(&ca, &AUTHORITY, &publication).await.unwrap();
+            published.devices.crl(&ca, &CA_CERTIFICATE, &reference).await.unwrap();
         }
-        table.query.num_calls() - before
+        published.queries() - before
     };
     assert_eq!((queries("1234").await, queries("1234").await), (4, 0));
     // The fifth takes the place of all the others.
     assert_eq!((queries("5").await, queries("5").await, queries("1").await), (1, 0, 1));
 }
 
-#[tokio::test]
-async fn a_list_of_which_a_piece_is_missing_too_many_or_another_is_not_used() {
-    let table = Table::with(&GOOD, 50);
-    let whole = table.pieces.lock().unwrap().clone();
-    let incomplete = format!("CRL {} is not whole in the devices table", read(&GOOD).unwrap().number);
+#[tokio::test(start_paused = true)]
+async fn crl_with_missing_extra_or_wrong_chunks_is_not_used() {
+    let published = Published::new(&GOOD, 50);
+    let number = read(&GOOD).unwrap().number;
+    let whole: Vec<_> = GOOD.chunks(50).map(<[u8]>::to_vec).collect();
+    let set_chunks = |chunks: &[Vec<u8>]| published.set_chunks(ca().as_str(), &number, chunks);
+    let incomplete = format!("CRL {number} is incomplete in the devices table");
     let without = |index| [&whole[..index], &whole[index + 1..]].concat();
     let doubled = [&whole[..1], &whole[..]].concat();
-    for pieces in [without(0), without(2), without(whole.len() - 1), doubled, vec![]] {
-        *table.pieces.lock().unwrap() = pieces;
-        assert_eq!(table.fetch().await.unwrap_err().to_string(), incomplete);
+    for chunks in [without(0), without(2), without(whole.len() - 1), doubled, vec![]] {
+        set_chunks(&chunks);
+        assert_eq!(published.fetch().await.unwrap_err().to_string(), incomplete);
     }
     let mut exchanged = whole.clone();
     exchanged.swap(1, 2);
-    *table.pieces.lock().unwrap() = exchanged;
-    assert!(matches!(table.fetch().await, Err(FetchError::Crl(_))));
-    // What is in the pieces is good, and not what is said to be there.
-    *table.pieces.lock().unwrap() = whole.clone();
-    table.say("crlNumber", AttributeValue::S(format!("{}6", "0".repeat(39))));
-    assert!(matches!(table.fetch().await, Err(FetchError::Incomplete(_))));
-    table.publish(&GOOD, 50);
-    assert!(table.fetch().await.is_ok(), "and nothing of that is kept");
+    set_chunks(&exchanged);
+    assert!(matches!(published.fetch().await, Err(CrlFetchError::Crl(_))));
+    // The chunks are valid, but are not of the CRL that the status names.
+    let another = format!("{}6", "0".repeat(39));
+    published.set_chunks(ca().as_str(), &another, &whole);
+    published.set_status(&json!({"crlNumber": {"S": another}}));
+    assert!(matches!(published.fetch().await, Err(CrlFetchError::Incomplete(_))));
+    published.publish(&GOOD, 50);
+    assert!(published.fetch().await.is_ok(), "nothing of that is cached");
 }
 
-#[tokio::test]
-async fn a_list_that_is_too_large_is_not_put_together() {
-    let table = Table::with(&GOOD, 4096);
-    *table.pieces.lock().unwrap() = vec![vec![0; 400_000]; 11];
-    let error = table.fetch().await.unwrap_err();
-    assert!(matches!(error, FetchError::Crl(CrlError::TooLarge(4_400_000))), "{error}");
+#[tokio::test(start_paused = true)]
+async fn crl_that_is_too_large_is_not_joined() {
+    let published = Published::new(&GOOD, 4096);
+    let number = published.reference().await.number;
+    published.set_chunks(ca().as_str(), &number, &vec![vec![0; 400_000]; 11]);
+    let error = published.fetch().await.unwrap_err();
+    assert!(matches!(error, CrlFetchError::Crl(CrlError::TooLarge(4_400_000))), "{error}");
 }

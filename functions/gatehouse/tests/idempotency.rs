@@ -1,4 +1,4 @@
-//! An effect that must happen once: claimed, carried out, marked.
+//! An effect that must happen once: claimed, performed, marked as completed.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -9,67 +9,36 @@
 use std::cell::Cell;
 use std::future::{pending, poll_fn};
 use std::io;
-use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
-use aws_sdk_dynamodb::operation::delete_item::{DeleteItemError, DeleteItemOutput};
-use aws_sdk_dynamodb::operation::put_item::{PutItemError, PutItemInput, PutItemOutput};
-use aws_sdk_dynamodb::operation::update_item::UpdateItemOutput;
-use aws_sdk_dynamodb::types::AttributeValue;
-use aws_sdk_dynamodb::types::error::ConditionalCheckFailedException;
-use aws_sdk_dynamodb::{Client, error::ErrorMetadata};
-use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
-use gatehouse::{Call, Environment, Idempotency, Once, OnceError, Timestamp, carry_out};
+use gatehouse::{Execution, Idempotency, IdempotencyError, Invocation, run_claimed};
+use serde_json::json;
+use test_support::{FakeAws, Fault, NOW, Process};
 
-const NOW: Timestamp = Timestamp::from_millis(1_763_715_600_000);
+const CLAIM: [&str; 1] = ["button#event-1"];
 
-fn call() -> Call {
-    Call::new("request-1", NOW, NOW.plus(Duration::from_secs(10)))
+fn invocation() -> Invocation {
+    Invocation::new("request-1", NOW, NOW.plus(Duration::from_secs(10)))
 }
 
-fn table(rules: &[&Rule]) -> Idempotency {
-    let client = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, rules);
-    let environment: Environment = [("IDEMPOTENCY_TABLE", "idempotency")].into_iter().collect();
-    Idempotency::from(&environment, client, "button").unwrap()
+fn idempotency(process: &Process) -> Idempotency {
+    Idempotency::from_environment(&process.environment(), process.dynamodb(), "button").unwrap()
 }
 
-fn attribute<'a>(input: &'a PutItemInput, name: &str) -> &'a str {
-    let value = &input.item().unwrap()[name];
-    value.as_s().or_else(|_| value.as_n()).unwrap()
+/// An account in which another process has written this claim.
+fn claimed(status: &str, in_progress_expiration: u64, expiration: u64) -> FakeAws {
+    let aws = FakeAws::new("button");
+    let claim = json!({
+        "status": {"S": status}, "owner": {"S": "another"},
+        "in_progress_expiration": {"N": in_progress_expiration.to_string()},
+        "expiration": {"N": expiration.to_string()},
+    });
+    aws.state().set_attributes("idempotency", &CLAIM, &claim);
+    aws
 }
 
-/// Expiry is part of the condition: DynamoDB's time to live may come days late.
-fn takes_over_only_what_has_expired(input: &PutItemInput) -> bool {
-    let values = input.expression_attribute_values().unwrap();
-    input.condition_expression()
-        == Some(
-            "attribute_not_exists(id) OR expiration < :seconds \
-             OR (#status = :in_progress AND in_progress_expiration < :millis)",
-        )
-        && values[":seconds"].as_n().unwrap().parse::<u64>().unwrap() == NOW.seconds()
-        && values[":millis"].as_n().unwrap().parse::<u64>().unwrap() - NOW.millis() < 10_000
-        && values[":in_progress"] == AttributeValue::S("INPROGRESS".to_owned())
-}
-
-/// The table refuses the claim and shows the item that stands in its way.
-fn stands_in_the_way(status: &str, owner: &str) -> PutItemError {
-    let refused = ConditionalCheckFailedException::builder()
-        .item("status", AttributeValue::S(status.to_owned()))
-        .item("owner", AttributeValue::S(owner.to_owned()))
-        .build();
-    PutItemError::ConditionalCheckFailedException(refused)
-}
-
-fn takes_the_claim() -> Rule {
-    mock!(Client::put_item).then_output(|| PutItemOutput::builder().build())
-}
-
-fn takes_the_mark() -> Rule {
-    mock!(Client::update_item).then_output(|| UpdateItemOutput::builder().build())
-}
-
-/// The effect under test: counts how often it is carried out.
+/// The effect under test: counts how often it is performed.
 fn effect(count: &Cell<u32>) -> impl Future<Output = Result<(), io::Error>> {
     poll_fn(|_| {
         count.set(count.get() + 1);
@@ -77,124 +46,156 @@ fn effect(count: &Cell<u32>) -> impl Future<Output = Result<(), io::Error>> {
     })
 }
 
-#[tokio::test]
-async fn an_effect_is_claimed_until_the_deadline_then_carried_out_then_marked() {
-    let claim = mock!(Client::put_item)
-        .match_requests(|input| {
-            attribute(input, "id") == "button#event-1"
-                && attribute(input, "status") == "INPROGRESS"
-                && attribute(input, "in_progress_expiration") == NOW.plus(Duration::from_secs(10)).to_string()
-                && attribute(input, "expiration") == (NOW.seconds() + 86_400).to_string()
-                && takes_over_only_what_has_expired(input)
-        })
-        .then_output(|| PutItemOutput::builder().build());
-    let mark = takes_the_mark();
+/// Runs the effect in this process: its result, and how often it was performed.
+async fn run(process: &Process) -> (Result<Execution, IdempotencyError<io::Error>>, u32) {
     let count = Cell::new(0);
-    let once = table(&[&claim, &mark]).once("event-1", &call(), effect(&count)).await.unwrap();
-    assert_eq!((once, count.get()), (Once::Done, 1));
-    assert_eq!((claim.num_calls(), mark.num_calls()), (1, 1));
+    let result = idempotency(process).run_once("event-1", &invocation(), effect(&count)).await;
+    (result, count.get())
 }
 
-#[tokio::test]
-async fn an_effect_that_was_completed_before_is_not_carried_out_again() {
-    let claim = mock!(Client::put_item).then_error(|| stands_in_the_way("COMPLETED", "another"));
-    let count = Cell::new(0);
-    let once = table(&[&claim]).once("event-1", &call(), effect(&count)).await.unwrap();
-    assert_eq!((once, count.get()), (Once::AlreadyDone, 0));
-}
-
-#[tokio::test]
-async fn while_another_process_holds_the_claim_the_event_is_neither_done_nor_let_go() {
-    let claim = mock!(Client::put_item).then_error(|| stands_in_the_way("INPROGRESS", "another"));
-    let count = Cell::new(0);
-    let error = table(&[&claim]).once("event-1", &call(), effect(&count)).await.unwrap_err();
-    assert!(matches!(error, OnceError::AlreadyInProgress), "{error:?}");
-    assert_eq!(count.get(), 0);
-}
-
-#[tokio::test]
-async fn a_claim_whose_answer_was_lost_is_recognised_as_our_own_by_its_owner() {
-    let owner = Arc::new(Mutex::new(String::new()));
-    let seen = Arc::clone(&owner);
-    // The table took the claim, but what comes back is a gateway's error; the SDK sends the request again.
-    let claim = mock!(Client::put_item)
-        .match_requests(move |input| {
-            attribute(input, "owner").clone_into(&mut seen.lock().unwrap());
-            true
-        })
-        .sequence()
-        .http_status(500, None)
-        .error(move || stands_in_the_way("INPROGRESS", &owner.lock().unwrap()))
-        .build();
-    let mark = takes_the_mark();
-    let count = Cell::new(0);
-    let once = table(&[&claim, &mark]).once("event-1", &call(), effect(&count)).await.unwrap();
-    assert_eq!((once, count.get(), claim.num_calls()), (Once::Done, 1, 2));
-}
-
-#[tokio::test]
-async fn a_throttled_claim_is_tried_again() {
-    let throttled = || PutItemError::generic(ErrorMetadata::builder().code("ThrottlingException").build());
-    let claim = mock!(Client::put_item).sequence().error(throttled).output(|| PutItemOutput::builder().build()).build();
-    let count = Cell::new(0);
-    let once = table(&[&claim, &takes_the_mark()]).once("event-1", &call(), effect(&count)).await.unwrap();
-    assert_eq!((once, count.get(), claim.num_calls()), (Once::Done, 1, 2));
-}
-
-#[tokio::test]
-async fn without_a_claim_nothing_is_carried_out() {
-    let denied = || PutItemError::generic(ErrorMetadata::builder().code("AccessDeniedException").build());
-    let claim = mock!(Client::put_item).then_error(denied);
-    let count = Cell::new(0);
-    let error = table(&[&claim]).once("event-1", &call(), effect(&count)).await.unwrap_err();
-    assert!(matches!(error, OnceError::Claim(_)), "{error:?}");
-    assert_eq!(count.get(), 0);
-}
-
-#[tokio::test]
-async fn an_effect_that_fails_gives_its_claim_back_so_that_the_retry_can_have_it() {
-    let release = mock!(Client::delete_item)
-        .match_requests(|input| input.condition_expression() == Some("#owner = :owner"))
-        .then_output(|| DeleteItemOutput::builder().build());
+/// Runs an effect that fails.
+async fn run_failing(process: &Process) -> Result<Execution, IdempotencyError<io::Error>> {
     let failing = async || Err(io::Error::other("the topic is gone"));
-    let error = table(&[&takes_the_claim(), &release]).once("event-1", &call(), failing()).await.unwrap_err();
-    assert!(matches!(error, OnceError::Effect(_)), "{error:?}");
-    assert_eq!(release.num_calls(), 1);
-}
-
-#[tokio::test]
-async fn an_effect_in_place_whose_mark_fails_is_done_and_counted_as_unmarked() {
-    let mark = mock!(Client::update_item).sequence().http_status(400, None).build();
-    let (count, call) = (Cell::new(0), call());
-    let once = table(&[&takes_the_claim(), &mark]).once("event-1", &call, effect(&count)).await.unwrap();
-    assert_eq!((once, count.get()), (Once::Done, 1));
-    assert_eq!(call.counted().get("Unmarked"), Some(&1));
-}
-
-#[tokio::test]
-async fn a_claim_that_is_gone_already_counts_as_given_back() {
-    let gone = || DeleteItemError::ConditionalCheckFailedException(ConditionalCheckFailedException::builder().build());
-    let release = mock!(Client::delete_item).then_error(gone);
-    let failing = async || Err(io::Error::other("the topic is gone"));
-    let error = table(&[&takes_the_claim(), &release]).once("event-1", &call(), failing()).await.unwrap_err();
-    assert!(matches!(error, OnceError::Effect(_)), "{error:?}");
+    idempotency(process).run_once("event-1", &invocation(), failing()).await
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_effect_in_place_whose_mark_hangs_is_done_before_the_handler_is_cut_off() {
-    let (count, call) = (Cell::new(0), call());
-    let release = async || panic!("what is in place is not given back");
-    carry_out("event-1", &call, effect(&count), pending(), release()).await.unwrap();
-    assert_eq!((count.get(), call.counted().get("Unmarked")), (1, Some(&1)));
-    assert!(call.time_left() > Duration::ZERO);
+async fn effect_is_claimed_until_the_deadline_then_marked() {
+    let aws = FakeAws::new("button");
+    let process = aws.process();
+    let effect = async || {
+        let state = aws.state();
+        let claim = state.item("idempotency", &CLAIM).unwrap();
+        assert_eq!(claim["status"], json!({"S": "INPROGRESS"}));
+        assert_eq!(claim["in_progress_expiration"], json!({"N": NOW.plus(Duration::from_secs(10)).to_string()}));
+        assert_eq!(claim["expiration"], json!({"N": (NOW.seconds() + 86_400).to_string()}));
+        Ok::<_, io::Error>(())
+    };
+    let execution = idempotency(&process).run_once("event-1", &invocation(), effect()).await.unwrap();
+    assert_eq!(execution, Execution::Completed);
+    let state = aws.state();
+    assert_eq!(state.attribute("idempotency", &CLAIM, "status").as_deref(), Some("COMPLETED"));
+    assert_eq!(state.calls_of(1), ["PutItem idempotency", "UpdateItem idempotency"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_effect_is_not_begun_when_little_time_is_left_and_its_claim_is_given_back() {
-    let (count, released, call) = (Cell::new(0), Cell::new(0), call());
+async fn completed_effect_is_not_performed_again() {
+    // That its claim expired has no meaning once it is completed.
+    let aws = claimed("COMPLETED", NOW.millis() - 1, NOW.seconds() + 1);
+    let (result, count) = run(&aws.process()).await;
+    assert_eq!((result.unwrap(), count), (Execution::AlreadyCompleted, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn effect_in_progress_elsewhere_is_retried_later() {
+    let aws = claimed("INPROGRESS", NOW.millis(), NOW.seconds() + 1);
+    let (result, count) = run(&aws.process()).await;
+    let error = result.unwrap_err();
+    assert!(matches!(error, IdempotencyError::AlreadyInProgress), "{error:?}");
+    assert_eq!(count, 0);
+}
+
+/// DynamoDB's time to live may come days late, so expiry is part of the condition.
+#[tokio::test(start_paused = true)]
+async fn expired_claims_and_marks_are_taken_over() {
+    for (status, in_progress_expiration, expiration) in [
+        ("INPROGRESS", NOW.millis() - 1, NOW.seconds() + 1),
+        ("INPROGRESS", NOW.millis() + 1, NOW.seconds() - 1),
+        ("COMPLETED", NOW.millis() - 1, NOW.seconds() - 1),
+    ] {
+        let (result, count) = run(&claimed(status, in_progress_expiration, expiration).process()).await;
+        assert_eq!((result.unwrap(), count), (Execution::Completed, 1), "{status}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn claim_whose_response_was_lost_is_recognized_as_ours() {
+    let process = FakeAws::new("button").process().fail(1, Fault::Lost);
+    let (result, count) = run(&process).await;
+    assert_eq!((result.unwrap(), count), (Execution::Completed, 1));
+    let calls = ["PutItem idempotency", "PutItem idempotency", "UpdateItem idempotency"];
+    assert_eq!(process.aws.state().calls_of(1), calls);
+}
+
+#[tokio::test(start_paused = true)]
+async fn throttled_claim_is_repeated() {
+    let process = FakeAws::new("button").process().fail(1, Fault::Throttled);
+    let (result, count) = run(&process).await;
+    assert_eq!((result.unwrap(), count), (Execution::Completed, 1));
+    assert_eq!(process.aws.state().calls_to("PutItem").len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_performed_without_a_claim() {
+    let (result, count) = run(&FakeAws::new("button").process().fail(1, Fault::Denied)).await;
+    let error = result.unwrap_err();
+    assert!(matches!(error, IdempotencyError::Claim(_)), "{error:?}");
+    assert_eq!(count, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_effect_releases_its_claim_for_the_retry() {
+    let process = FakeAws::new("button").process();
+    let error = run_failing(&process).await.unwrap_err();
+    assert!(matches!(error, IdempotencyError::Effect(_)), "{error:?}");
+    let state = process.aws.state();
+    assert_eq!(state.calls_of(1), ["PutItem idempotency", "DeleteItem idempotency"]);
+    assert_eq!(state.item("idempotency", &CLAIM), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn claim_of_another_owner_is_not_released() {
+    let process = FakeAws::new("button").process().change(2, |state| {
+        state.set_attributes("idempotency", &CLAIM, &json!({"owner": {"S": "another"}}));
+    });
+    run_failing(&process).await.unwrap_err();
+    assert_eq!(process.aws.state().attribute("idempotency", &CLAIM, "owner").as_deref(), Some("another"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn effect_whose_mark_fails_is_done_and_counted() {
+    let process = FakeAws::new("button").process().fail(2, Fault::Denied);
+    let (count, invocation) = (Cell::new(0), invocation());
+    let execution = idempotency(&process).run_once("event-1", &invocation, effect(&count)).await.unwrap();
+    assert_eq!((execution, count.get()), (Execution::Completed, 1));
+    assert_eq!(invocation.counts().get("Unmarked"), Some(&1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn claim_that_is_already_gone_counts_as_released() {
+    let process = FakeAws::new("button").process().change(2, |state| state.tables.clear());
+    let error = run_failing(&process).await.unwrap_err();
+    assert!(matches!(error, IdempotencyError::Effect(_)), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn mark_that_hangs_ends_before_the_handler_is_cut_off() {
+    let (count, invocation) = (Cell::new(0), invocation());
+    let release = async || panic!("a performed effect does not release its claim");
+    run_claimed("event-1", &invocation, effect(&count), pending(), release()).await.unwrap();
+    assert_eq!((count.get(), invocation.counts().get("Unmarked")), (1, Some(&1)));
+    assert!(invocation.time_left() > Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn effect_is_left_to_the_next_attempt_when_time_is_short() {
+    let (count, released, invocation) = (Cell::new(0), Cell::new(0), invocation());
     tokio::time::advance(Duration::from_secs(7)).await;
     let release = async || effect(&released).await.map_err(Into::into);
-    let error = carry_out("event-1", &call, effect(&count), pending(), release()).await.unwrap_err();
-    assert!(matches!(error, OnceError::TooLate), "{error:?}");
+    let error = run_claimed("event-1", &invocation, effect(&count), pending(), release()).await.unwrap_err();
+    assert!(matches!(error, IdempotencyError::TooLate), "{error:?}");
     assert_eq!((count.get(), released.get()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn process_that_died_in_the_effect_blocks_until_its_deadline() {
+    let aws = FakeAws::new("button");
+    let dies = aws.process().fail(2, Fault::DiesBefore);
+    tokio::time::timeout(Duration::from_secs(1), run(&dies)).await.unwrap_err();
+    let deadline = NOW.plus(Duration::from_secs(10));
+    for (at, expected) in [(deadline, None), (deadline.plus(Duration::from_millis(1)), Some(Execution::Completed))] {
+        let invocation = Invocation::new("request-2", at, at.plus(Duration::from_secs(10)));
+        let result = idempotency(&aws.process()).run_once("event-1", &invocation, effect(&Cell::new(0))).await;
+        assert_eq!(result.ok(), expected);
+    }
 }

@@ -1,352 +1,366 @@
-//! One device at the door, from the event to the record.
+//! The admission of one device, from the event to the record.
 
 use std::time::Duration;
 
-use aws_sdk_iot::types::CertificateStatus;
-use gatehouse::x509::{self, Authority};
-use gatehouse::{Attribute, Call, CertificateId, FetchError, Notification, Refusal, Standing, ThingName};
+use gatehouse::aws::registry::{CertificateStatus, RegisteredCertificate};
+use gatehouse::pki::{CaCertificate, CertificateId, parse_pem};
+use gatehouse::store::CrlFetchError;
+use gatehouse::{Attribute, CaStatus, Failure, Invocation, Notification, Refusal, ThingName, error_chain};
 use tokio::time::sleep;
 
-use crate::certificate::Certificate;
-use crate::event::Registered;
-use crate::reason::Reason;
-use crate::records::{Holder, Lease, Record, Refused, State};
-use crate::registry::Registration;
-use crate::{Error, Jitr};
+use crate::admission_record::{AdmissionLease, AdmissionState};
+use crate::certificate::DeviceCertificate;
+use crate::claims::ClaimHolder;
+use crate::event::Registration;
+use crate::rejection::{Rejection, RejectionReason};
+use crate::{JitrHandler, notification};
 
-/// How often, and how many times, to look again while another invocation works on the same certificate. A device that is
-/// turned away knocks again within a second, and each knock is an event.
-const LOOK_AGAIN: (Duration, usize) = (Duration::from_millis(200), 25);
+/// How often, and how many times, the record is read again while another invocation works on the same certificate. A
+/// rejected device connects again within a second, and each attempt causes an event.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+const MAX_POLLS: usize = 25;
 
-/// What is to be done about an event, as the certificate and its record are now.
+/// What to do about an event, given the certificate's status and its record.
 #[derive(Debug, PartialEq, Eq)]
-enum Task {
-    /// Admit it, or take up an admission that was not finished.
+enum AdmissionStep {
+    /// Admit the certificate, or continue an unfinished admission.
     Admit,
-    /// Carry out a refusal that was decided.
-    Refuse(Refused),
-    /// An admission was not finished, and is not to be.
-    GiveUp,
-    /// Somebody else activated it: note that.
-    Note,
-    /// It is settled.
+    /// Carry out a rejection that is already decided.
+    Reject(Rejection),
+    /// End an unfinished admission that somebody else has overridden.
+    Abandon,
+    /// Record that somebody else activated the certificate.
+    RecordActive,
+    /// Nothing: everything is settled.
     Nothing,
 }
 
-impl Task {
-    /// Only what is pending is worked on, and what was begun here is finished. What an operator took away stays away.
-    fn of(status: &CertificateStatus, state: Option<&State>) -> Self {
+impl AdmissionStep {
+    /// Only a pending certificate is worked on, and unfinished work is finished. What an operator has deactivated stays
+    /// inactive.
+    fn choose(status: &CertificateStatus, state: Option<&AdmissionState>) -> Self {
         match (status, state) {
-            (_, Some(State::Refusing(refused))) => Self::Refuse(refused.clone()),
-            (CertificateStatus::PendingActivation, _) | (CertificateStatus::Active, Some(State::Admitting)) => {
-                Self::Admit
-            }
-            (_, Some(State::Admitting)) => Self::GiveUp,
-            (CertificateStatus::Active, None) => Self::Note,
+            (_, Some(AdmissionState::Rejecting(rejection))) => Self::Reject(rejection.clone()),
+            (CertificateStatus::PendingActivation, _)
+            | (CertificateStatus::Active, Some(AdmissionState::Admitting)) => Self::Admit,
+            (_, Some(AdmissionState::Admitting)) => Self::Abandon,
+            (CertificateStatus::Active, None) => Self::RecordActive,
             _ => Self::Nothing,
         }
     }
 }
 
-/// Why an admission does not go on.
+/// Why an admission ends early.
 enum Stop {
-    /// The certificate is turned away.
-    TurnedAway(Reason),
-    /// Somebody gave it another status meanwhile, which stays.
-    TakenAway,
-    /// Not now.
-    Failed(Error),
+    /// The certificate is rejected.
+    Rejected(RejectionReason),
+    /// Somebody else has set another status meanwhile, which stays.
+    Overridden,
+    /// The CA's revocation list cannot be used now.
+    CrlUnusable(CrlFetchError),
+    /// It may succeed later, or can never succeed.
+    Failed(Failure),
 }
 
-impl<E: Into<Error>> From<E> for Stop {
+impl<E: Into<Failure>> From<E> for Stop {
     fn from(error: E) -> Self {
         Self::Failed(error.into())
     }
 }
 
-impl From<Reason> for Stop {
-    fn from(reason: Reason) -> Self {
-        Self::TurnedAway(reason)
+impl From<RejectionReason> for Stop {
+    fn from(reason: RejectionReason) -> Self {
+        Self::Rejected(reason)
     }
 }
 
-/// One event on its way.
+/// The certificate has to wait for a usable revocation list.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to check whether the CA has revoked the certificate: {0}")]
+struct RevocationCheckError(#[source] CrlFetchError);
+
+/// Another invocation has to finish first.
+#[derive(Debug, thiserror::Error)]
+#[error("another invocation is working on {0}")]
+struct BusyError(&'static str);
+
+impl From<BusyError> for Failure {
+    fn from(error: BusyError) -> Self {
+        Self::retry(error)
+    }
+}
+
+/// The handling of one event.
 pub(crate) struct Admission<'a> {
-    pub(crate) jitr: &'a Jitr,
-    pub(crate) ids: Registered,
+    pub(crate) jitr: &'a JitrHandler,
+    pub(crate) ids: Registration,
     pub(crate) event_id: &'a str,
-    pub(crate) call: &'a Call,
+    pub(crate) invocation: &'a Invocation,
 }
 
 impl Admission<'_> {
-    /// Does what is to be done, under a lease on the certificate's record.
-    pub(crate) async fn run(&self) -> Result<(), Error> {
-        let Self { jitr, ids, call, .. } = self;
-        let (pause, mut looks) = LOOK_AGAIN;
-        let (lease, registration, record, task) = loop {
-            // The record first: where it says that all is settled, the status that is read after it is not older.
+    /// Does what the event calls for, under a lease on the certificate's record.
+    pub(crate) async fn run(&self) -> Result<(), Failure> {
+        let Self { jitr, ids, invocation, .. } = self;
+        let mut polls = 0;
+        let (mut lease, certificate, is_blocked, step) = loop {
+            // The record first: if it says that everything is settled, the status that is read after it is no older.
             let record = jitr.records.get(&ids.certificate).await?;
-            let registration = self.registration().await?;
-            let task = Task::of(&registration.status, record.state.as_ref());
-            match task {
-                Task::Nothing => {
-                    call.count("Duplicate");
+            let certificate = self.registered_certificate().await?;
+            let step = AdmissionStep::choose(&certificate.status, record.state.as_ref());
+            match step {
+                AdmissionStep::Nothing => {
+                    invocation.count("Duplicate");
                     return Ok(());
                 }
-                Task::Note => {
-                    let is_noted = jitr.records.found_active(ids, call.now()).await?;
-                    call.count(if is_noted { "FoundActive" } else { "Duplicate" });
+                AdmissionStep::RecordActive => {
+                    let is_recorded = jitr.records.record_active(ids, record, invocation).await?;
+                    invocation.count(if is_recorded { "FoundActive" } else { "Duplicate" });
                     return Ok(());
                 }
-                Task::Admit | Task::Refuse(_) | Task::GiveUp => {}
+                AdmissionStep::Admit | AdmissionStep::Reject(_) | AdmissionStep::Abandon => {}
             }
-            if let Some(lease) = jitr.records.begin(ids, &record, call).await? {
-                break (lease, registration, record, task);
+            if let Some(lease) = jitr.records.begin(ids, &record, invocation).await? {
+                break (lease, certificate, record.is_blocked, step);
             }
-            if looks == 0 || call.is_late() {
-                return Err(Error::Busy("this certificate"));
+            if polls == MAX_POLLS || invocation.is_running_late() {
+                return Err(BusyError("this certificate").into());
             }
-            looks -= 1;
-            sleep(pause).await;
+            polls += 1;
+            sleep(POLL_INTERVAL).await;
         };
-        let done = match task {
-            Task::Refuse(refused) => self.turn_away(&lease, &registration, &refused).await,
-            Task::GiveUp => self.give_up(&lease).await,
-            Task::Admit | Task::Note | Task::Nothing => self.admit_or_not(&lease, &registration, &record).await,
+        let result = match step {
+            AdmissionStep::Reject(rejection) => self.reject(&mut lease, &certificate, &rejection).await,
+            AdmissionStep::Abandon => self.abandon(&mut lease).await,
+            AdmissionStep::Admit | AdmissionStep::RecordActive | AdmissionStep::Nothing => {
+                self.admit_or_reject(&mut lease, &certificate, is_blocked).await
+            }
         };
-        if done.is_err()
-            && let Err(error) = jitr.records.release(&lease, call.now()).await
+        if result.is_err()
+            && let Err(error) = lease.release(invocation).await
         {
-            let request_id = call.request_id();
-            tracing::warn!(requestId = request_id, %error, "the lease could not be given back; it ends by itself");
+            let (request_id, error) = (invocation.request_id(), error_chain(&error));
+            tracing::warn!(requestId = request_id, error, "failed to release the lease; it expires by itself");
         }
-        done
+        result
     }
 
-    /// The certificate as it is now. An event that does not tell the truth about it is refused.
-    async fn registration(&self) -> Result<Registration, Error> {
-        let Registered { certificate, ca } = &self.ids;
-        let registration = self.jitr.registry.certificate(certificate).await?.ok_or_else(|| {
-            Refusal::new("unknown-certificate", "There is no certificate of this id; it may have been deleted.")
-        })?;
-        if registration.ca.as_ref() != Some(ca) {
-            let why = "The certificate is registered under another CA than the event names.";
+    /// Returns the certificate as it is registered now. An event that contradicts the registry is refused.
+    async fn registered_certificate(&self) -> Result<RegisteredCertificate, Failure> {
+        let Registration { certificate, ca } = &self.ids;
+        let registered = self.jitr.registry.certificate(certificate).await?.ok_or_else(unknown_certificate)?;
+        if registered.ca.as_ref() != Some(ca) {
+            let why = "The certificate is not registered under the CA in field `caCertificateId`.";
             return Err(Refusal::new("another-ca", why).into());
         }
-        Ok(registration)
+        Ok(registered)
     }
 
-    async fn admit_or_not(&self, lease: &Lease, registration: &Registration, record: &Record) -> Result<(), Error> {
-        let Self { jitr, call, .. } = self;
-        let stop = match self.admit(registration, record).await {
+    async fn admit_or_reject(
+        &self,
+        lease: &mut AdmissionLease,
+        registered: &RegisteredCertificate,
+        is_blocked: bool,
+    ) -> Result<(), Failure> {
+        let Self { jitr, invocation, .. } = self;
+        let reason = match self.admit(registered, is_blocked).await {
             Ok((thing, certificate)) => {
-                jitr.records.admitted(lease, &thing, &certificate, call.now()).await?;
-                call.count("Admitted");
+                lease.complete_admission(&thing, &certificate, invocation).await?;
+                invocation.count("Admitted");
                 return Ok(());
             }
-            Err(stop) => stop,
-        };
-        let reason = match stop {
-            Stop::TurnedAway(reason) => reason,
-            Stop::TakenAway => return self.give_up(lease).await,
-            // A certificate that is pending waits until it can be told. One that is active already does not stay so.
-            Stop::Failed(Error::Crl(error)) if self.status().await? == Some(CertificateStatus::Active) => {
-                Reason::CrlUnclear(error.to_string())
+            Err(Stop::Rejected(reason)) => reason,
+            Err(Stop::Overridden) => return self.abandon(lease).await,
+            // A pending certificate waits until the list can be used. One that is active already does not stay active.
+            Err(Stop::CrlUnusable(error)) if self.status().await? == Some(CertificateStatus::Active) => {
+                RejectionReason::CrlUnclear(error.to_string())
             }
-            Stop::Failed(error) => return Err(error),
+            Err(Stop::CrlUnusable(error)) => return Err(Failure::retry(RevocationCheckError(error))),
+            Err(Stop::Failed(failure)) => return Err(failure),
         };
-        let refused = Refused::new(&reason, &jitr.rules.refused_status);
-        jitr.records.refusing(lease, &refused, call.now()).await?;
-        self.turn_away(lease, registration, &refused).await
+        let rejection = Rejection::new(&reason, &jitr.rules.rejected_status);
+        lease.decide_rejection(&rejection, invocation).await?;
+        self.reject(lease, registered, &rejection).await
     }
 
-    /// All the steps of an admission but its record.
-    async fn admit(&self, registration: &Registration, record: &Record) -> Result<(ThingName, Certificate), Stop> {
-        let Self { jitr, ids, call, .. } = self;
-        let (authority, standing) = self.authority().await?;
-        let der = x509::certificate_der(&registration.pem).map_err(|error| Reason::Malformed(error.to_string()))?;
-        let certificate = Certificate::check(&der, &authority, call.now(), jitr.rules.skew)?;
-        if jitr.records.take_signed(&certificate.signed, &ids.certificate, call.now()).await? != Holder::Ours {
-            return Err(Reason::AnotherEncoding.into());
+    /// Performs every step of an admission but the completion of its record.
+    async fn admit(
+        &self,
+        registered: &RegisteredCertificate,
+        is_blocked: bool,
+    ) -> Result<(ThingName, DeviceCertificate), Stop> {
+        let Self { jitr, ids, invocation, .. } = self;
+        let rules = &jitr.rules;
+        let (ca, ca_status) = self.check_ca().await?;
+        let der = parse_pem(&registered.pem).map_err(|error| RejectionReason::Malformed(error.to_string()))?;
+        let certificate = DeviceCertificate::validate(&der, &ca, invocation.now(), rules.clock_skew)?;
+        let digest = &certificate.signed_digest;
+        let holder = jitr.claims.claim_signed_content(digest, &ids.certificate, invocation.now()).await?;
+        if holder != ClaimHolder::Ours {
+            return Err(RejectionReason::AnotherEncoding.into());
         }
-        if record.is_blocked {
-            return Err(Reason::Blocked.into());
+        if is_blocked {
+            return Err(RejectionReason::Blocked.into());
         }
-        self.not_on_the_list(&authority, &standing, &certificate).await?;
-        let thing = certificate.thing(&jitr.rules.thing_name)?;
-        self.take_name(&thing).await?;
+        self.check_crl(&ca, &ca_status, &certificate).await?;
+        let thing = certificate.thing(&rules.thing_name)?;
+        self.claim_name(&thing).await?;
 
         let attributes = [
             ("serial", certificate.serial.to_string()),
             ("ca", ids.ca.to_string()),
             ("fingerprint", ids.certificate.to_string()),
         ];
-        jitr.registry.create_thing(&thing, attributes).await?;
-        jitr.registry.attach(&thing, &registration.arn).await?;
+        jitr.registry.create_thing(&thing, rules.thing_type.as_deref(), attributes).await?;
+        jitr.registry.attach_to_thing(&registered.arn, &thing).await?;
+        jitr.registry.attach_policy(&rules.device_policy, &registered.arn).await?;
 
-        match self.look_again(&certificate).await? {
+        match self.check_again(&certificate).await? {
             CertificateStatus::Active => {}
             CertificateStatus::PendingActivation => {
-                jitr.registry.set_status(&ids.certificate, CertificateStatus::Active).await?;
-                if self.look_again(&certificate).await? != CertificateStatus::Active {
-                    return Err(Stop::TakenAway);
+                self.set_status(CertificateStatus::Active).await?;
+                if self.check_again(&certificate).await? != CertificateStatus::Active {
+                    return Err(Stop::Overridden);
                 }
             }
-            _ => return Err(Stop::TakenAway),
+            _ => return Err(Stop::Overridden),
         }
         Ok((thing, certificate))
     }
 
-    /// The CA, which must be active, within its time, and not blocked; and what else the devices table says of it.
-    async fn authority(&self) -> Result<(Authority, Standing), Stop> {
-        let Self { jitr, ids, call, .. } = self;
-        let authority = jitr.registry.active_authority(&ids.ca).await?.ok_or(Reason::CaInactive)?;
-        if authority.not_before > call.now().plus(jitr.rules.skew) || authority.not_after < call.now() {
-            return Err(Reason::CaExpired.into());
+    /// Checks that the CA is active, within its validity, and not blocked. Returns it with its status.
+    async fn check_ca(&self) -> Result<(CaCertificate, CaStatus), Stop> {
+        let Self { jitr, ids, invocation, .. } = self;
+        let registered = jitr.registry.ca(&ids.ca).await?.filter(|ca| ca.is_active);
+        let ca = registered.ok_or(RejectionReason::CaInactive)?.certificate()?;
+        if ca.not_before > invocation.now().plus(jitr.rules.clock_skew) || ca.not_after < invocation.now() {
+            return Err(RejectionReason::CaExpired.into());
         }
-        let standing = jitr.devices.standing(&ids.ca).await.map_err(|error| Error::Devices(error.into()))?;
-        if standing.block.is_some() {
-            return Err(Reason::CaBlocked.into());
+        let status = jitr.devices.ca_status(&ids.ca).await?;
+        if status.block_reason.is_some() {
+            return Err(RejectionReason::CaBlocked.into());
         }
-        jitr.note(&ids.ca, &authority).await?;
-        Ok((authority, standing))
+        jitr.record_ca_expiry(&ids.ca, &ca).await?;
+        Ok((ca, status))
     }
 
-    /// The certificate must not be on its CA's revocation list.
-    async fn not_on_the_list(
+    /// Checks that the certificate is not on its CA's revocation list.
+    async fn check_crl(
         &self,
-        authority: &Authority,
-        standing: &Standing,
-        certificate: &Certificate,
+        ca: &CaCertificate,
+        ca_status: &CaStatus,
+        certificate: &DeviceCertificate,
     ) -> Result<(), Stop> {
-        let Self { jitr, ids, call, .. } = self;
-        let Some(publication) = &standing.publication else {
-            return if jitr.rules.needs_crl { Err(Reason::NoCrl.into()) } else { Ok(()) };
+        let Self { jitr, ids, invocation, .. } = self;
+        let Some(published) = &ca_status.crl else {
+            return if jitr.rules.requires_crl { Err(RejectionReason::NoCrl.into()) } else { Ok(()) };
         };
-        let crl = jitr.devices.crl(&ids.ca, authority, publication).await.map_err(|error| match error {
-            FetchError::Table(error) => Error::Devices(error.into()),
-            unclear => Error::Crl(unclear),
+        let crl = jitr.devices.crl(&ids.ca, ca, published).await.map_err(|error| match error {
+            CrlFetchError::Table(error) => Stop::Failed(Failure::retry(CrlFetchError::Table(error))),
+            unusable => Stop::CrlUnusable(unusable),
         })?;
-        crl.check_current(call.now(), jitr.rules.skew).map_err(|error| Error::Crl(error.into()))?;
-        if crl.lists(&certificate.serial) { Err(Reason::RevokedByCrl.into()) } else { Ok(()) }
+        let current = crl.check_current(invocation.now(), jitr.rules.clock_skew);
+        current.map_err(|error| Stop::CrlUnusable(error.into()))?;
+        if crl.lists(&certificate.serial) { Err(RejectionReason::RevokedByCrl.into()) } else { Ok(()) }
     }
 
-    /// Looks at everything that somebody may have changed since the first look; the certificate's status.
-    async fn look_again(&self, certificate: &Certificate) -> Result<CertificateStatus, Stop> {
-        let (authority, standing) = self.authority().await?;
-        self.not_on_the_list(&authority, &standing, certificate).await?;
+    /// Checks everything again that somebody may have changed since the first check. Returns the certificate's status.
+    async fn check_again(&self, certificate: &DeviceCertificate) -> Result<CertificateStatus, Stop> {
+        let (ca, ca_status) = self.check_ca().await?;
+        self.check_crl(&ca, &ca_status, certificate).await?;
         if self.jitr.records.get(&self.ids.certificate).await?.is_blocked {
-            return Err(Reason::Blocked.into());
+            return Err(RejectionReason::Blocked.into());
         }
-        self.status().await?.ok_or(Stop::TakenAway)
+        self.status().await?.ok_or(Stop::Overridden)
     }
 
-    /// Takes the thing's name for this certificate. The claim comes first, so that two certificates of one name cannot
-    /// both find nobody there.
-    async fn take_name(&self, thing: &ThingName) -> Result<(), Stop> {
-        let Self { jitr, ids, call, .. } = self;
+    /// Claims the thing's name for this certificate. The claim comes before the look at the thing, so that two
+    /// certificates of one name cannot both find nobody there.
+    async fn claim_name(&self, thing: &ThingName) -> Result<(), Stop> {
+        let Self { jitr, ids, invocation, .. } = self;
         let mut from = None;
-        while let Holder::Another(holder) =
-            jitr.records.take_name(thing, &ids.certificate, from.as_ref(), call.now()).await?
+        while let ClaimHolder::Another(holder) =
+            jitr.claims.claim_name(thing, &ids.certificate, from.as_ref(), invocation.now()).await?
         {
-            self.may_come_after(&holder, thing).await?;
+            self.check_succession(&holder, thing).await?;
             from = Some(holder);
         }
         for other in jitr.registry.certificates_of(thing).await? {
             if other != ids.certificate && Some(&other) != from.as_ref() {
-                self.may_come_after(&other, thing).await?;
+                self.check_succession(&other, thing).await?;
             }
         }
         Ok(())
     }
 
-    /// Whether this certificate may have the name of a thing that another one has or had.
-    async fn may_come_after(&self, other: &CertificateId, thing: &ThingName) -> Result<(), Stop> {
+    /// Checks that this certificate may take over the name of a thing from another one.
+    async fn check_succession(&self, other: &CertificateId, thing: &ThingName) -> Result<(), Stop> {
         match self.jitr.registry.certificate(other).await?.map(|found| found.status) {
-            Some(CertificateStatus::Active) if self.jitr.rules.may_rotate => {
-                Ok(self.tell_rotation(other, thing).await?)
+            Some(CertificateStatus::Active) if self.jitr.rules.allows_rotation => {
+                Ok(self.notify_rotation(other, thing).await?)
             }
-            Some(CertificateStatus::Active) => Err(Reason::NameTaken.into()),
-            // It may yet be admitted, or turned away.
-            Some(CertificateStatus::PendingActivation) => Err(Error::Busy("another certificate of this name").into()),
+            Some(CertificateStatus::Active) => Err(RejectionReason::NameTaken.into()),
+            // It may still be admitted or rejected.
+            Some(CertificateStatus::PendingActivation) => Err(BusyError("another certificate of this name").into()),
             _ => Ok(()),
         }
     }
 
-    /// The old certificate is left alone, and reported.
-    async fn tell_rotation(&self, old: &CertificateId, thing: &ThingName) -> Result<(), Error> {
-        let Self { jitr, ids, event_id, call } = self;
+    /// Notifies people that a device has a new certificate. The old one is not changed.
+    async fn notify_rotation(&self, old: &CertificateId, thing: &ThingName) -> Result<(), Failure> {
+        let Self { jitr, ids, event_id, invocation } = self;
         let new = &ids.certificate;
-        let notification = Notification {
-            subject: "A device has a new certificate".to_owned(),
-            message: format!(
-                "Thing {thing} has a new certificate. The old one is still active: deactivate it once the device uses the \
-                 new one.\nNew: {new}\nOld: {old}"
-            ),
-            data: None,
-            attributes: vec![
-                ("thing", Attribute::Text(thing.to_string())),
-                ("certificateId", Attribute::Text(new.to_string())),
-                ("eventId", Attribute::Text((*event_id).to_owned())),
-            ],
-        };
-        jitr.idempotency.once(&format!("{new}#after#{old}"), call, jitr.topic.publish(notification)).await?;
-        call.count("Rotated");
+        let publish = jitr.topic.publish(notification::rotated(thing, old, new, event_id));
+        jitr.idempotency.run_once(&format!("{new}#after#{old}"), invocation, publish).await?;
+        invocation.count("Rotated");
         Ok(())
     }
 
-    /// Carries a decision out that is written down: the status, the notification, the end of the record.
-    async fn turn_away(&self, lease: &Lease, registration: &Registration, refused: &Refused) -> Result<(), Error> {
-        let Self { jitr, ids, call, .. } = self;
+    /// Carries out a rejection that is stored: sets the status, notifies people, completes the record.
+    async fn reject(
+        &self,
+        lease: &mut AdmissionLease,
+        registered: &RegisteredCertificate,
+        rejection: &Rejection,
+    ) -> Result<(), Failure> {
+        let Self { jitr, ids, event_id, invocation } = self;
         if let Some(CertificateStatus::PendingActivation | CertificateStatus::Active) = self.status().await? {
-            jitr.registry.set_status(&ids.certificate, refused.status.clone()).await?;
+            self.set_status(rejection.status.clone()).await?;
         }
-        let der = x509::certificate_der(&registration.pem).ok();
-        let certificate = der.and_then(|der| Certificate::unchecked(&der));
-        let told = jitr.topic.publish(self.notification(refused, certificate.as_ref()));
-        jitr.idempotency.once(&format!("{}#{}", ids.certificate, refused.code), call, told).await?;
-        jitr.records.refused(lease, refused, certificate.as_ref(), call.now()).await?;
-        call.count("TurnedAway");
+        let certificate = parse_pem(&registered.pem).ok();
+        let certificate = certificate.and_then(|der| DeviceCertificate::parse_unverified(&der));
+        let publish = jitr.topic.publish(notification::rejected(ids, event_id, rejection, certificate.as_ref()));
+        jitr.idempotency.run_once(&format!("{}#{}", ids.certificate, rejection.code), invocation, publish).await?;
+        lease.complete_rejection(rejection, certificate.as_ref(), invocation).await?;
+        invocation.count("Rejected");
         Ok(())
     }
 
-    fn notification(&self, refused: &Refused, certificate: Option<&Certificate>) -> Notification {
-        let Registered { certificate: id, ca } = &self.ids;
-        let Refused { code, why, status } = refused;
-        let mut attributes = vec![
-            ("reason", Attribute::Text(code.clone())),
-            ("certificateId", Attribute::Text(id.to_string())),
-            ("caCertificateId", Attribute::Text(ca.to_string())),
-            ("eventId", Attribute::Text(self.event_id.to_owned())),
-        ];
-        let thing = certificate.and_then(Certificate::thing_name);
-        let who = thing.as_ref().map(|thing| format!(" for thing {thing}")).unwrap_or_default();
-        attributes.extend(thing.map(|thing| ("thing", Attribute::Text(thing.to_string()))));
-        Notification {
-            subject: format!("Device turned away: {code}"),
-            message: format!(
-                "A certificate{who} was turned away and is {status} now. {why}\nCertificate: {id}\nCA: {ca}"
-            ),
-            data: None,
-            attributes,
-        }
-    }
-
-    /// Ends an admission that somebody else decided about.
-    async fn give_up(&self, lease: &Lease) -> Result<(), Error> {
-        let refused = Refused {
+    /// Ends an admission that somebody else has overridden.
+    async fn abandon(&self, lease: &mut AdmissionLease) -> Result<(), Failure> {
+        let rejection = Rejection {
             code: "taken-away".to_owned(),
-            why: "Its status was changed while it was being admitted.".to_owned(),
+            why: "The certificate's status was changed while it was being admitted.".to_owned(),
             status: self.status().await?.unwrap_or_else(|| CertificateStatus::from("DELETED")),
         };
-        self.jitr.records.refused(lease, &refused, None, self.call.now()).await?;
-        self.call.count("TakenAway");
+        lease.complete_rejection(&rejection, None, self.invocation).await?;
+        self.invocation.count("Overridden");
         Ok(())
     }
 
-    /// The certificate's status now; `None` if it is gone.
-    async fn status(&self) -> Result<Option<CertificateStatus>, Error> {
+    /// The certificate's status now; `None` if it has been deleted.
+    async fn status(&self) -> Result<Option<CertificateStatus>, Failure> {
         let found = self.jitr.registry.certificate(&self.ids.certificate).await?;
         Ok(found.map(|found| found.status))
     }
+
+    async fn set_status(&self, status: CertificateStatus) -> Result<(), Failure> {
+        let is_set = self.jitr.registry.set_status(&self.ids.certificate, status).await?;
+        if is_set { Ok(()) } else { Err(unknown_certificate().into()) }
+    }
+}
+
+fn unknown_certificate() -> Refusal {
+    let why = "There is no certificate with this id; it may have been deleted.";
+    Refusal::new("unknown-certificate", why)
 }

@@ -1,20 +1,22 @@
-//! The message by which AWS IoT tells that a device has presented a certificate of a registered CA.
+//! The event that AWS IoT publishes when a device presents a certificate of a registered CA.
 //! <https://docs.aws.amazon.com/iot/latest/developerguide/auto-register-device-cert.html>
 
-use gatehouse::{CertificateId, DeviceEvent, Refusal};
+use gatehouse::pki::CertificateId;
+use gatehouse::{DeviceEvent, Refusal};
 use serde::Deserialize;
 
-/// A message has about 500 bytes; this leaves room for fields to come.
-const PAYLOAD_LIMIT: usize = 8 * 1024;
+/// An event has about 500 bytes; this leaves room for new fields.
+const MAX_PAYLOAD_BYTES: usize = 8 * 1024;
 
 const TOPIC: &str = "$aws/events/certificates/registered/";
 
-/// A device is at the door. All else that the message says (the status above all) may be old: it is looked up.
+/// A device has presented a new certificate. Whatever else the event says, the status above all, may be out of date and
+/// is looked up.
 #[derive(Debug, Clone)]
-pub struct Registered {
+pub struct Registration {
     /// The device's certificate.
     pub certificate: CertificateId,
-    /// The CA that it was registered under.
+    /// The CA that it is registered under.
     pub ca: CertificateId,
 }
 
@@ -28,12 +30,12 @@ struct Payload {
     account: String,
 }
 
-impl Registered {
-    /// Reads the message, which must be about this account.
+impl Registration {
+    /// Parses an event of this account.
     ///
     /// Refused with the codes of [`DeviceEvent::payload`], `invalid-value`, `another-account` or `topic-mismatch`.
-    pub fn read(event: &DeviceEvent, account: &str) -> Result<Self, Refusal> {
-        let payload: Payload = event.payload(PAYLOAD_LIMIT)?;
+    pub fn parse(event: &DeviceEvent, account: &str) -> Result<Self, Refusal> {
+        let payload: Payload = event.payload(MAX_PAYLOAD_BYTES)?;
         let id = |name: &str, text: &str| {
             let why = || format!("Field `{name}` must be 64 hexadecimal digits.");
             CertificateId::new(text).ok_or_else(|| Refusal::new("invalid-value", why()))
@@ -41,10 +43,10 @@ impl Registered {
         let certificate = id("certificateId", &payload.certificate)?;
         let ca = id("caCertificateId", &payload.ca)?;
         if payload.account != account {
-            return Err(Refusal::new("another-account", "Field `awsAccountId` names another account."));
+            return Err(Refusal::new("another-account", "Field `awsAccountId` must be the id of this account."));
         }
         if event.topic.strip_prefix(TOPIC) != Some(ca.as_str()) {
-            return Err(Refusal::new("topic-mismatch", "The topic does not name the CA of field `caCertificateId`."));
+            return Err(Refusal::new("topic-mismatch", "The topic must end with the CA in field `caCertificateId`."));
         }
         Ok(Self { certificate, ca })
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use aws_sdk_iot::types::CertificateStatus;
 use gatehouse::Timestamp;
-use gatehouse::x509::{self, Authority};
+use gatehouse::x509::{self, CaCertificate};
 use jitr::certificate::Certificate;
 use jitr::reason::Reason;
 use pki::{Ca, DAY, NOW, OpenSsl, bit_string, content, date, element, elements, named};
@@ -31,11 +31,11 @@ const SKEW: Duration = Duration::from_mins(5);
 const SECOND: Duration = Duration::from_secs(1);
 
 static CA: LazyLock<Ca> = LazyLock::new(|| Ca::new("Test CA"));
-static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| CA.authority());
+static AUTHORITY: LazyLock<CaCertificate> = LazyLock::new(|| CA.authority());
 static KEY: LazyLock<KeyPair> = LazyLock::new(|| KeyPair::generate().unwrap());
 static GOOD: LazyLock<Vec<u8>> = LazyLock::new(|| issued(|_| ()));
 /// An RSA CA's, whose signature has no second form of its own.
-static GOOD_RSA: LazyLock<(Authority, Vec<u8>)> = LazyLock::new(|| rsa_signed(&PKCS_RSA_SHA256));
+static GOOD_RSA: LazyLock<(CaCertificate, Vec<u8>)> = LazyLock::new(|| rsa_signed(&PKCS_RSA_SHA256));
 
 fn issued(change: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
     let mut params = named("thermometer-1");
@@ -65,7 +65,7 @@ fn thing(der: &[u8]) -> Result<String, &'static str> {
     check(der).unwrap().thing(&pattern(".*")).map(|thing| thing.to_string()).map_err(|reason| reason.code())
 }
 
-fn rsa_signed(algorithm: &'static SignatureAlgorithm) -> (Authority, Vec<u8>) {
+fn rsa_signed(algorithm: &'static SignatureAlgorithm) -> (CaCertificate, Vec<u8>) {
     let openssl = OpenSsl::new("rsa-ca");
     let key = openssl.key("-algorithm RSA -pkeyopt rsa_keygen_bits:2048");
     let ca = Ca::with("RSA CA", KeyPair::from_pkcs8_pem_and_sign_algo(&key, algorithm).unwrap());

@@ -201,8 +201,8 @@ const ADMISSION: [&str; 22] = [
 ];
 
 /// The number, from 1, of the last call of an admission that has this name.
-fn last(call: &str) -> usize {
-    ADMISSION.iter().rposition(|name| *name == call).unwrap() + 1
+fn last(invocation: &str) -> usize {
+    ADMISSION.iter().rposition(|name| *name == invocation).unwrap() + 1
 }
 
 #[tokio::test]
@@ -248,7 +248,7 @@ async fn a_device_of_a_ca_with_a_list_is_admitted_if_it_is_not_on_it() {
     assert!(delivered.is_done(), "{delivered:?}");
     assert_eq!(fleet.status(&device), "ACTIVE");
     // Fetched once, in pages; looked up three times.
-    let queries = fleet.aws.state().calls.iter().filter(|(_, call)| call == "Query devices").count();
+    let queries = fleet.aws.state().calls.iter().filter(|(_, invocation)| invocation == "Query devices").count();
     assert_eq!(queries, crl(&[&[8], &[9]], 1).len().div_ceil(100));
 }
 
@@ -459,7 +459,7 @@ async fn each_refusal_takes_the_certificate_away_tells_it_once_and_is_recorded()
             let named = !["malformed-certificate", "trailing-bytes", "bad-thing-name"].contains(&reason);
             assert_eq!(attributes.contains_key("thing"), named, "{reason}");
             assert_eq!(state.lasting()["quarantined"], 0, "{reason}");
-            assert!(!state.calls.iter().any(|(_, call)| call == "UpdateCertificate ACTIVE"), "{reason}");
+            assert!(!state.calls.iter().any(|(_, invocation)| invocation == "UpdateCertificate ACTIVE"), "{reason}");
         }
     }
 }
@@ -591,7 +591,7 @@ async fn an_active_certificate_whose_admission_was_not_finished_is_finished() {
     let state = fleet.aws.state();
     assert_eq!(state.record(&device.id, "state").as_deref(), Some("admitted"));
     assert_eq!((state.attached.len(), state.policies.len(), state.things.len()), (1, 1, 1));
-    assert!(!state.calls.iter().any(|(_, call)| call.starts_with("UpdateCertificate")));
+    assert!(!state.calls.iter().any(|(_, invocation)| invocation.starts_with("UpdateCertificate")));
 }
 
 #[tokio::test]
@@ -628,7 +628,7 @@ async fn what_is_inactive_or_revoked_is_never_activated_whatever_the_record_hold
             let expected = if recorded == Some("admitting") { Some("refused") } else { recorded };
             assert_eq!(state.record(&device.id, "state").as_deref(), expected, "{status}");
             assert!(
-                !state.calls.iter().any(|(_, call)| call.starts_with("UpdateCertificate")),
+                !state.calls.iter().any(|(_, invocation)| invocation.starts_with("UpdateCertificate")),
                 "{status} {recorded:?}"
             );
             assert!(state.things.is_empty() && state.policies.is_empty());
@@ -662,7 +662,7 @@ async fn the_same_event_three_times_admits_once() {
         assert!(again.is_done() && again.counted["Duplicate"] == 1, "{again:?}");
     }
     assert_eq!(fleet.aws.state().lasting(), once);
-    let activations = fleet.aws.state().calls.iter().filter(|(_, call)| call == "UpdateCertificate ACTIVE").count();
+    let activations = fleet.aws.state().calls.iter().filter(|(_, invocation)| invocation == "UpdateCertificate ACTIVE").count();
     assert_eq!(activations, 1);
 }
 
@@ -678,7 +678,7 @@ async fn deliver_twice(turns: impl IntoIterator<Item = usize> + Clone + Debug) {
     assert_eq!((counted("Admitted"), counted("Duplicate")), (1, 1), "{turns:?}: {both:?}");
     let state = fleet.aws.state();
     assert_eq!((state.status(&device.id), state.record(&device.id, "state").as_deref()), ("ACTIVE", Some("admitted")));
-    let activations = state.calls.iter().filter(|(_, call)| call == "UpdateCertificate ACTIVE").count();
+    let activations = state.calls.iter().filter(|(_, invocation)| invocation == "UpdateCertificate ACTIVE").count();
     assert_eq!(activations, 1, "{turns:?}");
 }
 
@@ -697,7 +697,7 @@ async fn deliver_two_of_one_name(turns: impl IntoIterator<Item = usize> + Clone 
     let state = fleet.aws.state();
     let active = devices.iter().find(|device| state.status(&device.id) == "ACTIVE").unwrap();
     assert_eq!(state.noted("thing#thermometer-1", "name", "certificateId"), Some(active.id.clone()));
-    let activations = state.calls.iter().filter(|(_, call)| call == "UpdateCertificate ACTIVE").count();
+    let activations = state.calls.iter().filter(|(_, invocation)| invocation == "UpdateCertificate ACTIVE").count();
     assert_eq!(activations, 1, "{turns:?}");
     assert_eq!((told(&state, "name-taken"), state.published.len()), (1, 1), "{turns:?}");
 }
@@ -789,7 +789,7 @@ async fn undisturbed(
     let (fleet, device) = make();
     assert!(process(&fleet, variables).deliver(&device.event, NOW).await.is_done());
     let state = fleet.aws.state();
-    (state.lasting(), state.published.len(), state.calls.iter().map(|(_, call)| call.clone()).collect())
+    (state.lasting(), state.published.len(), state.calls.iter().map(|(_, invocation)| invocation.clone()).collect())
 }
 
 /// A process dies before or after each of its calls, and the event comes again: to a process that dies as well, after each
@@ -800,7 +800,7 @@ async fn undisturbed(
 async fn a_crash_between_any_two_steps_never_leaves_an_active_certificate_without_its_checks_and_policy() {
     for (what, make, variables) in SCENARIOS {
         let (expected, messages, calls) = undisturbed(make, variables).await;
-        let deaths = |calls: usize| (1..=calls).flat_map(|call| [(call, Fault::DiesBefore), (call, Fault::DiesAfter)]);
+        let deaths = |calls: usize| (1..=calls).flat_map(|invocation| [(invocation, Fault::DiesBefore), (invocation, Fault::DiesAfter)]);
         for (first, fault) in deaths(calls.len()) {
             // The second death is tried at every step of an admission; else one is enough to have seen.
             let seconds: Vec<_> = iter::once(None)
@@ -810,8 +810,8 @@ async fn a_crash_between_any_two_steps_never_leaves_an_active_certificate_withou
                 let (fleet, device) = make();
                 let dying = process(&fleet, variables).fail(first, fault);
                 assert_eq!(dying.deliver(&device.event, NOW).await.answer, None, "{what} {first} {fault:?}");
-                if let Some(call) = second {
-                    process(&fleet, variables).fail(call, fault).deliver(&device.event, NOW.plus(LATER)).await;
+                if let Some(invocation) = second {
+                    process(&fleet, variables).fail(invocation, fault).deliver(&device.event, NOW.plus(LATER)).await;
                 }
                 let last = process(&fleet, variables).deliver(&device.event, NOW.plus(2 * LATER)).await;
                 assert!(last.is_done(), "{what} {first} {fault:?} {second:?}: {last:?}");
@@ -868,11 +868,11 @@ async fn a_lost_answer_and_a_throttled_call_are_tried_again_within_one_invocatio
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_throttled_again_and_again_hands_the_event_back_and_changes_no_status() {
-    for call in 1..=last("UpdateCertificate ACTIVE") {
+    for invocation in 1..=last("UpdateCertificate ACTIVE") {
         let fleet = Fleet::new();
         let device = fleet.device("thermometer-1", 7);
         let throttled =
-            (call..call + 3).fold(fleet.aws.process(), |process, call| process.fail(call, Fault::Throttled));
+            (invocation..call + 3).fold(fleet.aws.process(), |process, invocation| process.fail(invocation, Fault::Throttled));
         let delivered = throttled.deliver(&device.event, NOW).await;
         assert!(delivered.is_handed_back(), "{call}: {delivered:?}");
         assert_eq!(fleet.status(&device), "PENDING_ACTIVATION", "{call}");
@@ -901,11 +901,11 @@ const MEANWHILE: [Meanwhile; 5] = [
 ];
 
 /// A device's admission, and something that happens just before this call of it.
-async fn admitted_while(call: usize, change: fn(&mut State, &str, &str)) -> (Fleet, Device, Delivered) {
+async fn admitted_while(invocation: usize, change: fn(&mut State, &str, &str)) -> (Fleet, Device, Delivered) {
     let fleet = Fleet::new();
     let device = fleet.device("thermometer-1", 7);
     let (id, ca) = (device.id.clone(), fleet.ca_id.clone());
-    let process = fleet.aws.process().change(call, move |state| change(state, &id, &ca));
+    let process = fleet.aws.process().change(invocation, move |state| change(state, &id, &ca));
     let delivered = process.deliver(&device.event, NOW).await;
     (fleet, device, delivered)
 }
@@ -913,19 +913,19 @@ async fn admitted_while(call: usize, change: fn(&mut State, &str, &str)) -> (Fle
 #[tokio::test]
 async fn what_is_shut_at_any_point_before_the_last_look_is_not_active_in_the_end() {
     for (reason, change, seen_by) in MEANWHILE {
-        for call in 1..=ADMISSION.len() {
-            let (fleet, device, delivered) = admitted_while(call, change).await;
+        for invocation in 1..=ADMISSION.len() {
+            let (fleet, device, delivered) = admitted_while(invocation, change).await;
             assert!(delivered.is_done(), "{reason} {call}: {delivered:?}");
             for _ in 0..2 {
                 assert!(fleet.deliver(&device).await.is_done(), "{reason} {call}");
             }
-            if call <= last(seen_by) {
+            if invocation <= last(seen_by) {
                 assert_eq!(fleet.status(&device), "REVOKED", "{reason} {call}");
                 assert_eq!(fleet.reason_of(&device).as_deref(), Some(reason), "{call}");
                 assert_eq!(told(&fleet.aws.state(), reason), 1, "{reason} {call}");
             } else {
                 // It was active before it was shut: whoever shuts a CA then sweeps up what is active.
-                assert!(call > last("UpdateCertificate ACTIVE"), "{reason} {call}");
+                assert!(invocation > last("UpdateCertificate ACTIVE"), "{reason} {call}");
                 assert_eq!(fleet.status(&device), "ACTIVE", "{reason} {call}");
             }
         }
@@ -937,7 +937,7 @@ async fn what_an_operator_takes_away_at_any_point_stays_away() {
     // AWS IoT has no compare-and-set: an operator who writes the status alone, between the last look and the activation, is
     // overtaken. One who blocks the certificate first, as `revoke` does, never is.
     let overtaken = last("UpdateCertificate ACTIVE");
-    for (call, is_blocked) in (1..=ADMISSION.len() + 1).flat_map(|call| [(call, false), (call, true)]) {
+    for (invocation, is_blocked) in (1..=ADMISSION.len() + 1).flat_map(|invocation| [(invocation, false), (invocation, true)]) {
         for status in ["INACTIVE", "REVOKED"] {
             let fleet = Fleet::new();
             let device = fleet.device("thermometer-1", 7);
@@ -948,16 +948,16 @@ async fn what_an_operator_takes_away_at_any_point_stays_away() {
                 }
                 state.set_status(&id, status);
             };
-            if call > ADMISSION.len() {
+            if invocation > ADMISSION.len() {
                 assert!(fleet.deliver(&device).await.is_done());
                 take_away(&mut fleet.aws.state());
             } else {
-                assert!(fleet.aws.process().change(call, take_away).deliver(&device.event, NOW).await.is_done());
+                assert!(fleet.aws.process().change(invocation, take_away).deliver(&device.event, NOW).await.is_done());
             }
             for _ in 0..3 {
                 assert!(fleet.deliver(&device).await.is_done());
             }
-            let expected = match (call == overtaken, is_blocked) {
+            let expected = match (invocation == overtaken, is_blocked) {
                 (true, false) => "ACTIVE",
                 (true, true) => "REVOKED",
                 _ => status,
@@ -972,13 +972,13 @@ async fn a_crash_while_an_activation_is_taken_back_does_not_leave_it() {
     for (reason, change, seen_by) in MEANWHILE {
         let shut = last("UpdateCertificate ACTIVE") + 1;
         let calls = admitted_while(shut, change).await.0.aws.state().calls.len();
-        for call in shut..=calls {
+        for invocation in shut..=calls {
             for fault in [Fault::DiesBefore, Fault::DiesAfter, Fault::Denied] {
                 let fleet = Fleet::new();
                 let device = fleet.device("thermometer-1", 7);
                 let (id, ca) = (device.id.clone(), fleet.ca_id.clone());
                 let process = fleet.aws.process().change(shut, move |state| change(state, &id, &ca));
-                let last = process.fail(call, fault).deliver_until_done(&device.event, NOW).await;
+                let last = process.fail(invocation, fault).deliver_until_done(&device.event, NOW).await;
                 assert!(last.is_done(), "{reason} {call} {fault:?}: {last:?}");
                 assert_eq!(fleet.status(&device), "REVOKED", "{reason} {call} {fault:?}, seen by {seen_by}");
                 assert_eq!(fleet.state_of(&device).as_deref(), Some("refused"));
@@ -1024,13 +1024,13 @@ async fn a_list_that_cannot_be_relied_on_keeps_a_pending_certificate_waiting() {
 #[tokio::test]
 async fn a_list_that_can_no_longer_be_relied_on_takes_a_new_activation_back_but_not_for_good() {
     let expire: fn(&mut State, &str, &str) = |state, _, ca| publish(state, &format!("ca#{ca}"), &CA, &expired_crl(9));
-    for call in 1..=ADMISSION.len() {
-        let (fleet, device, delivered) = admitted_while(call, expire).await;
-        if call <= last("UpdateCertificate ACTIVE") - 3 {
+    for invocation in 1..=ADMISSION.len() {
+        let (fleet, device, delivered) = admitted_while(invocation, expire).await;
+        if invocation <= last("UpdateCertificate ACTIVE") - 3 {
             // Seen in time: it waits.
             assert!(delivered.is_handed_back(), "{call}: {delivered:?}");
             assert_eq!(fleet.status(&device), "PENDING_ACTIVATION", "{call}");
-        } else if call <= last("GetItem ca/status") {
+        } else if invocation <= last("GetItem ca/status") {
             assert!(delivered.is_done(), "{call}: {delivered:?}");
             assert_eq!(fleet.status(&device), "INACTIVE", "{call}");
             assert_eq!(fleet.reason_of(&device).as_deref(), Some("crl-unclear"), "{call}");
@@ -1131,7 +1131,7 @@ async fn a_warm_process_notes_a_cas_end_once_and_fetches_its_list_once() {
     assert_eq!(delivered.answer, Some(Ok(json!({"batchItemFailures": []}))));
     assert_eq!((delivered.counted["Admitted"], delivered.counted["TurnedAway"]), (2, 1));
     let state = fleet.aws.state();
-    let calls = |name: &str| state.calls.iter().filter(|(_, call)| call == name).count();
+    let calls = |name: &str| state.calls.iter().filter(|(_, invocation)| invocation == name).count();
     assert_eq!(calls("PutItem ca/certificate"), 1);
     assert_eq!(calls("Query devices"), crl(&[&[1]], 1).len().div_ceil(100));
 }
@@ -1184,7 +1184,7 @@ async fn where_nothing_runs_out_that_is_counted_and_nobody_is_told() {
     let delivered = fleet.aws.process().deliver(&json!({"check": "runs-out"}), NOW).await;
     assert!(delivered.is_done() && delivered.counted["RunsOut"] == 0, "{delivered:?}");
     assert_eq!(fleet.aws.state().published.len(), 0);
-    let queries = fleet.aws.state().calls.iter().filter(|(_, call)| call == "Query runs-out").count();
+    let queries = fleet.aws.state().calls.iter().filter(|(_, invocation)| invocation == "Query runs-out").count();
     assert_eq!(queries, 31, "today and thirty days more");
 }
 

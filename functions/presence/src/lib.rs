@@ -1,228 +1,25 @@
-//! `$aws/events/presence/+/+`: who is connected; tells when a device stays away.
+//! `$aws/events/presence/+/+`: tracks which devices are connected, and notifies when one stays offline.
 //!
-//! AWS IoT's lifecycle events come late, repeated and in any order. Each is held against the device's record, under
-//! optimistic locking, and only what is newer changes it: see [`presence`].
+//! AWS IoT's lifecycle events can be late, duplicated and out of order. Each is compared with the device's record, and
+//! only a newer one changes it. The result is the same for every order of arrival.
 //!
-//! A disconnect is not news until it lasts. So the function sends itself a check, which its queue holds back for the
-//! grace period, and only then acknowledges the event; a process that dies in between leaves the event to come again,
-//! and then the check is sent again, which harms nothing. If the device is still away by the same disconnect when the
-//! check comes, the topic is told, once; a return before that is not told at all, and one after it is. What is to be
-//! told is stored in the record together with the change that it tells of, and struck off once it is sent.
+//! A disconnect is not news until it lasts. After storing one, and before acknowledging the event, the function sends
+//! itself a check, which its queue delays by the grace period. A process that dies in between leaves the event to be
+//! delivered again; a second check does no harm. If the device is still offline by the same disconnect when the check
+//! arrives, subscribers are notified, once, and later notified of its return. A return before the check notifies nobody.
 //!
-//! Anybody may be refused in a device's name, and AWS IoT may tell that as a disconnect of the device. Such an end
-//! counts only for the connection that it belongs to: see [`Device::refusals`].
+//! Notifications are stored in the record by the same write as the change that they announce, sent afterwards, and then
+//! removed: see [`gatehouse::Outbox`]. A process that dies in between leaves them to whatever event comes next.
+//!
+//! Anyone can attempt to connect under a device's client id and be rejected, and AWS IoT may report that as a disconnect
+//! of the device. Such a disconnect counts only once the connect of its own connection has been seen.
 
-pub mod check;
-pub mod device;
-pub mod event;
-pub mod notice;
-pub mod presence;
+mod connection;
+mod device_record;
+mod handler;
+mod lifecycle_event;
+mod notification;
+mod offline_check;
 
-use std::convert::Infallible;
-use std::mem;
-use std::time::Duration;
-
-use gatehouse::{
-    Call, Command, DeviceEvent, Each, Environment, Failure, Idempotency, Incoming, InitError, NotPublished, NotSent,
-    Once, OnceError, Queue, Record, RecordError, Records, Refusal, Setup, ThingName, Topic,
-};
-
-use crate::check::Check;
-use crate::device::{Device, Heard, Unreadable};
-use crate::event::Lifecycle;
-use crate::presence::Presence;
-
-/// The record's part of what the devices table has of a thing.
-const PART: &str = "presence";
-
-/// The handler of lifecycle events and of its own checks.
-#[derive(Debug)]
-pub struct Handler {
-    records: Records,
-    queue: Queue,
-    topic: Topic,
-    idempotency: Idempotency,
-    grace: Duration,
-}
-
-/// Why an event is not done.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// It is not an event, or not an order, that we take.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// The device's record could not be read or written.
-    #[error(transparent)]
-    Record(#[from] RecordError),
-    /// The device's record is not one that this function writes.
-    #[error(transparent)]
-    Unreadable(#[from] Unreadable),
-    /// The check could not be sent.
-    #[error(transparent)]
-    NotSent(#[from] NotSent),
-    /// What is owed was not told now; the next try may.
-    #[error(transparent)]
-    NotTold(#[from] OnceError<NotPublished>),
-    /// A failure was not counted now; the next try may.
-    #[error(transparent)]
-    NotCounted(#[from] OnceError<Infallible>),
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Refused(refusal) => refusal.into(),
-            Error::NotTold(error) => error.into(),
-            other @ (Error::Record(_) | Error::Unreadable(_) | Error::NotSent(_) | Error::NotCounted(_)) => {
-                Self::retry(other)
-            }
-        }
-    }
-}
-
-impl Handler {
-    /// The handler that the process's environment describes.
-    pub async fn new(setup: &Setup) -> Result<Self, InitError> {
-        let records = Records::new(setup.dynamodb(), setup.environment().required::<String>("DEVICES_TABLE")?);
-        let (queue, topic) = tokio::join!(Queue::connect(setup), Topic::connect(setup));
-        Self::from(setup.environment(), records, queue?, topic?, setup.idempotency()?)
-    }
-
-    /// Reads `GRACE_SECONDS`: how long a device must be away for that to be news, from 0 to 900 (default 300).
-    pub fn from(
-        environment: &Environment,
-        records: Records,
-        queue: Queue,
-        topic: Topic,
-        idempotency: Idempotency,
-    ) -> Result<Self, InitError> {
-        let grace = Duration::from_secs(environment.optional("GRACE_SECONDS")?.unwrap_or(300));
-        if grace > Queue::LONGEST_DELAY {
-            let why = "it must be from 0 to 900: Amazon SQS holds no message back for longer";
-            return Err(Environment::invalid("GRACE_SECONDS", grace.as_secs(), &why));
-        }
-        Ok(Self { records, queue, topic, idempotency, grace })
-    }
-
-    async fn hear(&self, event: &DeviceEvent, call: &Call) -> Result<(), Error> {
-        let lifecycle = Lifecycle::read(event)?;
-        if let Lifecycle::Presence(presence) = &lifecycle {
-            self.take(&event.thing, presence, call).await?;
-        }
-        self.count_failure(&event.thing, &lifecycle, call).await
-    }
-
-    /// Holds an event against the record, and sees to what follows.
-    async fn take(&self, thing: &ThingName, event: &Presence, call: &Call) -> Result<(), Error> {
-        let (device, record) = self
-            .change(thing, |device| match device.hear(event.clone()) {
-                Heard::Newer => true,
-                Heard::Repeated => {
-                    call.count("Repeated");
-                    false
-                }
-                Heard::Older => {
-                    call.count("Late");
-                    false
-                }
-            })
-            .await?;
-        // Not only where it was new: the process that wrote it down may have died before it sent the check.
-        if device.awaits_check(event) {
-            // From now on, however long ago it was: where events are late, a return may be as late.
-            self.queue.send(&Check::of(thing, event), self.grace).await?;
-        }
-        self.settle(thing, device, record, call).await
-    }
-
-    async fn check(&self, order: &Command<Check>, call: &Call) -> Result<(), Error> {
-        let check = &order.order;
-        let thing = ThingName::new(check.thing.as_str())?;
-        let (device, record) = self.change(&thing, |device| device.check(check.version, &check.session)).await?;
-        self.settle(&thing, device, record, call).await
-    }
-
-    /// Changes a device's record, if `change` says that it did; again from the start where another process has changed
-    /// it meanwhile. The device as it is now, with its record.
-    async fn change(&self, thing: &ThingName, change: impl Fn(&mut Device) -> bool) -> Result<(Device, Record), Error> {
-        let id = id(thing);
-        loop {
-            let was = self.records.get(&id, PART).await?;
-            let mut device = Device::read(&was.item)?;
-            if !change(&mut device) {
-                return Ok((device, was));
-            }
-            match self.records.put(&id, PART, device.item()?, &was).await {
-                Err(RecordError::Conflict) => {}
-                now => return Ok((device, now?)),
-            }
-        }
-    }
-
-    /// Tells what is owed, in its order, and strikes it off; also what has come to be owed meanwhile.
-    async fn settle(
-        &self,
-        thing: &ThingName,
-        mut device: Device,
-        mut record: Record,
-        call: &Call,
-    ) -> Result<(), Error> {
-        while !device.owed.is_empty() {
-            let sent = mem::take(&mut device.owed);
-            for notice in &sent {
-                let told = self.topic.publish(notice.notification(thing));
-                if self.idempotency.once(&format!("{thing}#{}", notice.id()), call, told).await? == Once::Done {
-                    call.count("Told");
-                }
-            }
-            match self.records.put(&id(thing), PART, device.item()?, &record).await {
-                Err(RecordError::Conflict) => {
-                    let strike_off = |device: &mut Device| {
-                        let owed = device.owed.len();
-                        device.owed.retain(|notice| !sent.contains(notice));
-                        device.owed.len() < owed
-                    };
-                    (device, record) = self.change(thing, strike_off).await?;
-                }
-                other => drop(other?),
-            }
-        }
-        Ok(())
-    }
-
-    /// Counts a failure that an operator should know of, once for each event, and logs whose it was.
-    async fn count_failure(&self, thing: &ThingName, lifecycle: &Lifecycle, call: &Call) -> Result<(), Error> {
-        let Some((metric, reason)) = lifecycle.failure() else { return Ok(()) };
-        let count = async {
-            call.count(metric);
-            tracing::warn!(
-                requestId = call.request_id(),
-                thing = thing.as_str(),
-                reason,
-                "a client was put out or kept out"
-            );
-            Ok::<_, Infallible>(())
-        };
-        match self.idempotency.once(&format!("{thing}#{metric}#{}", lifecycle.key()), call, count).await {
-            // Whoever is at it counts it, now or when its own event comes again.
-            Err(OnceError::AlreadyInProgress) => Ok(()),
-            other => Ok(other.map(drop)?),
-        }
-    }
-}
-
-fn id(thing: &ThingName) -> String {
-    format!("thing#{thing}")
-}
-
-impl Each for Handler {
-    type Input = Incoming<Check>;
-    type Error = Error;
-
-    async fn handle(&self, input: &Incoming<Check>, call: &Call) -> Result<(), Error> {
-        match input {
-            Incoming::Event(event) => self.hear(event, call).await,
-            Incoming::Order(order) => self.check(order, call).await,
-        }
-    }
-}
+pub use handler::PresenceHandler;
+pub use offline_check::OfflineCheck;

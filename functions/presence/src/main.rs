@@ -3,13 +3,13 @@
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
-use gatehouse::OneByOne;
-use presence::Handler;
+use gatehouse::Concurrent;
+use presence::PresenceHandler;
 
-/// A whole batch; events of one device that meet are taken one after the other, whichever comes first.
-const AT_ONCE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9);
+/// A whole batch. Concurrent events of one device are serialized by optimistic locking.
+const MAX_CONCURRENT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    gatehouse::run(async |setup| Ok(OneByOne(Handler::new(setup).await?, AT_ONCE))).await
+    gatehouse::run(async |setup| Ok(Concurrent::new(PresenceHandler::new(setup).await?, MAX_CONCURRENT))).await
 }

@@ -17,7 +17,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use aws::{Aws, Delivered, FAULTS, Fault, Process, VISIBILITY};
-use gatehouse::{Idempotency, InitError, OneByOne, Queue, Records, Timestamp, Topic};
+use gatehouse::{Idempotency, InitError, Concurrent, Queue, Records, Timestamp, Topic};
 use presence::Handler;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 const NOW: Timestamp = Timestamp::from_millis(1_763_715_600_000);
 const GRACE: Duration = Duration::from_mins(5);
 
-fn handler(process: &Process) -> Result<OneByOne<Handler>, InitError> {
+fn handler(process: &Process) -> Result<Concurrent<Handler>, InitError> {
     let (environment, dynamodb) = (process.environment(), client!(aws_sdk_dynamodb, process));
     let handler = Handler::from(
         &environment,
@@ -34,7 +34,7 @@ fn handler(process: &Process) -> Result<OneByOne<Handler>, InitError> {
         Topic::from(&environment, client!(aws_sdk_sns, process))?,
         Idempotency::from(&environment, dynamodb, "presence")?,
     )?;
-    Ok(OneByOne(handler, NonZeroUsize::new(10).unwrap()))
+    Ok(Concurrent(handler, NonZeroUsize::new(10).unwrap()))
 }
 
 /// Hands an event to a process, by this clock.
@@ -254,18 +254,18 @@ async fn any_one_fault_at_any_call_changes_nothing_in_the_end() {
     assert_eq!(calls, [2, 5, 6, 6]);
 
     for (broken, calls) in calls.into_iter().enumerate() {
-        for (call, fault) in (1..=calls).flat_map(|call| FAULTS.map(|fault| (call, fault))) {
+        for (invocation, fault) in (1..=calls).flat_map(|invocation| FAULTS.map(|fault| (invocation, fault))) {
             let (aws, mut now) = (Aws::default(), NOW);
             let mut calls = Vec::new();
             for (index, event) in journey.iter().enumerate() {
                 let process = aws.process();
                 let number = process.number;
-                let process = if index == broken { process.fail(call, fault) } else { process };
+                let process = if index == broken { process.fail(invocation, fault) } else { process };
                 let (delivered, at) = deliver_until_done(process, event, now).await;
                 now = at;
                 assert!(delivered.is_done(), "{event} with {fault:?} at call {call}: {delivered:?}");
                 if index == broken {
-                    calls.extend(aws.state().calls_of(number).into_iter().take(call).map(str::to_owned));
+                    calls.extend(aws.state().calls_of(number).into_iter().take(invocation).map(str::to_owned));
                 }
             }
             let case = format!("{fault:?} at call {call} of {}: {calls:?}", journey[broken]);

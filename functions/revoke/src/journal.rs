@@ -10,7 +10,7 @@ use std::time::Duration;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure;
 use gatehouse::item::{Item, integer, number, string, text};
-use gatehouse::{BoxError, Call, Devices, Refusal, Timestamp};
+use gatehouse::{BoxError, Invocation, Devices, Refusal, Timestamp};
 use uuid::Uuid;
 
 use crate::order::{Job, Subject};
@@ -75,14 +75,14 @@ impl Journal {
         id: &str,
         step: u64,
         job: Option<&Job>,
-        call: &Call,
+        invocation: &Invocation,
     ) -> Result<Taken, JournalError> {
         let found = self.0.get(key(subject), &part(id)).await.map_err(|error| JournalError::Read(error.into()))?;
         let owner = Uuid::new_v4().to_string();
         let (version, run, is_held) = match (&found, job) {
             (Some(item), _) => {
                 let (version, run) = read(item).ok_or_else(|| JournalError::Read("it is not a run".into()))?;
-                (version, run, integer(item, "ownedUntil").is_some_and(|until| until >= call.now().millis()))
+                (version, run, integer(item, "ownedUntil").is_some_and(|until| until >= invocation.now().millis()))
             }
             (None, Some(job)) => (0, Run::new(job.clone()), false),
             (None, None) => return Err(unknown()),
@@ -99,18 +99,18 @@ impl Journal {
         }
         // The message that was owed has come.
         entry.run.owed = None;
-        self.keep(&mut entry, call).await?;
+        self.keep(&mut entry, invocation).await?;
         Ok(Taken::Ours(entry))
     }
 
     /// Stores how far a run is, and goes on with it.
-    pub async fn keep(&self, entry: &mut Entry, call: &Call) -> Result<(), JournalError> {
-        self.store(entry, Some(call.deadline()), call.now()).await
+    pub async fn keep(&self, entry: &mut Entry, invocation: &Invocation) -> Result<(), JournalError> {
+        self.store(entry, Some(invocation.deadline()), invocation.now()).await
     }
 
     /// Stores how far a run is, and lets it go.
-    pub async fn release(&self, entry: &mut Entry, call: &Call) -> Result<(), JournalError> {
-        self.store(entry, None, call.now()).await
+    pub async fn release(&self, entry: &mut Entry, invocation: &Invocation) -> Result<(), JournalError> {
+        self.store(entry, None, invocation.now()).await
     }
 
     async fn store(
@@ -162,7 +162,7 @@ fn unknown() -> JournalError {
 
 fn key(subject: &Subject) -> String {
     match subject {
-        Subject::Authority(ca) => format!("ca#{ca}"),
+        Subject::CaCertificate(ca) => format!("ca#{ca}"),
         Subject::Certificate(certificate) => format!("certificate#{certificate}"),
     }
 }

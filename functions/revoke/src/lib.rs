@@ -20,8 +20,8 @@ pub mod verdict;
 use std::time::Duration;
 
 use gatehouse::{
-    BoxError, Call, Command, Devices, Each, Environment, Failure, Idempotency, InitError, NotPublished, NotSent,
-    OnceError, Queue, Refusal, Setup, Topic,
+    BoxError, Invocation, Command, Devices, EventHandler, Environment, Failure, Idempotency, InitError, PublishError, SendError,
+    IdempotencyError, Queue, Refusal, Setup, Topic,
 };
 
 use crate::journal::{Journal, JournalError, Taken};
@@ -65,10 +65,10 @@ pub enum Error {
     Crl(#[source] BoxError),
     /// The next step could not be begun.
     #[error(transparent)]
-    NotSent(#[from] NotSent),
+    SendError(#[from] SendError),
     /// The report was not told now; the next try may.
     #[error(transparent)]
-    NotTold(#[from] OnceError<NotPublished>),
+    NotTold(#[from] IdempotencyError<PublishError>),
 }
 
 impl From<JournalError> for Error {
@@ -85,7 +85,7 @@ impl From<Error> for Failure {
         match error {
             Error::Refused(refusal) => refusal.into(),
             Error::NotTold(error) => error.into(),
-            other @ (Error::Registry(_) | Error::Record(_) | Error::Journal(_) | Error::Crl(_) | Error::NotSent(_)) => {
+            other @ (Error::Registry(_) | Error::Record(_) | Error::Journal(_) | Error::Crl(_) | Error::SendError(_)) => {
                 Self::retry(other)
             }
         }
@@ -116,7 +116,7 @@ impl Revoke {
             return Err(Environment::invalid("REVOCATIONS_PER_SECOND", per_second, &"it must be from 1 to 1000"));
         }
         let seconds = environment.optional("SWEEP_AGAIN_AFTER_SECONDS")?.unwrap_or(120);
-        if !(1..=Queue::LONGEST_DELAY.as_secs()).contains(&seconds) {
+        if !(1..=Queue::MAX_DELAY.as_secs()).contains(&seconds) {
             return Err(Environment::invalid("SWEEP_AGAIN_AFTER_SECONDS", seconds, &"it must be from 1 to 900"));
         }
         Ok(Self {
@@ -133,21 +133,21 @@ impl Revoke {
     }
 }
 
-impl Each for Revoke {
+impl EventHandler for Revoke {
     type Input = Command<Order>;
     type Error = Error;
 
-    async fn handle(&self, command: &Command<Order>, call: &Call) -> Result<(), Error> {
+    async fn handle(&self, command: &Command<Order>, invocation: &Invocation) -> Result<(), Error> {
         let (subject, task) = command.order.read()?;
         let (run, step, job) = match &task {
             Task::Begin(job) => (&command.id, 1, Some(job)),
             Task::GoOn { run, step } => (run, *step, None),
         };
-        match self.journal.take(&subject, run.as_str(), step, job, call).await? {
-            Taken::Ours(entry) => Step::new(self, entry, call).run().await,
+        match self.journal.take(&subject, run.as_str(), step, job, invocation).await? {
+            Taken::Ours(entry) => Step::new(self, entry, invocation).run().await,
             Taken::Past(entry) => {
-                call.count("Duplicate");
-                Step::new(self, entry, call).send_what_is_owed().await
+                invocation.count("Duplicate");
+                Step::new(self, entry, invocation).send_what_is_owed().await
             }
         }
     }

@@ -3,10 +3,10 @@
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
-use gatehouse::OneByOne;
+use gatehouse::Concurrent;
 use revoke::Revoke;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    gatehouse::run(async |setup| Ok(OneByOne(Revoke::new(setup).await?, NonZeroUsize::MIN))).await
+    gatehouse::run(async |setup| Ok(Concurrent::new(Revoke::new(setup).await?, NonZeroUsize::MIN))).await
 }

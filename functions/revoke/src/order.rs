@@ -32,7 +32,7 @@ pub struct Order {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
     /// The certificates of a CA.
-    Authority(CertificateId),
+    CaCertificate(CertificateId),
     /// One certificate.
     Certificate(CertificateId),
 }
@@ -41,7 +41,7 @@ pub enum Subject {
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Authority(ca) => write!(f, "CA {ca}"),
+            Self::CaCertificate(ca) => write!(f, "CA {ca}"),
             Self::Certificate(certificate) => write!(f, "Certificate {certificate}"),
         }
     }
@@ -77,7 +77,7 @@ impl Order {
     /// The order to go on with a run.
     pub fn go_on(subject: &Subject, run: &str, step: u64) -> Self {
         let (ca, certificate) = match subject {
-            Subject::Authority(ca) => (Some(ca.to_string()), None),
+            Subject::CaCertificate(ca) => (Some(ca.to_string()), None),
             Subject::Certificate(certificate) => (None, Some(certificate.to_string())),
         };
         Self {
@@ -95,7 +95,7 @@ impl Order {
     /// what it should be.
     pub fn read(&self) -> Result<(Subject, Task), Refusal> {
         let subject = match (&self.ca_certificate_id, &self.certificate_id) {
-            (Some(ca), None) => Subject::Authority(id("caCertificateId", ca)?),
+            (Some(ca), None) => Subject::CaCertificate(id("caCertificateId", ca)?),
             (None, Some(certificate)) => Subject::Certificate(id("certificateId", certificate)?),
             _ => return Err(bad("An order names exactly one of `caCertificateId` and `certificateId`.")),
         };
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn an_order_names_its_subject_and_what_is_to_be_done() {
-        let (ca, certificate) = (Subject::Authority(id()), Subject::Certificate(id()));
+        let (ca, certificate) = (Subject::CaCertificate(id()), Subject::Certificate(id()));
         let job = |only_listed, dry_run, reason: Option<&str>| {
             Task::Begin(Job { only_listed, dry_run, reason: reason.map(str::to_owned) })
         };
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn the_order_to_go_on_is_read_back_as_what_it_is() {
-        for subject in [Subject::Authority(id()), Subject::Certificate(id())] {
+        for subject in [Subject::CaCertificate(id()), Subject::Certificate(id())] {
             let text = serde_json::to_string(&Order::go_on(&subject, "run-1", 7)).expect("serialises");
             let task = Task::GoOn { run: EventId::new("run-1").expect("an id"), step: 7 };
             assert_eq!(read(&text), Ok((subject, task)), "{text}");

@@ -6,7 +6,7 @@ use aws_sdk_iot::operation::describe_certificate::DescribeCertificateError;
 use aws_sdk_iot::operation::update_ca_certificate::UpdateCACertificateError;
 use aws_sdk_iot::operation::update_certificate::UpdateCertificateError;
 use aws_sdk_iot::types::{AutoRegistrationStatus, CaCertificateStatus, CertificateStatus};
-use gatehouse::x509::{self, Authority, Serial};
+use gatehouse::x509::{self, CaCertificate, Serial};
 use gatehouse::{BoxError, CertificateId, InitError, Setup};
 
 /// The most certificates that AWS IoT puts on a page.
@@ -38,12 +38,12 @@ pub struct Page {
 #[derive(Debug, thiserror::Error)]
 #[error("AWS IoT did not do {call}")]
 pub struct RegistryError {
-    call: &'static str,
+    invocation: &'static str,
     source: BoxError,
 }
 
-fn failed<E: Into<BoxError>>(call: &'static str) -> impl FnOnce(E) -> RegistryError {
-    move |error| RegistryError { call, source: error.into() }
+fn failed<E: Into<BoxError>>(invocation: &'static str) -> impl FnOnce(E) -> RegistryError {
+    move |error| RegistryError { invocation, source: error.into() }
 }
 
 impl Registry {
@@ -56,7 +56,7 @@ impl Registry {
     pub async fn connect(setup: &Setup) -> Result<Self, InitError> {
         let registry = Self::new(Client::new(setup.sdk()));
         // Nobody has it; that AWS IoT says so is enough.
-        setup.warm("AWS IoT", registry.describe(&"0".repeat(64))).await;
+        setup.warm_up("AWS IoT", registry.describe(&"0".repeat(64))).await;
         Ok(registry)
     }
 
@@ -108,7 +108,7 @@ impl Registry {
     }
 
     /// A CA, whatever its status; `None` if it is not there.
-    pub async fn authority(&self, ca: &CertificateId) -> Result<Option<Authority>, RegistryError> {
+    pub async fn authority(&self, ca: &CertificateId) -> Result<Option<CaCertificate>, RegistryError> {
         const CALL: &str = "DescribeCACertificate";
         let description = match self.0.describe_ca_certificate().certificate_id(ca.as_str()).send().await {
             Ok(found) => found.certificate_description,
@@ -122,7 +122,7 @@ impl Registry {
             Err(error) => return Err(failed(CALL)(error)),
         };
         let pem = description.and_then(|description| description.certificate_pem).unwrap_or_default();
-        Authority::from_pem(&pem).map(Some).map_err(failed(CALL))
+        CaCertificate::from_pem(&pem).map(Some).map_err(failed(CALL))
     }
 
     /// Sets a CA inactive, and its auto-registration off. One that is not there needs neither.

@@ -25,7 +25,7 @@ pub fn notification(subject: &Subject, id: &str, run: &Run) -> Notification {
         lines.extend((more > 0).then(|| format!("and {more} more; the function's log names them.")));
     }
     let (name, certificate) = match subject {
-        Subject::Authority(ca) => ("caCertificateId", ca),
+        Subject::CaCertificate(ca) => ("caCertificateId", ca),
         Subject::Certificate(certificate) => ("certificateId", certificate),
     };
     Notification {
@@ -72,10 +72,10 @@ fn outcome(subject: &Subject, run: &Run) -> String {
             format!("{subject} is blocked. AWS IoT does not know it; it will be turned away.")
         }
         Subject::Certificate(_) => format!("{subject} is blocked and revoked."),
-        Subject::Authority(_) if run.job.only_listed => {
+        Subject::CaCertificate(_) if run.job.only_listed => {
             format!("{subject}: all its certificates that are on its revocation list are revoked.")
         }
-        Subject::Authority(_) => {
+        Subject::CaCertificate(_) => {
             format!("{subject} is blocked and inactive, and all certificates that it signed are revoked.")
         }
     }
@@ -89,7 +89,7 @@ mod tests {
     use gatehouse::CertificateId;
 
     fn subject() -> Subject {
-        Subject::Authority(CertificateId::new(&"a".repeat(64)).expect("an id"))
+        Subject::CaCertificate(CertificateId::new(&"a".repeat(64)).expect("an id"))
     }
 
     fn run(counts: Counts, job: Job) -> Run {

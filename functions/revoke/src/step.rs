@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gatehouse::{Call, CertificateId, Crl, FetchError, Refusal, chain};
+use gatehouse::{Invocation, CertificateId, Crl, FetchError, Refusal, chain};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
 use crate::journal::Entry;
@@ -22,7 +22,7 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// A step on its way.
 pub(crate) struct Step<'a> {
     revoke: &'a Revoke,
-    call: &'a Call,
+    invocation: &'a Invocation,
     entry: Entry,
     /// Keeps the calls to AWS IoT's registry apart.
     pace: Interval,
@@ -31,47 +31,47 @@ pub(crate) struct Step<'a> {
 }
 
 impl<'a> Step<'a> {
-    pub(crate) fn new(revoke: &'a Revoke, entry: Entry, call: &'a Call) -> Self {
+    pub(crate) fn new(revoke: &'a Revoke, entry: Entry, invocation: &'a Invocation) -> Self {
         let mut pace = interval(revoke.pace);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { revoke, call, entry, pace, crl: None }
+        Self { revoke, invocation, entry, pace, crl: None }
     }
 
     /// Goes on until the run is over, or time is, or has to pass.
     pub(crate) async fn run(mut self) -> Result<(), Error> {
         let done = self.go_on().await;
         if done.is_err()
-            && let Err(error) = self.revoke.journal.release(&mut self.entry, self.call).await
+            && let Err(error) = self.revoke.journal.release(&mut self.entry, self.invocation).await
         {
-            let request_id = self.call.request_id();
+            let request_id = self.invocation.request_id();
             tracing::warn!(requestId = request_id, %error, "the run could not be let go; its lease ends by itself");
         }
         done
     }
 
     async fn go_on(&mut self) -> Result<(), Error> {
-        let call = self.call;
+        let invocation = self.invocation;
         let began = self.entry.run.at.clone();
         if self.entry.run.give_up_if_stuck() {
             return self.tell().await;
         }
         while self.entry.run.at.phase == Phase::Sweeping {
-            if call.is_late() {
+            if invocation.is_running_late() {
                 return self.hand_on(&began, Duration::ZERO).await;
             }
             match self.get_further().await {
                 Ok(Some(Next::Sweep)) => return self.hand_on(&began, self.revoke.sweep_again_after).await,
                 Ok(Some(Next::Page | Next::Report) | None) => {}
                 Err(error @ (Error::Registry(_) | Error::Record(_) | Error::Crl(_))) => {
-                    let (request_id, error) = (call.request_id(), chain(&error));
+                    let (request_id, error) = (invocation.request_id(), chain(&error));
                     tracing::warn!(requestId = request_id, run = self.entry.id, error, "not now; trying again");
-                    sleep(TRY_AGAIN_AFTER.min(call.time_left() / 10)).await;
+                    sleep(TRY_AGAIN_AFTER.min(invocation.time_left() / 10)).await;
                 }
                 Err(error) => return Err(error),
             }
         }
         // A report that is due when a step begins is told then, whatever the time.
-        if call.is_late() && began.phase == Phase::Sweeping {
+        if invocation.is_running_late() && began.phase == Phase::Sweeping {
             return self.hand_on(&began, Duration::ZERO).await;
         }
         self.tell().await
@@ -81,7 +81,7 @@ impl<'a> Step<'a> {
     async fn get_further(&mut self) -> Result<Option<Next>, Error> {
         let job = &self.entry.run.job;
         if job.only_listed {
-            if let (None, Subject::Authority(ca)) = (&self.crl, &self.entry.subject) {
+            if let (None, Subject::CaCertificate(ca)) = (&self.crl, &self.entry.subject) {
                 self.crl = Some(self.revocation_list(ca).await?);
             }
         } else if !job.dry_run && !self.entry.run.is_shut {
@@ -93,14 +93,14 @@ impl<'a> Step<'a> {
 
     /// Shuts the door before anybody is sent out of it: the block first, which admissions look at, then the CA itself.
     async fn shut(&self) -> Result<(), Error> {
-        let Self { revoke, call, .. } = self;
+        let Self { revoke, invocation, .. } = self;
         match &self.entry.subject {
-            Subject::Authority(ca) => {
+            Subject::CaCertificate(ca) => {
                 let reason = self.entry.run.job.reason.as_deref();
-                revoke.records.block_authority(ca, reason, call.now()).await?;
+                revoke.records.block_authority(ca, reason, invocation.now()).await?;
                 revoke.registry.shut(ca).await?;
             }
-            Subject::Certificate(certificate) => revoke.records.block(certificate, call.now()).await?,
+            Subject::Certificate(certificate) => revoke.records.block(certificate, invocation.now()).await?,
         }
         Ok(())
     }
@@ -129,12 +129,12 @@ impl<'a> Step<'a> {
         let done = self.entry.run.done_of(page.certificates.iter().map(|certificate| &certificate.id));
         let mut would_revoke = Vec::new();
         for certificate in page.certificates.iter().skip(done) {
-            if self.call.is_late() {
+            if self.invocation.is_running_late() {
                 return Ok(None);
             }
             let known = known.get(certificate.id.as_str()).cloned().unwrap_or_default();
             let outcome = self.settle(certificate, &known).await.unwrap_or_else(|error| {
-                let (request_id, id, error) = (self.call.request_id(), certificate.id.as_str(), chain(&error));
+                let (request_id, id, error) = (self.invocation.request_id(), certificate.id.as_str(), chain(&error));
                 tracing::warn!(requestId = request_id, certificateId = id, error, "a certificate was not revoked");
                 Outcome::Failed
             });
@@ -147,7 +147,7 @@ impl<'a> Step<'a> {
         let next = self.entry.run.turn_page(page.next);
         // What comes after the last page is stored with that.
         if next == Next::Page {
-            self.revoke.journal.keep(&mut self.entry, self.call).await?;
+            self.revoke.journal.keep(&mut self.entry, self.invocation).await?;
         }
         Ok(Some(next))
     }
@@ -155,7 +155,7 @@ impl<'a> Step<'a> {
     async fn page(&self) -> Result<(Page, HashMap<String, Known>), Error> {
         let Self { revoke, entry, .. } = self;
         let page = match &entry.subject {
-            Subject::Authority(ca) => revoke.registry.page(ca, entry.run.at.marker.as_deref()).await?,
+            Subject::CaCertificate(ca) => revoke.registry.page(ca, entry.run.at.marker.as_deref()).await?,
             Subject::Certificate(certificate) => revoke.registry.certificate(certificate).await?,
         };
         let known = revoke.records.known(page.certificates.iter().map(|certificate| &certificate.id)).await?;
@@ -164,7 +164,7 @@ impl<'a> Step<'a> {
 
     /// Does what is to be done about one certificate.
     async fn settle(&mut self, certificate: &Certificate, known: &Known) -> Result<Outcome, Error> {
-        let Self { revoke, call, .. } = *self;
+        let Self { revoke, invocation, .. } = *self;
         let (id, is_dry) = (&certificate.id, self.entry.run.job.dry_run);
         let verdict = Verdict::of(&certificate.status, known, &self.entry.id);
         if !self.is_meant(id, known, verdict).await? {
@@ -179,7 +179,7 @@ impl<'a> Step<'a> {
             }
             Verdict::Revoke if is_dry => Ok(Outcome::WouldRevoke),
             Verdict::Revoke => {
-                revoke.records.claim(id, &self.entry.id, call.now()).await?;
+                revoke.records.claim(id, &self.entry.id, invocation.now()).await?;
                 self.pace.tick().await;
                 if !revoke.registry.revoke(id).await? {
                     return Ok(Outcome::Spared);
@@ -208,19 +208,19 @@ impl<'a> Step<'a> {
     /// Notes in a certificate's record that it is revoked. The certificate is, whether or not that can be noted; if not, the
     /// next sweep finds the record wrong.
     async fn note(&self, id: &CertificateId, by_us: bool) {
-        let Self { revoke, entry, call, .. } = self;
+        let Self { revoke, entry, invocation, .. } = self;
         let job = &entry.run.job;
         let (code, text) = match &entry.subject {
             _ if !by_us => ("found-revoked", "It had been revoked before."),
-            Subject::Authority(_) if job.only_listed => {
+            Subject::CaCertificate(_) if job.only_listed => {
                 ("revoked-by-crl", "The certificate is on the CA's revocation list.")
             }
-            Subject::Authority(_) => ("ca-blocked", "The CA is blocked."),
+            Subject::CaCertificate(_) => ("ca-blocked", "The CA is blocked."),
             Subject::Certificate(_) => ("blocked", "The certificate is blocked."),
         };
         let text = job.reason.as_deref().filter(|_| by_us).unwrap_or(text);
-        if let Err(error) = revoke.records.revoked(id, &entry.id, Why { code, text }, call.now()).await {
-            let (request_id, id, error) = (call.request_id(), id.as_str(), chain(&error));
+        if let Err(error) = revoke.records.revoked(id, &entry.id, Why { code, text }, invocation.now()).await {
+            let (request_id, id, error) = (invocation.request_id(), id.as_str(), chain(&error));
             tracing::warn!(requestId = request_id, certificateId = id, error, "revoked, but could not be noted");
         }
     }
@@ -229,7 +229,7 @@ impl<'a> Step<'a> {
         let Entry { id, run, .. } = &self.entry;
         let ids = (!would_revoke.is_empty()).then(|| would_revoke.join(" "));
         tracing::info!(
-            requestId = self.call.request_id(),
+            requestId = self.invocation.request_id(),
             run = id,
             step = run.step,
             sweep = run.at.sweep,
@@ -245,8 +245,8 @@ impl<'a> Step<'a> {
 
     /// Ends this step and begins the next one, after a delay.
     async fn hand_on(&mut self, began: &Position, delay: Duration) -> Result<(), Error> {
-        self.entry.run.hand_on(began, self.call.now().plus(delay));
-        self.revoke.journal.release(&mut self.entry, self.call).await?;
+        self.entry.run.hand_on(began, self.invocation.now().plus(delay));
+        self.revoke.journal.release(&mut self.entry, self.invocation).await?;
         self.send_owed().await
     }
 
@@ -259,11 +259,11 @@ impl<'a> Step<'a> {
         let Entry { subject, id, run, .. } = &mut self.entry;
         let Some(due) = run.owed else { return Ok(()) };
         let order = Order::go_on(subject, id, run.step);
-        self.revoke.queue.send(&order, due.since(self.call.now())).await?;
+        self.revoke.queue.send(&order, due.since(self.invocation.now())).await?;
         run.owed = None;
         // If that cannot be stored, the next step has begun already, or a second message will find it behind the run.
-        if let Err(error) = self.revoke.journal.release(&mut self.entry, self.call).await {
-            let request_id = self.call.request_id();
+        if let Err(error) = self.revoke.journal.release(&mut self.entry, self.invocation).await {
+            let request_id = self.invocation.request_id();
             tracing::debug!(requestId = request_id, %error, "what was owed is sent, and could not be struck off");
         }
         Ok(())
@@ -271,19 +271,19 @@ impl<'a> Step<'a> {
 
     /// Reports, counts, and ends the run.
     async fn tell(&mut self) -> Result<(), Error> {
-        let Self { revoke, call, .. } = *self;
+        let Self { revoke, invocation, .. } = *self;
         let Entry { subject, id, run, .. } = &mut self.entry;
         let told = revoke.topic.publish(report::notification(subject, id, run));
-        revoke.idempotency.once(id, call, told).await?;
+        revoke.idempotency.run_once(id, invocation, told).await?;
         run.at.phase = Phase::Over;
-        revoke.journal.release(&mut self.entry, call).await?;
+        revoke.journal.release(&mut self.entry, invocation).await?;
 
         let (counts, is_stuck) = (self.entry.run.counts, self.entry.run.is_stuck);
         if !self.entry.run.job.dry_run {
-            call.add("Found", counts.found);
-            call.add("Revoked", counts.revoked);
-            call.add("AlreadyRevoked", counts.already_revoked);
-            call.add("Failed", counts.failed.max(u64::from(is_stuck)));
+            invocation.add("Found", counts.found);
+            invocation.add("Revoked", counts.revoked);
+            invocation.add("AlreadyRevoked", counts.already_revoked);
+            invocation.add("Failed", counts.failed.max(u64::from(is_stuck)));
         }
         if is_stuck {
             // Not retried: what did not help three times is not tried a fourth time. In quarantine it is seen.

@@ -1,55 +1,59 @@
-//! The history of shadows, where one is kept: each version as an item of its own.
-
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
-use gatehouse::item::{number, string};
-use gatehouse::{Environment, InitError, ThingName};
+use gatehouse::store::item::{number, string};
+use gatehouse::{Environment, Failure, InitError, ThingName};
 
-use crate::event::Change;
-use crate::item;
+use crate::change::ShadowChange;
 
 const DAY: Duration = Duration::from_hours(24);
 
-/// The table of all versions of all shadows, for as long as they are kept.
+/// The table of all revisions of all shadows, until their retention ends.
 ///
-/// The items of one shadow have the key `shadow`, its thing and its name with `#` in between, and stand in the order of
-/// `at`: the time in seconds, of 10 digits, the version, of 20 digits, and `updated` or `deleted`. All of an item comes
-/// from the message, so that writing it again changes nothing.
+/// The partition key `shadow` is the thing and the shadow's name, joined by `#`. The sort key `at` is the time in seconds
+/// (10 digits), the version (20 digits), and `updated` or `deleted`. The whole item comes from the event, so writing it
+/// again changes nothing.
 #[derive(Debug, Clone)]
-pub struct History {
+pub struct ShadowHistory {
     client: Client,
     table: String,
     retention: Duration,
 }
 
-/// The history did not take it; it may next time.
+/// The history table could not be written.
 #[derive(Debug, thiserror::Error)]
-#[error("the history could not be written")]
-pub struct NotKept(#[source] Box<SdkError<PutItemError>>);
+#[error("failed to write the shadow history")]
+pub struct HistoryError(#[source] Box<SdkError<PutItemError>>);
 
-impl History {
-    /// Reads `HISTORY_TABLE`; none is kept where it is not set. `HISTORY_RETENTION_DAYS` (default 90) is for how long.
-    pub fn from(environment: &Environment, client: Client) -> Result<Option<Self>, InitError> {
+impl From<HistoryError> for Failure {
+    fn from(error: HistoryError) -> Self {
+        Self::retry(error)
+    }
+}
+
+impl ShadowHistory {
+    /// Reads `HISTORY_TABLE` and `HISTORY_RETENTION_DAYS` (default 90). Without a table, there is no history.
+    pub fn from_environment(environment: &Environment, client: Client) -> Result<Option<Self>, InitError> {
         let days: u32 = environment.optional("HISTORY_RETENTION_DAYS")?.unwrap_or(90);
         let table = environment.optional("HISTORY_TABLE")?;
         Ok(table.map(|table| Self { client, table, retention: DAY * days }))
     }
 
-    /// Keeps a version.
-    pub async fn keep(&self, thing: &ThingName, change: &Change<'_>) -> Result<(), NotKept> {
-        let stamp = change.stamp;
-        let what = if stamp.is_deleted { "deleted" } else { "updated" };
-        let mut item = item(change);
+    /// Stores a revision.
+    pub async fn put(&self, thing: &ThingName, change: &ShadowChange<'_>) -> Result<(), HistoryError> {
+        let revision = change.revision;
+        let kind = if revision.is_deleted { "deleted" } else { "updated" };
+        let mut item = change.to_item();
         item.extend([
             ("shadow".to_owned(), string(format!("{thing}#{}", change.shadow))),
-            ("at".to_owned(), string(format!("{:010}#{:020}#{what}", stamp.at.seconds(), stamp.version))),
+            ("at".to_owned(), string(format!("{:010}#{:020}#{kind}", revision.at.seconds(), revision.version))),
             ("thing".to_owned(), string(thing.as_str())),
-            ("expiration".to_owned(), number(stamp.at.plus(self.retention).seconds())),
+            ("expiration".to_owned(), number(revision.at.plus(self.retention).seconds())),
         ]);
-        let put = self.client.put_item().table_name(&self.table).set_item(Some(item)).send().await;
-        put.map(drop).map_err(|error| NotKept(error.into()))
+        let put = self.client.put_item().table_name(&self.table).set_item(Some(item));
+        put.send().await.map_err(|error| HistoryError(error.into()))?;
+        Ok(())
     }
 }

@@ -17,7 +17,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use aws::{Aws, Delivered, FAULTS, Fault, Process, VISIBILITY};
-use gatehouse::{InitError, OneByOne, Timestamp};
+use gatehouse::{InitError, Concurrent, Timestamp};
 use proptest::prelude::*;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -27,9 +27,9 @@ const SECONDS: u64 = 1_763_715_600;
 const NOW: Timestamp = Timestamp::from_millis(SECONDS * 1000);
 const HOUR: u64 = 3600;
 
-fn handler(process: &Process) -> Result<OneByOne<Handler>, InitError> {
+fn handler(process: &Process) -> Result<Concurrent<Handler>, InitError> {
     let handler = Handler::from(&process.environment(), client!(aws_sdk_dynamodb, process))?;
-    Ok(OneByOne(handler, NonZeroUsize::new(10).unwrap()))
+    Ok(Concurrent(handler, NonZeroUsize::new(10).unwrap()))
 }
 
 async fn deliver(process: &Process, event: &Value) -> Delivered {
@@ -208,13 +208,13 @@ async fn any_one_fault_at_any_call_changes_nothing_in_the_end() {
     for event in &journey {
         assert!(deliver(&with_history(&whole), event).await.is_done());
     }
-    for (broken, call, fault) in (0..3)
-        .flat_map(|broken| (1..=3).flat_map(move |call| FAULTS.into_iter().map(move |fault| (broken, call, fault))))
+    for (broken, invocation, fault) in (0..3)
+        .flat_map(|broken| (1..=3).flat_map(move |invocation| FAULTS.into_iter().map(move |fault| (broken, invocation, fault))))
     {
         let aws = Aws::default();
         for (index, event) in journey.iter().enumerate() {
             let process = with_history(&aws);
-            let process = if index == broken { process.fail(call, fault) } else { process };
+            let process = if index == broken { process.fail(invocation, fault) } else { process };
             assert!(deliver_until_done(process, event).await.is_done(), "{fault:?} at call {call} of {event}");
         }
         assert_eq!(record(&aws, ""), record(&whole, ""), "{fault:?} at call {call} of event {broken}");

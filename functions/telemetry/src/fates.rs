@@ -1,6 +1,6 @@
 //! What becomes of each event of a delivery: of one reading or of many, which are written by different calls.
 
-use gatehouse::{Answers, Refusal};
+use gatehouse::{Outcomes, Refusal};
 
 use crate::Error;
 
@@ -8,7 +8,7 @@ use crate::Error;
 /// then stays answered.
 #[derive(Debug)]
 pub struct Fates<'a> {
-    answers: &'a mut Answers,
+    answers: &'a mut Outcomes,
     events: Vec<Fate>,
 }
 
@@ -22,7 +22,7 @@ struct Fate {
 
 impl<'a> Fates<'a> {
     /// So many events, of which nothing is settled.
-    pub fn new(events: usize, answers: &'a mut Answers) -> Self {
+    pub fn new(events: usize, answers: &'a mut Outcomes) -> Self {
         Self { answers, events: std::iter::repeat_with(Fate::default).take(events).collect() }
     }
 

@@ -24,7 +24,7 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::batch_write_item::BatchWriteItemError;
 use futures_util::stream::{self, StreamExt};
-use gatehouse::{Answers, Bulk, Call, DeviceEvent, Environment, Failure, InitError, Refusal, Setup};
+use gatehouse::{Outcomes, BatchHandler, Invocation, DeviceEvent, Environment, Failure, InitError, Refusal, Setup};
 use serde_json::value::RawValue;
 
 use crate::fates::Fates;
@@ -99,7 +99,7 @@ impl Telemetry {
     }
 
     /// What is to be written. The fates of events of which nothing is are settled.
-    fn take_up<'a>(&'a self, events: &'a [DeviceEvent], fates: &mut Fates<'_>, call: &Call) -> Vec<Put<'a>> {
+    fn take_up<'a>(&'a self, events: &'a [DeviceEvent], fates: &mut Fates<'_>, invocation: &Invocation) -> Vec<Put<'a>> {
         let mut puts = Puts::with_capacity(events.len());
         for (index, event) in events.iter().enumerate() {
             let readings = match readings(event) {
@@ -115,7 +115,7 @@ impl Telemetry {
             let fields = if event.topic == *sigfox_topic { sigfox_fields } else { &self.fields };
             for (position, json) in readings.into_iter().enumerate() {
                 let reading = Reading::new(event, json, is_array.then_some(position), fields, self.tolerance);
-                if let Err(refusal) = reading.and_then(|reading| puts.add(reading, index, fates, call)) {
+                if let Err(refusal) = reading.and_then(|reading| puts.add(reading, index, fates, invocation)) {
                     fates.settle(index, Err(refusal.into()));
                 }
             }
@@ -134,12 +134,12 @@ fn readings(event: &DeviceEvent) -> Result<Vec<&RawValue>, Refusal> {
     Ok(readings)
 }
 
-impl Bulk for Telemetry {
+impl BatchHandler for Telemetry {
     type Input = DeviceEvent;
 
-    async fn handle_all(&self, events: &[DeviceEvent], answers: &mut Answers, call: &Call) {
+    async fn handle_batch(&self, events: &[DeviceEvent], answers: &mut Outcomes, invocation: &Invocation) {
         let mut fates = Fates::new(events.len(), answers);
-        let puts = self.take_up(events, &mut fates, call);
+        let puts = self.take_up(events, &mut fates, invocation);
         let fates = RefCell::new(fates);
         let settle = |puts: &[&Put<'_>], result: Result<(), Error>| {
             let mut fates = fates.borrow_mut();
@@ -147,11 +147,11 @@ impl Bulk for Telemetry {
                 fates.settle(event, result.clone());
             }
             if result.is_ok() {
-                call.add("Stored", u64::try_from(puts.len()).unwrap_or(u64::MAX));
+                invocation.add("Stored", u64::try_from(puts.len()).unwrap_or(u64::MAX));
             }
         };
         stream::iter(puts::calls(&puts))
-            .for_each_concurrent(CALLS_AT_ONCE, |puts| self.table.write(puts, call, &settle))
+            .for_each_concurrent(CALLS_AT_ONCE, |puts| self.table.write(puts, invocation, &settle))
             .await;
     }
 }

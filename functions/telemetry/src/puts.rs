@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::mem;
 
-use gatehouse::{Call, Refusal};
+use gatehouse::{Invocation, Refusal};
 
 use crate::fates::Fates;
 use crate::reading::{At, Reading};
@@ -56,7 +56,7 @@ impl<'a> Puts<'a> {
         reading: Reading<'a>,
         event: usize,
         fates: &mut Fates<'_>,
-        call: &Call,
+        invocation: &Invocation,
     ) -> Result<(), Refusal> {
         let same = match self.by_key.entry(reading.key()) {
             Entry::Vacant(entry) => {
@@ -73,7 +73,7 @@ impl<'a> Puts<'a> {
             replaced.events().for_each(|event| fates.settle(event, Err(refusal.clone().into())));
             return Ok(());
         }
-        call.count("Duplicates");
+        invocation.count("Duplicates");
         put.others.push(event);
         if reading.event.received_at >= put.reading.event.received_at {
             put.reading = reading;

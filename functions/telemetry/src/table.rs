@@ -12,7 +12,7 @@ use aws_sdk_dynamodb::types::WriteRequest;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use gatehouse::item::text;
-use gatehouse::{Call, Refusal};
+use gatehouse::{Invocation, Refusal};
 use tokio::time::sleep;
 
 use crate::Error;
@@ -44,7 +44,7 @@ impl Table {
     ///
     /// What DynamoDB leaves unprocessed is sent again, as long as there is time. A call that it does not take as it is,
     /// for one item that is not as it should be, is split until that one is alone.
-    pub async fn write(&self, puts: Vec<&Put<'_>>, call: &Call, settle: impl Fn(&[&Put<'_>], Result<(), Error>)) {
+    pub async fn write(&self, puts: Vec<&Put<'_>>, invocation: &Invocation, settle: impl Fn(&[&Put<'_>], Result<(), Error>)) {
         let (mut longest_pause, most) = PAUSES;
         let mut open = vec![puts];
         while let Some(puts) = open.pop() {
@@ -63,11 +63,11 @@ impl Table {
                         continue;
                     }
                     let pause = longest_pause.mul_f64(fastrand::f64());
-                    if pause >= call.time_left() {
+                    if pause >= invocation.time_left() {
                         settle(&left, Err(Error::Unprocessed));
                         continue;
                     }
-                    call.add("Unprocessed", count(&left));
+                    invocation.add("Unprocessed", count(&left));
                     sleep(pause).await;
                     longest_pause = most.min(longest_pause * 2);
                     open.push(left);

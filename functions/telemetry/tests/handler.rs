@@ -278,7 +278,7 @@ async fn many_readings_are_written_25_a_call_several_calls_at_once() {
     let state = table.state();
     assert_eq!(state.items.len(), 1003);
     assert_eq!(state.calls.len(), 41);
-    assert!(state.calls.iter().all(|call| call.len() <= 25));
+    assert!(state.calls.iter().all(|invocation| invocation.len() <= 25));
     assert_eq!(state.most_in_flight, 8);
 }
 

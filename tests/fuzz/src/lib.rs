@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use gatehouse::Timestamp;
-use gatehouse::x509::Authority;
+use gatehouse::pki::CaCertificate;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SigningKey, date_time_ymd};
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 
@@ -29,14 +29,14 @@ const KEY: [&[u8]; 4] = [
       \x31\x5e\xce\xcb\xb6\x40\x68\x37\xbf\x51\xf5",
 ];
 
-static ISSUER: LazyLock<(Issuer<'static, KeyPair>, Authority)> = LazyLock::new(|| {
+static ISSUER: LazyLock<(Issuer<'static, KeyPair>, CaCertificate)> = LazyLock::new(|| {
     let key = KeyPair::try_from(KEY.concat()).expect("a key");
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "Fuzz CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     (params.not_before, params.not_after) = (date_time_ymd(2025, 1, 1), date_time_ymd(2035, 1, 1));
     let certificate = params.self_signed(&key).expect("a CA certificate");
-    (Issuer::new(params, key), Authority::from_der(certificate.der()).expect("a CA"))
+    (Issuer::new(params, key), CaCertificate::from_der(certificate.der()).expect("a CA"))
 });
 
 /// The CA, to make seeds with.
@@ -45,7 +45,7 @@ fn issuer() -> &'static Issuer<'static, KeyPair> {
 }
 
 /// The CA, as the functions know it.
-pub fn authority() -> &'static Authority {
+pub fn ca_certificate() -> &'static CaCertificate {
     &ISSUER.1
 }
 

@@ -1,17 +1,18 @@
-//! Devices behind an infrared gateway, which is a real one on TCP.
+//! Devices behind an infrared gateway, which is a TCP server here.
 
 use serde_json::{Value, json};
+use test_support::Fault;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::cloud::Cloud;
+use crate::account::{Account, is_done};
 use crate::{minutes, transition};
 
 const ON: &str = "sendir,1:1,1,38000,1,1,96,24";
 const OFF: &str = "sendir,1:1,2,38000,1,1,24,96";
 
-fn answer(to: &str, port: u16, code: &str) -> Value {
+fn action(to: &str, port: u16, code: &str) -> Value {
     json!({"alarm": "too-cold", "to": to, "device": "heater", "command": {"infrared": {
         "host": "127.0.0.1", "port": port, "send": [code], "connectTimeout": "1 s", "readTimeout": "1 s"}}})
 }
@@ -20,7 +21,7 @@ fn cold(to: &str, minute: u64) -> String {
     transition("greenhouse-1", "too-cold", to, minute)
 }
 
-/// A gateway that sends so many codes, and what they were.
+/// A gateway that sends this number of codes, and returns them.
 async fn gateway(codes: usize) -> (u16, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -41,88 +42,85 @@ async fn gateway(codes: usize) -> (u16, JoinHandle<Vec<String>>) {
     (port, served)
 }
 
-/// A port on which nobody listens.
-async fn nobody() -> u16 {
+/// A port on which nothing listens.
+async fn closed_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
 }
 
 #[tokio::test]
-async fn codes_are_sent_once_and_opposite_ones_kept_apart() {
+async fn codes_are_sent_once_and_opposite_ones_keep_the_interval() {
     let (port, served) = gateway(2).await;
-    let cloud = Cloud::with(&json!({"answers": [answer("ALARM", port, ON), answer("OK", port, OFF)]})).await;
-    assert_eq!(cloud.deliver(&cold("ALARM", 0)).await.count("Commanded"), 1);
-    assert_eq!(cloud.deliver(&cold("ALARM", 0)).await.count("Repeated"), 1);
-    cloud.skip(minutes(5));
-    assert_eq!(cloud.deliver(&cold("OK", 5)).await.count("Delayed"), 1);
-    cloud.skip(minutes(10));
-    assert_eq!(cloud.deliver(&cold("OK", 5)).await.count("Commanded"), 1);
+    let account = Account::with(&json!({"actions": [action("ALARM", port, ON), action("OK", port, OFF)]})).await;
+    assert_eq!(account.deliver(&cold("ALARM", 0)).await.count("Commanded"), 1);
+    assert_eq!(account.deliver(&cold("ALARM", 0)).await.count("Duplicate"), 1);
+    account.skip(minutes(5));
+    assert_eq!(account.deliver(&cold("OK", 5)).await.count("Delayed"), 1);
+    account.skip(minutes(10));
+    assert_eq!(account.deliver(&cold("OK", 5)).await.count("Commanded"), 1);
     assert_eq!(served.await.unwrap(), [ON, OFF]);
 }
 
 #[tokio::test]
-async fn a_gateway_that_goes_on_failing_is_told_to_the_operators_once() {
-    let port = nobody().await;
-    let cloud = Cloud::with(&json!({"answers": [answer("ALARM", port, ON)]})).await;
-    for (pause, told) in [(0, 0), (1, 0), (1, 1), (6, 1), (6, 1)] {
-        cloud.skip(minutes(pause));
-        let delivered = cloud.deliver(&cold("ALARM", 0)).await;
-        assert_eq!((delivered.is_done, delivered.count("GatewayFailed")), (false, 1), "after {pause} min");
-        assert_eq!(cloud.told().len(), told, "after {pause} min more");
+async fn operators_are_notified_once_of_a_failing_gateway() {
+    let port = closed_port().await;
+    let account = Account::with(&json!({"actions": [action("ALARM", port, ON)]})).await;
+    for (pause, notifications) in [(0, 0), (1, 0), (1, 1), (6, 1), (6, 1)] {
+        account.skip(minutes(pause));
+        let delivered = account.deliver(&cold("ALARM", 0)).await;
+        assert_eq!((is_done(&delivered), delivered.count("GatewayFailed")), (false, 1), "after {pause} min");
+        assert_eq!(account.notifications().len(), notifications, "after {pause} min more");
     }
-    let message = cloud.told().remove(0);
-    let begins = format!(
-        "The infrared gateway 127.0.0.1:{port} has failed for 2 min: the gateway cannot be connected to. heater has \
-         not got the command that answers too-cold ALARM of greenhouse-1."
+    let message = account.notifications().remove(0);
+    let start = format!(
+        "The infrared gateway 127.0.0.1:{port} has been failing for 2 min: failed to connect to the gateway. heater has \
+         not received the command for too-cold ALARM of greenhouse-1."
     );
-    assert!(message.starts_with(&begins), "{message}");
-    cloud.change(|state| {
-        let attributes = state.published[0].message_attributes().unwrap();
-        assert_eq!(attributes["device"].string_value(), Some("heater"));
-        assert_eq!(attributes["error"].string_value(), Some("not-connected"));
-    });
+    assert!(message.starts_with(&start), "{message}");
+    let attributes = account.aws.state().published[0].attributes.clone();
+    assert_eq!((&*attributes["device"], &*attributes["error"]), ("heater", "not-connected"));
 }
 
 #[tokio::test]
-async fn a_gateway_that_comes_back_sends_the_command_and_fails_anew_later() {
+async fn gateway_that_recovers_sends_the_command_and_may_fail_again() {
     let (port, served) = gateway(1).await;
-    let down = nobody().await;
-    let broken = json!({"answers": [answer("ALARM", down, ON), answer("OK", down, OFF)]});
-    let cloud = Cloud::with(&broken).await;
-    assert!(!cloud.deliver(&cold("ALARM", 0)).await.is_done);
-    cloud.deliver(&json!({"answers": [answer("ALARM", port, ON)]}).to_string()).await;
-    cloud.skip(minutes(20));
-    assert_eq!(cloud.deliver(&cold("ALARM", 0)).await.count("Commanded"), 1);
+    let down = closed_port().await;
+    let broken = json!({"actions": [action("ALARM", down, ON), action("OK", down, OFF)]});
+    let account = Account::with(&broken).await;
+    assert!(!is_done(&account.deliver(&cold("ALARM", 0)).await));
+    account.deliver(&json!({"actions": [action("ALARM", port, ON)]}).to_string()).await;
+    account.skip(minutes(20));
+    assert_eq!(account.deliver(&cold("ALARM", 0)).await.count("Commanded"), 1);
     assert_eq!(served.await.unwrap(), [ON]);
-    assert!(!cloud.record("heater").contains_key("failingSince"));
+    assert!(!account.record("heater").contains_key("failingSince"));
 
-    cloud.skip(minutes(20));
-    cloud.deliver(&broken.to_string()).await;
-    assert!(!cloud.deliver(&cold("OK", 40)).await.is_done);
-    assert!(cloud.told().is_empty(), "it has only begun to fail");
+    account.skip(minutes(20));
+    account.deliver(&broken.to_string()).await;
+    assert!(!is_done(&account.deliver(&cold("OK", 40)).await));
+    assert!(account.notifications().is_empty(), "it has only started to fail");
 }
 
 #[tokio::test]
-async fn where_the_operators_cannot_be_told_the_next_try_tells_them() {
-    let cloud = Cloud::with(&json!({"answers": [answer("ALARM", nobody().await, ON)]})).await;
-    cloud.deliver(&cold("ALARM", 0)).await;
-    cloud.skip(minutes(6));
-    let publish = cloud.change(|state| state.calls.len()) + 5;
-    cloud.change(|state| state.fault = Some((publish, crate::cloud::Fault::Error)));
-    assert!(!cloud.deliver(&cold("ALARM", 0)).await.is_done);
-    assert_eq!((cloud.change(|state| state.calls[publish]), cloud.told().len()), ("Publish", 0));
-    cloud.skip(minutes(6));
-    assert!(!cloud.deliver(&cold("ALARM", 0)).await.is_done);
-    assert_eq!(cloud.told().len(), 1);
+async fn failed_notification_is_sent_by_the_next_attempt() {
+    let account = Account::with(&json!({"actions": [action("ALARM", closed_port().await, ON)]})).await;
+    account.deliver(&cold("ALARM", 0)).await;
+    account.skip(minutes(6));
+    account.aws.fail_next("Publish", [Fault::Denied]);
+    assert!(!is_done(&account.deliver(&cold("ALARM", 0)).await));
+    assert_eq!(account.operations().iter().filter(|operation| *operation == "Publish").count(), 1);
+    assert!(account.notifications().is_empty());
+    account.skip(minutes(6));
+    assert!(!is_done(&account.deliver(&cold("ALARM", 0)).await));
+    assert_eq!(account.notifications().len(), 1);
 }
 
 #[tokio::test]
-async fn a_gateway_that_fails_keeps_no_other_device_from_its_command() {
+async fn failing_gateway_does_not_stop_other_devices() {
     let lamp = json!({"alarm": "too-cold", "to": "ALARM", "device": "lamp", "command": {"shadow": {
         "desired": {"position": "on"}}}});
-    let cloud = Cloud::with(&json!({"answers": [answer("ALARM", nobody().await, ON), lamp]})).await;
+    let account = Account::with(&json!({"actions": [action("ALARM", closed_port().await, ON), lamp]})).await;
     for _ in 0..3 {
-        assert!(!cloud.deliver(&cold("ALARM", 0)).await.is_done);
-        cloud.skip(minutes(6));
+        assert!(!is_done(&account.deliver(&cold("ALARM", 0)).await));
+        account.skip(minutes(6));
     }
-    assert_eq!(cloud.positions(), ["on"]);
+    assert_eq!(account.positions(), ["on"]);
 }

@@ -109,8 +109,8 @@ impl State {
     /// How often each call was made.
     pub fn made(&self) -> BTreeMap<&str, usize> {
         let mut made = BTreeMap::new();
-        for (_, call) in &self.calls {
-            *made.entry(call.as_str()).or_default() += 1;
+        for (_, invocation) in &self.calls {
+            *made.entry(invocation.as_str()).or_default() += 1;
         }
         made
     }

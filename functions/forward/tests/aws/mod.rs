@@ -14,7 +14,7 @@ use aws_smithy_runtime_api::http::StatusCode;
 use aws_smithy_types::body::SdkBody;
 use forward::Forward;
 use forward::queues::Queues;
-use gatehouse::{Call, Environment, Function, Quarantine, Records, Timestamp};
+use gatehouse::{Environment, Function, Invocation, Quarantine, Records, Timestamp};
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 
@@ -133,9 +133,9 @@ impl Aws {
         let quarantine = Quarantine::from(&environment, dynamodb, "forward").unwrap();
         let function = Function::new("forward", forward, quarantine);
         self.state().now = now.millis();
-        let call = Call::new("request-1", now, now.plus(template("Timeout")));
-        let answer = function.invoke(&to_raw_value(delivery).unwrap(), &call).await;
-        Delivered { answer: answer.map_err(|error| error.to_string()), counted: call.counted() }
+        let invocation = Invocation::new("request-1", now, now.plus(template("Timeout")));
+        let answer = function.invoke(&to_raw_value(delivery).unwrap(), &invocation).await;
+        Delivered { answer: answer.map_err(|error| error.to_string()), counted: invocation.counts() }
     }
 
     fn http_client(&self) -> SharedHttpClient {
@@ -290,7 +290,7 @@ impl fmt::Debug for Wire {
 }
 
 impl HttpConnector for Wire {
-    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+    fn invocation(&self, request: HttpRequest) -> HttpConnectorFuture {
         let Self(aws) = self.clone();
         HttpConnectorFuture::new(async move {
             let body: Value = serde_json::from_slice(request.body().bytes().unwrap()).unwrap();

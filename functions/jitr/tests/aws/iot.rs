@@ -13,7 +13,7 @@ pub fn certificate_arn(id: &str) -> String {
 }
 
 /// A request to it.
-pub struct Call {
+pub struct Invocation {
     method: String,
     path: Vec<String>,
     query: BTreeMap<String, String>,
@@ -21,7 +21,7 @@ pub struct Call {
     body: Value,
 }
 
-impl Call {
+impl Invocation {
     pub fn read(request: &HttpRequest) -> Self {
         let (_, uri) = request.uri().split_once("://").unwrap();
         let (_, path) = uri.split_once('/').unwrap();
@@ -57,11 +57,11 @@ impl Call {
 }
 
 impl Account {
-    pub fn iot(&mut self, call: &Call) -> Answer {
-        let Call { path, query, principal, body, .. } = call;
+    pub fn iot(&mut self, invocation: &Invocation) -> Answer {
+        let Invocation { path, query, principal, body, .. } = invocation;
         let on = &path[1];
         let missing = || Answer::error(404, "ResourceNotFoundException");
-        match call.operation() {
+        match invocation.operation() {
             "DescribeCertificate" => self.certificates.get(on).map_or_else(missing, |certificate| {
                 Answer::good(&json!({"certificateDescription": {
                     "certificateArn": certificate_arn(on), "certificateId": on, "status": certificate.status,

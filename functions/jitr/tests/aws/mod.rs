@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
-use gatehouse::{Devices, Idempotency, InitError, OneByOne, Timestamp, Topic};
+use gatehouse::{Devices, Idempotency, InitError, Concurrent, Timestamp, Topic};
 use jitr::Jitr;
 use jitr::registry::Registry;
 use serde_json::{Value, json};
@@ -72,7 +72,7 @@ impl wire::Account for Account {
     }];
 
     fn name(request: &HttpRequest) -> String {
-        iot::Call::read(request).name()
+        iot::Invocation::read(request).name()
     }
 
     fn answer(&mut self, request: &Request<'_>) -> Answer {
@@ -83,7 +83,7 @@ impl wire::Account for Account {
             }
             Request::Other(request) => {
                 let before = self.activated();
-                let answer = self.iot(&iot::Call::read(request));
+                let answer = self.iot(&iot::Invocation::read(request));
                 for id in self.activated().difference(&before) {
                     self.look_at_activated(id);
                 }
@@ -108,7 +108,7 @@ impl Process {
 
     /// Hands something to the process, by this clock.
     pub async fn deliver(&self, delivery: &Value, now: Timestamp) -> Delivered {
-        let handler = OneByOne(self.jitr().unwrap(), NonZeroUsize::MIN);
+        let handler = Concurrent::new(self.jitr().unwrap(), NonZeroUsize::MIN);
         let delivered = self.deliver_to(handler, delivery, now).await;
         assert_eq!(self.aws.state().wrong, [""; 0]);
         delivered

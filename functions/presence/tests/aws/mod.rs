@@ -6,7 +6,7 @@ mod wire;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use gatehouse::{Bulk, Timestamp};
+use gatehouse::{BatchHandler, Timestamp};
 use serde_json::{Value, json};
 use wire::dynamodb::{Table, kind};
 use wire::{Answer, Request};
@@ -71,7 +71,7 @@ impl wire::Account for Account {
 
 impl Process {
     /// Hands something to the process, by this clock.
-    pub async fn deliver<H: Bulk>(&self, handler: H, delivery: &Value, now: Timestamp) -> Delivered {
+    pub async fn deliver<H: BatchHandler>(&self, handler: H, delivery: &Value, now: Timestamp) -> Delivered {
         self.deliver_to(handler, delivery, now).await
     }
 }

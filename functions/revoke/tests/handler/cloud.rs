@@ -34,7 +34,7 @@ use aws_sdk_sqs::Client as Sqs;
 use aws_sdk_sqs::operation::send_message::{SendMessageError, SendMessageInput, SendMessageOutput};
 use aws_smithy_mocks::{MockResponse, Rule, RuleMode, mock, mock_client};
 use gatehouse::{
-    Call, Devices, Environment, Function, Idempotency, InitError, OneByOne, Quarantine, Queue, Timestamp, Topic,
+    Invocation, Devices, Environment, Function, Idempotency, InitError, Concurrent, Quarantine, Queue, Timestamp, Topic,
 };
 use revoke::Revoke;
 use revoke::registry::Registry;
@@ -196,15 +196,15 @@ impl Cloud {
     }
 
     /// One process, that answers one delivery.
-    pub async fn invoke(&self, delivery: &Value) -> (Result<Value, String>, Call) {
+    pub async fn invoke(&self, delivery: &Value) -> (Result<Value, String>, Invocation) {
         self.change(|state| state.deliveries += 1);
         let dynamodb = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, &self.dynamodb());
-        let handler = OneByOne(self.revoke(dynamodb.clone(), &[]).unwrap(), NonZeroUsize::MIN);
+        let handler = Concurrent::new(self.revoke(dynamodb.clone(), &[]).unwrap(), NonZeroUsize::MIN);
         let quarantine = Quarantine::from(&environment(&[]), dynamodb, "revoke").unwrap();
         let function = Function::new("revoke", handler, quarantine);
-        let call = Call::new("request-1", self.now(), self.now().plus(self.deadline));
+        let invocation = Invocation::new("request-1", self.now(), self.now().plus(self.deadline));
         let delivery: Box<RawValue> = serde_json::value::to_raw_value(delivery).unwrap();
-        (function.invoke(&delivery, &call).await.map_err(|error| error.to_string()), call)
+        (function.invoke(&delivery, &invocation).await.map_err(|error| error.to_string()), invocation)
     }
 
     pub fn revoke(&self, dynamodb: DynamoDb, more: &[(&str, &str)]) -> Result<Revoke, InitError> {
@@ -223,16 +223,16 @@ impl Cloud {
     }
 
     /// Delivers one message. Whether it is done with; and what was counted.
-    pub async fn deliver(&self, message_id: &str, body: &str) -> (bool, Call) {
+    pub async fn deliver(&self, message_id: &str, body: &str) -> (bool, Invocation) {
         let record = json!({"messageId": message_id, "eventSource": "aws:sqs", "body": body});
-        let (answer, call) = self.invoke(&json!({"Records": [record]})).await;
+        let (answer, invocation) = self.invoke(&json!({"Records": [record]})).await;
         let is_crash = self.change(|state| {
             let fault = state.fault.filter(|(at, _)| *at < state.calls);
             state.fault = state.fault.filter(|_| fault.is_none());
             matches!(fault, Some((_, Fault::CrashBefore | Fault::CrashAfter)))
         });
         // A process that died has answered nothing, whatever is in the answer.
-        (!is_crash && answer.unwrap()["batchItemFailures"] == json!([]), call)
+        (!is_crash && answer.unwrap()["batchItemFailures"] == json!([]), invocation)
     }
 
     /// The messages that were sent since the last time.
@@ -246,9 +246,9 @@ impl Cloud {
         let mut queue = VecDeque::from([("message-0".to_owned(), order.to_string(), self.now(), times, 0)]);
         while let Some((message_id, body, due, times, receives)) = queue.pop_front() {
             sleep(due.since(self.now())).await;
-            let (is_done, call) = self.deliver(&message_id, &body).await;
+            let (is_done, invocation) = self.deliver(&message_id, &body).await;
             played.deliveries += 1;
-            for (name, number) in call.counted() {
+            for (name, number) in invocation.counts() {
                 *played.counted.entry(name).or_default() += number;
             }
             match (is_done, times - 1) {

@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::operation::put_item::{PutItemError, PutItemOutput};
 use aws_sdk_dynamodb::types::error::ConditionalCheckFailedException;
 use aws_sdk_iot::types::{CaCertificateStatus, CertificateStatus};
 use aws_smithy_mocks::{RuleMode, mock, mock_client};
-use gatehouse::{Call, Devices, Environment};
+use gatehouse::{Invocation, Devices, Environment};
 use revoke::journal::{Journal, Taken};
 use revoke::order::{Job, Subject};
 use serde_json::{Value, json};
@@ -109,10 +109,10 @@ async fn a_step_whose_answer_was_lost_is_recognised_as_our_own_by_its_owner() {
     let client = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&get, &put]);
     let environment: Environment = [("DEVICES_TABLE", "devices")].into_iter().collect();
     let journal = Journal::new(Devices::from(&environment, client).unwrap());
-    let call = Call::new("request-1", cloud.now(), cloud.now().plus(cloud.deadline));
-    let subject = Subject::Authority(gatehouse::CertificateId::new(&ca()).unwrap());
-    let taken = journal.take(&subject, "run-1", 1, Some(&Job::default()), &call).await.unwrap();
+    let invocation = Invocation::new("request-1", cloud.now(), cloud.now().plus(cloud.deadline));
+    let subject = Subject::CaCertificate(gatehouse::CertificateId::new(&ca()).unwrap());
+    let taken = journal.take(&subject, "run-1", 1, Some(&Job::default()), &invocation).await.unwrap();
     let Taken::Ours(mut entry) = taken else { panic!("it is not ours") };
     assert_eq!(put.num_calls(), 2);
-    journal.keep(&mut entry, &call).await.unwrap();
+    journal.keep(&mut entry, &invocation).await.unwrap();
 }

@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use crate::cloud::{Cloud, ca, id};
 use crate::{counts, text};
 
-struct Authority {
+struct CaCertificate {
     params: CertificateParams,
     key: KeyPair,
 }
 
-impl Authority {
+impl CaCertificate {
     fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -69,7 +69,7 @@ fn admitted(cloud: &Cloud, number: usize, serial: &str, status: CertificateStatu
     cloud.put("devices", &format!("certificate#{}", id(number)), "admission", [("state", state), ("serial", serial)]);
 }
 
-fn cloud_of(authority: &Authority, serials: &[u64]) -> Cloud {
+fn cloud_of(authority: &CaCertificate, serials: &[u64]) -> Cloud {
     let cloud = Cloud::with(0);
     cloud.change(|state| {
         state.ca = Some((CaCertificateStatus::Inactive, authority.pem()));
@@ -80,7 +80,7 @@ fn cloud_of(authority: &Authority, serials: &[u64]) -> Cloud {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_on_the_list_is_revoked_whatever_its_status_and_nothing_else_is_touched() {
-    let authority = Authority::new("our CA");
+    let authority = CaCertificate::new("our CA");
     let cloud = cloud_of(&authority, &[0x11, 0x22, 0x33, 0x44]);
     admitted(&cloud, 1, "11", CertificateStatus::Active);
     admitted(&cloud, 2, "22", CertificateStatus::Revoked);
@@ -109,7 +109,7 @@ async fn what_is_on_the_list_is_revoked_whatever_its_status_and_nothing_else_is_
 
 #[tokio::test(start_paused = true)]
 async fn a_dry_run_of_the_list_names_what_is_on_it() {
-    let authority = Authority::new("our CA");
+    let authority = CaCertificate::new("our CA");
     let cloud = cloud_of(&authority, &[0x11]);
     admitted(&cloud, 1, "11", CertificateStatus::Active);
     admitted(&cloud, 2, "22", CertificateStatus::Active);
@@ -121,7 +121,7 @@ async fn a_dry_run_of_the_list_names_what_is_on_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_certificate_that_cannot_be_read_may_be_on_the_list_and_counts_as_failed() {
-    let authority = Authority::new("our CA");
+    let authority = CaCertificate::new("our CA");
     let cloud = cloud_of(&authority, &[0x11]);
     cloud.register(&id(1), CertificateStatus::Active, "no certificate");
     admitted(&cloud, 2, "11", CertificateStatus::Active);
@@ -131,7 +131,7 @@ async fn a_certificate_that_cannot_be_read_may_be_on_the_list_and_counts_as_fail
 
 #[tokio::test(start_paused = true)]
 async fn without_a_list_that_can_be_relied_on_the_order_is_refused_and_nothing_changed() {
-    let (authority, another) = (Authority::new("our CA"), Authority::new("our CA"));
+    let (authority, another) = (CaCertificate::new("our CA"), CaCertificate::new("our CA"));
     let list = authority.list(&[0x11]);
     let no_list = Cloud::with(1);
     let no_authority = cloud_of(&authority, &[0x11]);

@@ -94,8 +94,8 @@ async fn a_second_order_finds_everything_revoked_and_keeps_the_day_of_the_first_
     let (is_done, _) = cloud.deliver("message-of-another-day", &again.to_string()).await;
     assert!(is_done);
     let (next, _) = cloud.take_sent().pop().unwrap();
-    let (_, call) = cloud.deliver("its-second-step", &next).await;
-    assert_eq!(call.counted(), counts(3, 0, 3, 0));
+    let (_, invocation) = cloud.deliver("its-second-step", &next).await;
+    assert_eq!(invocation.counts(), counts(3, 0, 3, 0));
     assert_eq!(blocked_at(&cloud), first);
     assert_eq!(cloud.subjects().len(), 2);
 }
@@ -153,8 +153,8 @@ async fn a_step_that_another_process_is_at_is_handed_back_until_that_ones_time_i
     cloud.change(|state| state.fault = Some((8, cloud::Fault::CrashAfter)));
     let (is_done, _) = cloud.deliver("message-0", &whole_ca().to_string()).await;
     assert!(!is_done);
-    let (is_done, call) = cloud.deliver("message-0", &whole_ca().to_string()).await;
-    assert_eq!((is_done, call.counted()), (false, BTreeMap::new()));
+    let (is_done, invocation) = cloud.deliver("message-0", &whole_ca().to_string()).await;
+    assert_eq!((is_done, invocation.counts()), (false, BTreeMap::new()));
     sleep(cloud.deadline + Duration::from_millis(1)).await;
     let (is_done, _) = cloud.deliver("message-0", &whole_ca().to_string()).await;
     assert!(is_done);
@@ -214,7 +214,7 @@ async fn a_dry_run_changes_nothing_but_its_own_progress_and_names_what_it_would_
     assert_eq!(records(&cloud), before);
     cloud.change(|state| {
         assert_eq!(state.changes, Vec::<String>::new());
-        let written = state.made.keys().filter(|call| call.starts_with("Update")).collect::<Vec<_>>();
+        let written = state.made.keys().filter(|invocation| invocation.starts_with("Update")).collect::<Vec<_>>();
         // The idempotency table's mark.
         assert_eq!((written, state.made["UpdateItem"]), (vec![&"UpdateItem"], 1));
     });
@@ -310,8 +310,8 @@ async fn a_bare_invocation_begins_a_run_as_a_message_does() {
     let (message, delay) = cloud.take_sent().pop().unwrap();
     assert_eq!(serde_json::from_str::<Value>(&message).unwrap()["run"], "request-1");
     assert_eq!(delay, Duration::from_mins(2));
-    let (is_done, call) = cloud.deliver("message-1", &message).await;
-    assert_eq!((is_done, call.counted()), (true, counts(1, 1, 0, 0)));
+    let (is_done, invocation) = cloud.deliver("message-1", &message).await;
+    assert_eq!((is_done, invocation.counts()), (true, counts(1, 1, 0, 0)));
 }
 
 fn sample(name: &str) -> String {

@@ -12,7 +12,7 @@ use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorFuture, S
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::http::StatusCode;
 use aws_smithy_types::body::SdkBody;
-use gatehouse::{Call, Environment, Function, Quarantine, Timestamp};
+use gatehouse::{Invocation, Environment, Function, Quarantine, Timestamp};
 use ring::{digest, hmac};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -120,7 +120,7 @@ impl DynamoDb {
     pub async fn deliver_with(&self, variables: &[(&'static str, &str)], delivery: &str) -> Delivered {
         let function = self.function(variables);
         let delivery: &RawValue = serde_json::from_str(delivery).unwrap();
-        let call = Call::new("request-1", NOW, NOW.plus(TIME_OUT));
+        let invocation = Invocation::new("request-1", NOW, NOW.plus(TIME_OUT));
         let is_dead = async {
             loop {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -130,12 +130,12 @@ impl DynamoDb {
             }
         };
         let answer = tokio::select! {
-            answer = function.invoke(delivery, &call) => Some(answer.map_err(|error| error.to_string())),
+            answer = function.invoke(delivery, &invocation) => Some(answer.map_err(|error| error.to_string())),
             () = is_dead => None,
         };
         let mut state = self.state();
         (state.in_flight, state.always) = (0, state.always.filter(|act| *act != Act::Die));
-        Delivered { answer, counted: call.counted() }
+        Delivered { answer, counted: invocation.counts() }
     }
 }
 
@@ -146,7 +146,7 @@ impl fmt::Debug for DynamoDb {
 }
 
 impl HttpConnector for DynamoDb {
-    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+    fn invocation(&self, request: HttpRequest) -> HttpConnectorFuture {
         let table = self.clone();
         HttpConnectorFuture::new(async move {
             assert_signed(&request);

@@ -1,0 +1,81 @@
+//! What an action sends to a device.
+
+use gatehouse::ValidationError;
+use serde::de::{self, Unexpected};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
+
+use crate::infrared::Infrared;
+
+/// The maximum size of a desired state in bytes: AWS IoT's limit for a shadow.
+const MAX_DESIRED_STATE: usize = 8 * 1024;
+
+/// The command that a device receives.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum DeviceCommand {
+    /// A desired state for its shadow.
+    Shadow(DesiredState),
+    /// Codes that an infrared gateway sends to it.
+    Infrared(Infrared),
+}
+
+/// A desired state for a device shadow. A device that is offline receives it when it reconnects.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DesiredState {
+    /// The name of a named shadow; `None` for the classic shadow.
+    #[serde(default, deserialize_with = "not_null", skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The desired state. Fields that it does not contain stay unchanged.
+    pub desired: Map<String, Value>,
+}
+
+/// Deserializes a field that may be absent, but not null.
+pub(crate) fn not_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+impl<'de> Deserialize<'de> for DeviceCommand {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Kinds {
+            #[serde(default, deserialize_with = "not_null")]
+            shadow: Option<DesiredState>,
+            #[serde(default, deserialize_with = "not_null")]
+            infrared: Option<Infrared>,
+        }
+        match Kinds::deserialize(deserializer)? {
+            Kinds { shadow: Some(shadow), infrared: None } => Ok(Self::Shadow(shadow)),
+            Kinds { shadow: None, infrared: Some(infrared) } => Ok(Self::Infrared(infrared)),
+            _ => Err(de::Error::invalid_value(Unexpected::Map, &"exactly one of `shadow` and `infrared`")),
+        }
+    }
+}
+
+impl DeviceCommand {
+    pub(crate) fn validate(&self, path: &str) -> Result<(), ValidationError> {
+        match self {
+            Self::Shadow(shadow) => shadow.validate(&format!("{path}.shadow")),
+            Self::Infrared(infrared) => infrared.validate(&format!("{path}.infrared")),
+        }
+    }
+}
+
+impl DesiredState {
+    fn validate(&self, path: &str) -> Result<(), ValidationError> {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b':' | b'_' | b'-');
+        let is_name = |name: &String| (1..=64).contains(&name.len()) && name.bytes().all(allowed);
+        if !self.name.as_ref().is_none_or(is_name) {
+            let why = "It must be 1 to 64 of the characters a-z A-Z 0-9 : _ -.";
+            return Err(ValidationError::new(format!("{path}.name"), why));
+        }
+        let desired = serde_json::to_string(&self.desired).unwrap_or_default();
+        if self.desired.is_empty() || desired.len() > MAX_DESIRED_STATE {
+            let why = format!("It must have at least one field, and at most {MAX_DESIRED_STATE} bytes.");
+            return Err(ValidationError::new(format!("{path}.desired"), why));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,133 @@
+//! What the function takes as input: transitions from the alarm topic, or delayed by itself, and documents from
+//! operators.
+
+use std::fmt;
+
+use gatehouse::{Command, Envelope, EventId, Input, Refusal, ThingName, Timestamp};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+/// One input.
+#[derive(Debug, Clone)]
+pub enum ActuatorInput {
+    /// An alarm has changed its state.
+    Transition {
+        /// The delivery's id.
+        id: EventId,
+        /// The change.
+        transition: Transition,
+        /// Its text, to be sent to the queue again if the command must be delayed.
+        text: String,
+    },
+    /// An operator uploads a document of [actions](crate::Actions).
+    Document {
+        /// The delivery's id.
+        id: EventId,
+        /// When the function received it, or the queue before the function.
+        given_at: Timestamp,
+        /// The document, not yet validated.
+        text: String,
+    },
+}
+
+/// An alarm's change of state, as far as this function needs it. Other fields are ignored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transition {
+    /// Its id, the same for every delivery.
+    pub id: EventId,
+    /// The alarm: the name of its threshold.
+    pub threshold: String,
+    /// The thing that it is about.
+    pub thing: ThingName,
+    /// The state that the alarm has entered.
+    pub to: AlarmState,
+    /// When the deciding reading was received.
+    pub at: Timestamp,
+}
+
+/// The state of an alarm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum AlarmState {
+    /// The value is on the right side of the threshold.
+    Ok,
+    /// The value has been beyond the threshold for long enough.
+    Alarm,
+    /// No value has arrived for too long.
+    Stale,
+}
+
+/// As in the alarm's message.
+impl fmt::Display for AlarmState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ok => "OK",
+            Self::Alarm => "ALARM",
+            Self::Stale => "STALE",
+        })
+    }
+}
+
+/// A transition's fields, not yet validated.
+#[derive(Debug, Clone, Deserialize)]
+struct TransitionFields {
+    transition: String,
+    threshold: String,
+    thing: String,
+    to: AlarmState,
+    at: Timestamp,
+}
+
+/// The fields that distinguish the kinds of input.
+#[derive(Debug, Clone, Deserialize)]
+struct Kind {
+    #[serde(alias = "answers")]
+    actions: Option<IgnoredAny>,
+    transition: Option<IgnoredAny>,
+}
+
+impl TryFrom<TransitionFields> for Transition {
+    type Error = Refusal;
+
+    fn try_from(fields: TransitionFields) -> Result<Self, Refusal> {
+        let why = "Field `transition` must be 1 to 128 printable ASCII characters.";
+        Ok(Self {
+            id: EventId::new(fields.transition).ok_or_else(|| Refusal::new("invalid-value", why))?,
+            threshold: fields.threshold,
+            thing: ThingName::new(fields.thing)?,
+            to: fields.to,
+            at: fields.at,
+        })
+    }
+}
+
+impl Input for ActuatorInput {
+    fn open(envelope: &Envelope<'_>) -> Result<Self, Refusal> {
+        let Command { id, received_at, body } = Command::<Kind>::open(envelope)?;
+        let text = envelope.text.to_owned();
+        match body {
+            Kind { actions: Some(_), transition: None } => Ok(Self::Document { id, given_at: received_at, text }),
+            Kind { actions: None, transition: Some(_) } => {
+                let transition = Command::<TransitionFields>::open(envelope)?.body.try_into()?;
+                Ok(Self::Transition { id, transition, text })
+            }
+            _ => {
+                let why = "The input must have exactly one of the fields `transition` and `actions`.";
+                Err(Refusal::new("bad-order", why))
+            }
+        }
+    }
+
+    fn id(&self) -> &EventId {
+        match self {
+            Self::Transition { id, .. } | Self::Document { id, .. } => id,
+        }
+    }
+
+    fn thing(&self) -> Option<&ThingName> {
+        match self {
+            Self::Transition { transition, .. } => Some(&transition.thing),
+            Self::Document { .. } => None,
+        }
+    }
+}

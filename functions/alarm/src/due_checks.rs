@@ -1,0 +1,100 @@
+//! The scheduled check of all records that are due: devices that may have become stale, notifications that are still
+//! pending, and rate-limit windows that have ended.
+
+use std::sync::Arc;
+
+use futures_util::stream::{self, StreamExt};
+use gatehouse::{Invocation, Key, Timestamp};
+
+use crate::alarm_record;
+use crate::due_index::{self, SHARDS};
+use crate::error::AlarmError;
+use crate::evaluation::{Evaluation, Evaluator, Trigger};
+use crate::notification_limit;
+use crate::thresholds::Thresholds;
+
+/// How many partitions of the index are checked concurrently.
+const MAX_CONCURRENT_SHARDS: usize = 4;
+
+/// One check.
+#[derive(Debug)]
+pub(crate) struct DueChecks<'a> {
+    pub evaluator: &'a Evaluator,
+    pub thresholds: &'a Thresholds,
+    /// When the schedule sent the command. Data received later does not count as missing, even if it still waits in the
+    /// queue.
+    pub now: Timestamp,
+    pub invocation: &'a Invocation,
+}
+
+impl DueChecks<'_> {
+    /// Checks everything that is due. What there is no time for is still due when the schedule sends the next command,
+    /// a minute later.
+    pub async fn run(&self) -> Result<(), Arc<AlarmError>> {
+        // Starts at another partition each minute, so that none is always left out.
+        let first = self.now.seconds() / 60;
+        let shards = (0..u64::from(SHARDS)).filter_map(|n| u8::try_from((first + n) % u64::from(SHARDS)).ok());
+        let mut checks = stream::iter(shards)
+            .map(async |shard| self.check_shard(&due_index::shard_name(shard)).await)
+            .buffer_unordered(MAX_CONCURRENT_SHARDS);
+        let mut outcome = Ok(());
+        while let Some(checked) = checks.next().await {
+            outcome = outcome.and(checked);
+        }
+        outcome
+    }
+
+    async fn check_shard(&self, shard: &str) -> Result<(), Arc<AlarmError>> {
+        let mut outcome = Ok(());
+        let mut start = None;
+        while !self.invocation.is_running_late() {
+            let page = due_index::query(&self.evaluator.table, shard, self.now, start).await;
+            let page = page.map_err(|error| Arc::new(error.into()))?;
+            outcome = outcome.and(self.check_records(page.keys).await);
+            start = page.next;
+            if start.is_none() {
+                break;
+            }
+        }
+        outcome
+    }
+
+    async fn check_records(&self, keys: Vec<Key>) -> Result<(), Arc<AlarmError>> {
+        let mut outcome = Ok(());
+        let mut devices = Vec::new();
+        for key in &keys {
+            if let Some(threshold) = notification_limit::parse_key(key) {
+                outcome = outcome.and(self.check_window(key, threshold).await.map_err(Arc::new));
+            } else if let Some((thing, threshold)) = alarm_record::parse_key(key) {
+                devices.push((key, thing, threshold));
+            } else {
+                outcome = outcome.and(Err(Arc::new(AlarmError::InvalidRecord(key.clone()))));
+            }
+        }
+        let evaluations: Vec<_> = devices
+            .iter()
+            .map(|(key, thing, name)| Evaluation {
+                key: (*key).clone(),
+                thing,
+                threshold: self.thresholds.for_thing(thing).find(|threshold| threshold.name == *name),
+                trigger: Trigger::Schedule(self.now),
+                events: &[],
+            })
+            .collect();
+        self.evaluator
+            .evaluate_all(&evaluations, self.invocation, |_, result| {
+                if outcome.is_ok() {
+                    outcome = result;
+                }
+            })
+            .await;
+        outcome
+    }
+
+    /// Ends a threshold's rate-limit window if its time is over, and sends the summary.
+    async fn check_window(&self, key: &Key, threshold: &str) -> Result<(), AlarmError> {
+        let Evaluator { limiter, notifier, .. } = self.evaluator;
+        let record = limiter.end_window(threshold, self.now, self.invocation).await?;
+        Ok(notifier.send_pending(key, threshold, record, self.invocation).await?)
+    }
+}

@@ -1,0 +1,24 @@
+use gatehouse::store::ParsePendingError;
+use gatehouse::{Key, OutboxError, PublishError, TableError};
+
+use crate::due_index::DueQueryError;
+
+/// Why a record was not evaluated, or its notifications not sent. One failure may hand back many events, which share it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AlarmError {
+    /// A record could not be read or written.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// A record was changed by hand, or by a newer version of the function.
+    #[error("failed to parse record {}, {}", .0.pk, .0.sk.as_deref().unwrap_or_default())]
+    InvalidRecord(Key),
+    /// The index of due records could not be read.
+    #[error(transparent)]
+    DueQuery(#[from] DueQueryError),
+    /// A notification could not be stored.
+    #[error(transparent)]
+    Pending(#[from] ParsePendingError),
+    /// A notification could not be sent.
+    #[error(transparent)]
+    Outbox(#[from] OutboxError<PublishError>),
+}

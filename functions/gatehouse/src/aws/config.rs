@@ -1,0 +1,120 @@
+//! The process's one `SdkConfig`.
+//!
+//! `aws-config` reads the environment as AWS documents it: `AWS_ENDPOINT_URL` and its variants per service, FIPS and
+//! dual-stack endpoints, retry mode and attempts. Credentials and region are passed in, so that no provider chain is
+//! walked and no call is made during INIT; TLS roots and timeouts are chosen here.
+
+use std::time::Duration;
+
+use aws_config::{BehaviorVersion, Region};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_types::retry::RetryConfig;
+use aws_smithy_types::timeout::TimeoutConfig;
+use aws_types::SdkConfig;
+
+use crate::runtime::environment::{Environment, InitError};
+
+/// The roots that AWS endpoints chain to: Amazon Root CA 1 to 4 and Starfield Services Root G2, as published at
+/// <https://www.amazontrust.com/repository/>. Loading the system's whole store would cost more than all the rest of
+/// INIT.
+const AMAZON_ROOTS: &[u8] = include_bytes!("amazon-roots.pem");
+
+/// The longest that a call takes, with all its attempts. A handler makes at most four, one after the other, in the 20
+/// seconds that the templates give it.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The longest that one attempt takes: a call that hangs leaves time for a second one.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1400);
+
+const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
+
+/// Loads the configuration from the environment.
+pub(crate) async fn load(environment: &Environment) -> Result<SdkConfig, InitError> {
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(ATTEMPT_TIMEOUT)
+        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+        .operation_timeout(OPERATION_TIMEOUT)
+        .build();
+    // Lambda sets them once in the life of a process.
+    let credentials = Credentials::new(
+        environment.required::<String>("AWS_ACCESS_KEY_ID")?,
+        environment.required::<String>("AWS_SECRET_ACCESS_KEY")?,
+        environment.optional("AWS_SESSION_TOKEN")?,
+        None,
+        "environment",
+    );
+    let config = aws_config::defaults(BehaviorVersion::latest())
+        .region(Region::new(environment.required::<String>("AWS_REGION")?))
+        .credentials_provider(SharedCredentialsProvider::new(credentials))
+        .http_client(http_client(environment)?)
+        .timeout_config(timeouts)
+        .load()
+        .await;
+    let retries = config.retry_config().cloned().unwrap_or_else(RetryConfig::standard);
+    Ok(config.into_builder().retry_config(retries.with_initial_backoff(INITIAL_BACKOFF)).build())
+}
+
+/// Timeouts for a call that must not be made twice: one attempt gets all the time. A second one is made only if the
+/// first was rejected, or the connection broke.
+pub(crate) fn single_attempt_timeouts() -> TimeoutConfig {
+    TimeoutConfig::builder().operation_attempt_timeout(OPERATION_TIMEOUT).operation_timeout(OPERATION_TIMEOUT).build()
+}
+
+fn http_client(environment: &Environment) -> Result<SharedHttpClient, InitError> {
+    // Takes precedence if set: other partitions, proxies, private endpoints, and a test's own endpoint.
+    let roots = match environment.get("SSL_CERT_FILE") {
+        Some(path) => {
+            std::fs::read(path).map_err(|error| InitError::File { path: path.to_owned(), source: Box::new(error) })?
+        }
+        None => AMAZON_ROOTS.to_vec(),
+    };
+    let context = TlsContext::builder()
+        .with_trust_store(TrustStore::empty().with_pem_certificate(roots))
+        .build()
+        .map_err(|error| InitError::Tls(error.into()))?;
+    Ok(aws_smithy_http_client::Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .tls_context(context)
+        .build_https())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(more: &[(&str, &str)]) -> Environment {
+        let always = [("AWS_REGION", "eu-west-1"), ("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "secret")];
+        always.iter().chain(more).copied().collect()
+    }
+
+    #[tokio::test]
+    async fn variables_that_lambda_sets_are_required() {
+        let error = load(&[("AWS_REGION", "eu-west-1")].into_iter().collect()).await.unwrap_err();
+        assert_eq!(error.to_string(), "environment variable AWS_ACCESS_KEY_ID is missing");
+    }
+
+    #[tokio::test]
+    async fn unreadable_certificate_file_is_named() {
+        let error = load(&environment(&[("SSL_CERT_FILE", "/nowhere/roots.pem")])).await.unwrap_err();
+        assert!(error.to_string().starts_with("failed to read /nowhere/roots.pem: "), "{error}");
+    }
+
+    #[tokio::test]
+    async fn region_timeouts_and_backoff_are_ours() {
+        let config = load(&environment(&[])).await.unwrap();
+        assert_eq!(config.region().map(Region::as_ref), Some("eu-west-1"));
+        assert_eq!(config.timeout_config().and_then(TimeoutConfig::operation_timeout), Some(OPERATION_TIMEOUT));
+        assert_eq!(config.retry_config().map(RetryConfig::initial_backoff), Some(INITIAL_BACKOFF));
+    }
+
+    #[test]
+    fn embedded_roots_are_the_five_that_amazon_publishes() {
+        let pem = std::str::from_utf8(AMAZON_ROOTS).unwrap();
+        assert_eq!(pem.matches("-----BEGIN CERTIFICATE-----").count(), 5);
+        // A client builds its trust store immediately, and panics if one does not parse.
+        assert!(http_client(&environment(&[])).is_ok());
+    }
+}

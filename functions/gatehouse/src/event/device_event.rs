@@ -1,0 +1,94 @@
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::event::envelope::{Envelope, Input};
+use crate::event::ids::{EventId, ThingName};
+use crate::event::payload;
+use crate::event::timestamp::Timestamp;
+use crate::runtime::outcome::Refusal;
+
+/// The fields of a device event's envelope, as a rule's SQL writes them.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct DeviceFields<'a> {
+    thing: String,
+    topic: String,
+    payload_base64: Option<String>,
+    #[serde(borrow)]
+    payload: Option<&'a RawValue>,
+    trace_id: Option<String>,
+    received_at: Option<Timestamp>,
+}
+
+/// A message that a device, or AWS IoT on its behalf, published.
+///
+/// Everything except the payload comes from AWS IoT and can be trusted.
+#[derive(Debug, Clone)]
+pub struct DeviceEvent {
+    /// The event's id.
+    pub id: EventId,
+    /// The thing that published it, as the rule's SQL names it.
+    pub thing: ThingName,
+    /// The topic that it was published on.
+    pub topic: String,
+    /// When AWS IoT received it.
+    pub received_at: Timestamp,
+    bytes: Vec<u8>,
+}
+
+impl DeviceEvent {
+    /// The payload, as the device sent it.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Parses the payload, which must be one JSON object of at most `limit` bytes, as a `P`.
+    ///
+    /// Refused with `payload-too-large`, `empty-payload`, `invalid-utf8`, `not-json`, `not-an-object`, or, naming the
+    /// field, `missing-field`, `duplicate-field`, `wrong-type`, `unknown-value` or `invalid-value`.
+    pub fn payload<'a, P: Deserialize<'a>>(&'a self, limit: usize) -> Result<P, Refusal> {
+        payload::object(&self.bytes, limit)
+    }
+
+    /// Returns the payload's items: the payload itself if it is one JSON object, or else the elements of its array.
+    /// The payload may have at most `limit` bytes. Each item is still to be parsed, by
+    /// [`parse_object`](crate::parse_object), so that a bad one does not fail its neighbors.
+    ///
+    /// Refused with `payload-too-large`, `empty-payload`, `invalid-utf8`, `not-json` or `not-an-object`.
+    pub fn items(&self, limit: usize) -> Result<Vec<&RawValue>, Refusal> {
+        payload::items(&self.bytes, limit)
+    }
+}
+
+impl Input for DeviceEvent {
+    fn open(envelope: &Envelope<'_>) -> Result<Self, Refusal> {
+        let fields: DeviceFields = payload::envelope(envelope.text)?;
+        let bytes = match (fields.payload_base64, fields.payload) {
+            (Some(encoded), None) => BASE64_STANDARD.decode(encoded).map_err(|_| {
+                Refusal::new("bad-envelope", "Field `payloadBase64` of the envelope must be standard base64.")
+            })?,
+            (None, Some(json)) => json.get().as_bytes().to_vec(),
+            _ => {
+                let why = "The envelope must have exactly one of the fields `payload` and `payloadBase64`.";
+                return Err(Refusal::new("bad-envelope", why));
+            }
+        };
+        Ok(Self {
+            id: EventId::of(fields.trace_id, envelope.delivery_id)?,
+            thing: ThingName::new(fields.thing)?,
+            topic: fields.topic,
+            received_at: fields.received_at.unwrap_or(envelope.delivered_at),
+            bytes,
+        })
+    }
+
+    fn id(&self) -> &EventId {
+        &self.id
+    }
+
+    fn thing(&self) -> Option<&ThingName> {
+        Some(&self.thing)
+    }
+}

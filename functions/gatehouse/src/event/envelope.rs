@@ -1,0 +1,62 @@
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::event::ids::{EventId, ThingName};
+use crate::event::timestamp::Timestamp;
+use crate::runtime::outcome::Refusal;
+
+/// One event as it arrived, before anything in it is trusted.
+#[derive(Debug)]
+pub struct Envelope<'a> {
+    /// The JSON text, unchanged.
+    pub text: &'a str,
+    /// The SQS message id or the Lambda request id.
+    pub delivery_id: &'a str,
+    /// When SQS received it, or when the invocation started.
+    pub delivered_at: Timestamp,
+}
+
+/// What a function takes as input.
+pub trait Input: Sized {
+    /// Opens an envelope.
+    fn open(envelope: &Envelope<'_>) -> Result<Self, Refusal>;
+
+    /// The event's id.
+    fn id(&self) -> &EventId;
+
+    /// The thing that the event is about, if there is one.
+    fn thing(&self) -> Option<&ThingName> {
+        None
+    }
+}
+
+/// The id, thing and topic under which a refused event is quarantined, as far as they can be read.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Label {
+    pub(crate) id: String,
+    pub(crate) thing: Option<String>,
+    pub(crate) topic: Option<String>,
+}
+
+impl Label {
+    pub(crate) fn read(envelope: &Envelope<'_>) -> Self {
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "camelCase", default)]
+        struct Loose<'a> {
+            #[serde(borrow)]
+            trace_id: Option<&'a RawValue>,
+            #[serde(borrow)]
+            thing: Option<&'a RawValue>,
+            #[serde(borrow)]
+            topic: Option<&'a RawValue>,
+        }
+        let text = |raw: Option<&RawValue>| raw.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+        let loose: Loose = serde_json::from_str(envelope.text).unwrap_or_default();
+        let trace_id = text(loose.trace_id).filter(|id| EventId::new(id.as_str()).is_some());
+        Self {
+            id: trace_id.unwrap_or_else(|| envelope.delivery_id.to_owned()),
+            thing: text(loose.thing),
+            topic: text(loose.topic),
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! X.509 certificates (RFC 5280) and certificate revocation lists, as admission and revocation both read them.
+//!
+//! Parsing and signature verification only: what to do about a certificate is decided in `jitr` and `revoke`.
+
+mod certificate;
+mod certificate_id;
+mod crl;
+
+pub use certificate::{
+    CaCertificate, CertificateError, Serial, SignatureError, algorithm_name, curve, parse_certificate, parse_pem,
+    rsa_bits, timestamp,
+};
+pub use certificate_id::CertificateId;
+pub use crl::{Crl, CrlError, MAX_CRL_BYTES};

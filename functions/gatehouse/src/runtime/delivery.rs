@@ -1,0 +1,252 @@
+use std::borrow::Cow;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures_util::future::FutureExt;
+use futures_util::stream::{self, StreamExt};
+use lambda_runtime::Diagnostic;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::event::envelope::{Envelope, Input, Label};
+use crate::event::timestamp::Timestamp;
+use crate::runtime::handler::{BatchHandler, Outcomes};
+use crate::runtime::invocation::Invocation;
+use crate::runtime::metrics;
+use crate::runtime::outcome::{Failure, Outcome, Refusal, error_chain};
+use crate::store::quarantine::{Quarantine, QuarantineError};
+
+/// How many refused events are written to quarantine concurrently.
+const MAX_QUARANTINE_WRITES: usize = 8;
+
+/// Time left to hand the response to Lambda after everything else.
+const RESPONSE_RESERVE: Duration = Duration::from_millis(200);
+
+/// A function: its name, its handler, and the quarantine for what the handler refuses.
+#[derive(Debug)]
+pub struct Function<H> {
+    name: String,
+    handler: H,
+    quarantine: Quarantine,
+}
+
+/// The function's error for a bare event to be retried: AWS Lambda retries it, then hands it to the function's
+/// `OnFailure` destination.
+#[derive(Debug, thiserror::Error)]
+#[error("the event could not be handled and must be retried: {0}")]
+pub struct RetryError(String);
+
+impl From<RetryError> for Diagnostic {
+    fn from(error: RetryError) -> Self {
+        Self { error_type: "Retry".to_owned(), error_message: error.to_string() }
+    }
+}
+
+/// What Lambda passes to the function: a batch that SQS delivered, or a bare event.
+///
+/// Deserialized while Lambda's buffer is still borrowed: a batch may be megabytes, and two or three copies of it would
+/// be most of the memory that a function needs.
+#[derive(Debug)]
+pub(crate) enum Delivery {
+    Batch(Vec<SqsRecord>),
+    Bare(Box<RawValue>),
+}
+
+impl<'de> Deserialize<'de> for Delivery {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self::parse(<&RawValue>::deserialize(deserializer)?))
+    }
+}
+
+impl Delivery {
+    fn parse(text: &RawValue) -> Self {
+        match serde_json::from_str(text.get()) {
+            Ok(SqsBatch { records }) if records.iter().all(SqsRecord::is_complete) => Self::Batch(records),
+            _ => Self::Bare(text.to_owned()),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SqsBatch {
+    records: Vec<SqsRecord>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SqsRecord {
+    #[serde(rename = "eventSource", deserialize_with = "is_sqs")]
+    is_from_sqs: bool,
+    message_id: String,
+    body: String,
+    #[serde(default)]
+    attributes: SqsAttributes,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SqsAttributes {
+    /// Milliseconds since the epoch, as text.
+    sent_timestamp: Option<String>,
+}
+
+fn is_sqs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Ok(Cow::<str>::deserialize(deserializer)? == "aws:sqs")
+}
+
+impl SqsRecord {
+    /// Whether the record can be handed back by its id: an empty or unknown `itemIdentifier` in the response would fail
+    /// the whole batch, or delete other messages.
+    fn is_complete(&self) -> bool {
+        self.is_from_sqs && !self.message_id.is_empty()
+    }
+
+    fn envelope(&self, invocation: &Invocation) -> Envelope<'_> {
+        let sent = self.attributes.sent_timestamp.as_deref().and_then(|millis| millis.parse().ok());
+        Envelope {
+            text: &self.body,
+            delivery_id: &self.message_id,
+            delivered_at: sent.map_or_else(|| invocation.now(), Timestamp::from_millis),
+        }
+    }
+}
+
+impl<H: BatchHandler> Function<H> {
+    /// Assembles a function.
+    pub fn new(name: impl Into<String>, handler: H, quarantine: Quarantine) -> Self {
+        Self { name: name.into(), handler, quarantine }
+    }
+
+    /// Handles one delivery; each event in it gets its own outcome.
+    ///
+    /// The response to a batch lists the ids of the messages to be retried (`ReportBatchItemFailures`); the response to
+    /// a bare event names its outcome, or is the error [`RetryError`].
+    pub async fn invoke(&self, delivery: &RawValue, invocation: &Invocation) -> Result<Value, RetryError> {
+        self.handle(&Delivery::parse(delivery), invocation).await
+    }
+
+    pub(crate) async fn handle(&self, delivery: &Delivery, invocation: &Invocation) -> Result<Value, RetryError> {
+        match delivery {
+            Delivery::Batch(records) => Ok(self.handle_batch(records, invocation).await),
+            Delivery::Bare(event) => self.handle_bare(event, invocation).await,
+        }
+    }
+
+    async fn handle_batch(&self, records: &[SqsRecord], invocation: &Invocation) -> Value {
+        let envelopes: Vec<_> = records.iter().map(|record| record.envelope(invocation)).collect();
+        let outcomes = self.settle(&envelopes, invocation).await;
+        let retried = records.iter().zip(outcomes).filter(|(_, outcome)| matches!(outcome, Err(Failure::Retry(_))));
+        let failures: Vec<_> = retried.map(|(record, _)| json!({"itemIdentifier": record.message_id})).collect();
+        json!({"batchItemFailures": failures})
+    }
+
+    async fn handle_bare(&self, event: &RawValue, invocation: &Invocation) -> Result<Value, RetryError> {
+        let (delivery_id, delivered_at) = (invocation.request_id(), invocation.now());
+        let envelope = Envelope { text: event.get(), delivery_id, delivered_at };
+        match self.settle(&[envelope], invocation).await.pop() {
+            Some(Ok(())) => Ok(json!({"outcome": "done"})),
+            Some(Err(Failure::Refused(Refusal { code, why }))) => {
+                Ok(json!({"outcome": "refused", "reason": code, "why": why}))
+            }
+            Some(Err(Failure::Retry(cause))) => Err(RetryError(error_chain(cause.as_ref()))),
+            None => Err(RetryError("it has no outcome".to_owned())),
+        }
+    }
+
+    /// Handles events, quarantines refused ones, and reports. Returns one outcome per envelope, in their order.
+    async fn settle(&self, envelopes: &[Envelope<'_>], invocation: &Invocation) -> Vec<Outcome> {
+        let mut outcomes = self.run_handler(envelopes, invocation).await;
+        let failed = outcomes.iter_mut().zip(envelopes).filter(|(outcome, _)| outcome.is_err());
+        stream::iter(failed)
+            .for_each_concurrent(MAX_QUARANTINE_WRITES, async |(outcome, envelope)| {
+                let label = Label::read(envelope);
+                if let Err(Failure::Refused(refusal)) = &*outcome
+                    && let Err(error) = self.quarantine(envelope, &label, refusal, invocation).await
+                {
+                    *outcome = Err(error.into());
+                }
+                log_failure(&label, outcome, invocation);
+            })
+            .await;
+        self.report(envelopes, &outcomes, invocation);
+        outcomes
+    }
+
+    async fn run_handler(&self, envelopes: &[Envelope<'_>], invocation: &Invocation) -> Vec<Outcome> {
+        let mut inputs = Vec::with_capacity(envelopes.len());
+        let opened: Vec<Result<(), Refusal>> =
+            envelopes.iter().map(|envelope| H::Input::open(envelope).map(|input| inputs.push(input))).collect();
+
+        let mut outcomes = Outcomes::new(inputs.len());
+        let handled = AssertUnwindSafe(self.handler.handle_batch(&inputs, &mut outcomes, invocation)).catch_unwind();
+        match timeout(invocation.time_left(), handled).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_panic)) => tracing::error!(requestId = invocation.request_id(), "the handler panicked"),
+            Err(_elapsed) => {
+                tracing::error!(requestId = invocation.request_id(), "timed out before every event was handled");
+            }
+        }
+
+        let mut outcomes = outcomes.into_vec().into_iter();
+        let missing = || Err(Failure::retry("it has no outcome"));
+        let outcome = |opened: Result<(), Refusal>| match opened {
+            Ok(()) => outcomes.next().unwrap_or_else(missing),
+            Err(refusal) => Err(refusal.into()),
+        };
+        opened.into_iter().map(outcome).collect()
+    }
+
+    async fn quarantine(
+        &self,
+        envelope: &Envelope<'_>,
+        label: &Label,
+        refusal: &Refusal,
+        invocation: &Invocation,
+    ) -> Result<(), QuarantineError> {
+        let put = self.quarantine.put(envelope, label, refusal, invocation);
+        // A response must still go out: without it, the events of this batch that are done would be delivered again.
+        let limit = invocation.deadline().minus(RESPONSE_RESERVE).since(invocation.now());
+        timeout(limit, put).await.unwrap_or(Err(QuarantineError::Timeout))
+    }
+
+    /// Writes one log line and one metric record for the whole delivery: log ingestion costs most at volume.
+    fn report(&self, envelopes: &[Envelope<'_>], outcomes: &[Outcome], invocation: &Invocation) {
+        let (mut done, mut refused, mut retried) = (0_u64, 0_u64, 0_u64);
+        for outcome in outcomes {
+            *match outcome {
+                Ok(()) => &mut done,
+                Err(Failure::Refused(_)) => &mut refused,
+                Err(Failure::Retry(_)) => &mut retried,
+            } += 1;
+        }
+        let single = if let [envelope] = envelopes { Label::read(envelope) } else { Label::default() };
+        let event_id = (!single.id.is_empty()).then_some(single.id);
+        let request_id = invocation.request_id();
+        let thing = single.thing;
+        tracing::info!(requestId = request_id, eventId = event_id, thing, done, refused, retried, "batch");
+
+        let mut counts = invocation.counts();
+        counts.extend([("Done", done), ("Refused", refused), ("Retried", retried)]);
+        let properties = [("requestId", Some(request_id.to_owned())), ("eventId", event_id), ("thing", thing)];
+        let properties = properties.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        println!("{}", metrics::record(&self.name, invocation.now(), &counts, properties));
+    }
+}
+
+fn log_failure(label: &Label, outcome: &Outcome, invocation: &Invocation) {
+    let Label { id, thing, .. } = label;
+    let request_id = invocation.request_id();
+    match outcome {
+        Ok(()) => {}
+        Err(Failure::Refused(Refusal { code, why })) => {
+            tracing::warn!(requestId = request_id, eventId = id, thing, reason = code, why = &**why, "refused");
+        }
+        Err(Failure::Retry(cause)) => {
+            let error = error_chain(cause.as_ref());
+            tracing::warn!(requestId = request_id, eventId = id, thing, error, "retry");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::event::timestamp::Timestamp;
+
+/// Time that handlers leave at the end of an invocation, to quarantine and to respond.
+const RESPONSE_RESERVE: Duration = Duration::from_secs(1);
+
+/// One invocation of the function: when it started, when it must end, and what it counted.
+#[derive(Debug)]
+pub struct Invocation {
+    request_id: String,
+    started: (Timestamp, Instant),
+    deadline: Timestamp,
+    cutoff: Timestamp,
+    counters: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+impl Invocation {
+    /// An invocation that starts now, by this clock, and that Lambda ends at `deadline`.
+    pub fn new(request_id: impl Into<String>, now: Timestamp, deadline: Timestamp) -> Self {
+        let cutoff = now.plus(deadline.since(now).mul_f32(0.8)).max(deadline.minus(RESPONSE_RESERVE));
+        Self {
+            request_id: request_id.into(),
+            started: (now, Instant::now()),
+            deadline,
+            cutoff,
+            counters: Mutex::default(),
+        }
+    }
+
+    /// Lambda's request id. It stays the same when Lambda retries an asynchronous invocation.
+    pub fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    /// The current time.
+    pub fn now(&self) -> Timestamp {
+        let (at, instant) = self.started;
+        at.plus(instant.elapsed())
+    }
+
+    /// When Lambda ends this invocation, whatever it is doing.
+    pub fn deadline(&self) -> Timestamp {
+        self.deadline
+    }
+
+    /// How long handlers may continue: until a second before the deadline, or until a fifth of the whole time is left
+    /// if that is less, so that there is time to quarantine and to respond.
+    pub fn time_left(&self) -> Duration {
+        self.cutoff.since(self.now())
+    }
+
+    /// Whether a new effect is better left to the next attempt, because too little time may be left to perform it and
+    /// to record it. That is so in the last third of an invocation.
+    pub fn is_running_late(&self) -> bool {
+        let (started, _) = self.started;
+        self.time_left() < self.cutoff.since(started) / 3
+    }
+
+    /// Adds one to a metric. The invocation's metric record carries the sum.
+    pub fn count(&self, metric: &'static str) {
+        self.add(metric, 1);
+    }
+
+    /// Adds a number to a metric.
+    pub fn add(&self, metric: &'static str, number: u64) {
+        *self.counters.lock().unwrap_or_else(PoisonError::into_inner).entry(metric).or_default() += number;
+    }
+
+    /// The metrics counted so far.
+    pub fn counts(&self) -> BTreeMap<&'static str, u64> {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

@@ -1,0 +1,58 @@
+use std::error::Error;
+use std::fmt::Display;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use lambda_runtime::{LambdaEvent, service_fn};
+
+use crate::event::timestamp::Timestamp;
+use crate::runtime::delivery::{Delivery, Function};
+use crate::runtime::environment::{Environment, InitError};
+use crate::runtime::handler::BatchHandler;
+use crate::runtime::invocation::Invocation;
+use crate::runtime::logging;
+use crate::runtime::outcome::error_chain;
+use crate::runtime::setup::Setup;
+use crate::store::quarantine::Quarantine;
+
+/// The templates' timeout, for a runtime that names no deadline.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Runs a function: INIT, then one delivery after the other until Lambda ends the process.
+///
+/// `make` assembles the handler from the environment. If it fails, the process ends with a log line that names what is
+/// missing.
+pub async fn run<H: BatchHandler>(make: impl AsyncFnOnce(&Setup) -> Result<H, InitError>) -> ExitCode {
+    let environment = Environment::of_process();
+    logging::init(&environment);
+    let function = match init(environment, make).await {
+        Ok(function) => function,
+        Err(error) => return fail("the function cannot start", &error),
+    };
+    let handler = service_fn(async |event: LambdaEvent<Delivery>| {
+        let (now, deadline) = (Timestamp::now(), Timestamp::from_millis(event.context.deadline));
+        // cargo-lambda's emulator names a deadline in 1970.
+        let deadline = if deadline > now { deadline } else { now.plus(DEFAULT_TIMEOUT) };
+        let invocation = Invocation::new(event.context.request_id, now, deadline);
+        function.handle(&event.payload, &invocation).await
+    });
+    match lambda_runtime::run(handler).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail("the Lambda runtime ended", error.as_ref()),
+    }
+}
+
+async fn init<H: BatchHandler>(
+    environment: Environment,
+    make: impl AsyncFnOnce(&Setup) -> Result<H, InitError>,
+) -> Result<Function<H>, InitError> {
+    let setup = Setup::new(environment).await?;
+    let quarantine = Quarantine::from_environment(setup.environment(), setup.dynamodb(), setup.function())?;
+    let (handler, ()) = tokio::join!(make(&setup), setup.warm_up("DynamoDB", quarantine.warm_up()));
+    Ok(Function::new(setup.function(), handler?, quarantine))
+}
+
+fn fail(what: impl Display, error: &dyn Error) -> ExitCode {
+    tracing::error!(error = error_chain(error), "{what}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,145 @@
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::de::DeserializeOwned;
+
+use crate::event::payload;
+use crate::event::timestamp::Timestamp;
+use crate::runtime::invocation::Invocation;
+use crate::runtime::outcome::{Failure, Refusal};
+use crate::store::item::{integer, number, string, text};
+use crate::store::versioned_table::{Key, TableError, Update, VersionedTable};
+
+/// The maximum size of a document in bytes: a DynamoDB item has room for 400 KB, attribute names included.
+pub const MAX_DOCUMENT_BYTES: usize = 350_000;
+
+const TEXT: &str = "document";
+const GIVEN_AT: &str = "givenAt";
+
+/// An operator's configuration of a function as a JSON document, such as an alarm's thresholds.
+///
+/// It is a record of a [`VersionedTable`] with the partition key `document#<name>` and the sort key `current`. It is
+/// changed by a command to the function, which validates it first: an invalid document is refused, and the last valid
+/// one stays in force.
+#[derive(Debug)]
+pub struct Document<T> {
+    table: VersionedTable,
+    key: Key,
+    /// The document that was parsed last, with its version.
+    cached: Mutex<Option<(u64, Arc<T>)>>,
+}
+
+/// A kind of document, with the rules that its types do not express.
+pub trait Validate: DeserializeOwned {
+    /// Checks a document that has the right types.
+    fn validate(&self) -> Result<(), ValidationError>;
+}
+
+/// What is wrong with a document, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ValidationError {
+    /// The path of the invalid part, such as `thresholds[2].raise`.
+    pub path: String,
+    /// One plain sentence.
+    pub why: String,
+}
+
+impl ValidationError {
+    /// An error at this path, for this reason.
+    pub fn new(path: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { path: path.into(), why: why.into() }
+    }
+}
+
+impl fmt::Display for ValidationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`: {}", self.path, self.why)
+    }
+}
+
+impl From<ValidationError> for Refusal {
+    fn from(error: ValidationError) -> Self {
+        Self::new("bad-document", error.to_string())
+    }
+}
+
+/// Parses and validates an operator's document.
+///
+/// Refused with the codes of [`DeviceEvent::payload`](crate::DeviceEvent::payload), or with `bad-document`; the sentence
+/// names the path of what is wrong.
+pub fn parse_document<T: Validate>(text: &str) -> Result<T, Refusal> {
+    let document: T = payload::object(text.as_bytes(), MAX_DOCUMENT_BYTES)?;
+    document.validate()?;
+    Ok(document)
+}
+
+/// Why a document could not be read or stored.
+#[derive(Debug, thiserror::Error)]
+pub enum DocumentError {
+    /// The new document is not valid; the last valid one stays in force.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The table could not be read or written.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The stored document is not valid, although only valid ones are stored: it was changed by hand, or by a newer
+    /// version of the function.
+    #[error("the stored document {0} is not valid: {1}")]
+    Invalid(String, #[source] Refusal),
+}
+
+impl From<DocumentError> for Failure {
+    fn from(error: DocumentError) -> Self {
+        match error {
+            DocumentError::Refused(refusal) => refusal.into(),
+            other @ (DocumentError::Table(_) | DocumentError::Invalid(..)) => Self::retry(other),
+        }
+    }
+}
+
+impl<T: Validate> Document<T> {
+    /// The document of this name in this table.
+    pub fn new(table: VersionedTable, name: &str) -> Self {
+        Self { table, key: Key::new(format!("document#{name}"), "current"), cached: Mutex::default() }
+    }
+
+    /// Returns the document in force; `None` if nobody has uploaded one.
+    ///
+    /// One small read per call; it is parsed only when it has changed.
+    pub async fn current(&self) -> Result<Option<Arc<T>>, DocumentError> {
+        let record = self.table.get(&self.key).await?;
+        let Some(document) = text(&record.item, TEXT) else { return Ok(None) };
+        if let Some((version, document)) = &*self.cached.lock().unwrap_or_else(PoisonError::into_inner)
+            && *version == record.version()
+        {
+            return Ok(Some(Arc::clone(document)));
+        }
+        let document =
+            parse_document(document).map_err(|refusal| DocumentError::Invalid(self.key.pk.clone(), refusal))?;
+        let document = Arc::new(document);
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        *cached = Some((record.version(), Arc::clone(&document)));
+        Ok(Some(document))
+    }
+
+    /// Puts a document into force in place of the previous one. `given_at` is when the command was given: a command that
+    /// is delivered again, or late, does not undo a later one.
+    ///
+    /// Returns whether the document is in force now.
+    pub async fn put(
+        &self,
+        document: &str,
+        given_at: Timestamp,
+        invocation: &Invocation,
+    ) -> Result<bool, DocumentError> {
+        parse_document::<T>(document)?;
+        let updated = self.table.update(&self.key, invocation, async |old| {
+            if integer(&old.item, GIVEN_AT).is_some_and(|newest| newest > given_at.millis()) {
+                return Ok::<_, DocumentError>(Update::Keep(false));
+            }
+            let item = [(TEXT, string(document)), (GIVEN_AT, number(given_at.millis()))];
+            Ok(Update::Write(item.map(|(name, value)| (name.to_owned(), value)).into(), true))
+        });
+        Ok(updated.await?.value)
+    }
+}

@@ -1,0 +1,135 @@
+//! The daily check: which CRLs, CAs and devices' certificates expire soon, so that somebody renews them in time.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use gatehouse::pki::CertificateId;
+use gatehouse::store::item::{Item, number, string, text};
+use gatehouse::{
+    Attribute, BoxError, EventId, Failure, Invocation, Notification, TableError, Timestamp, VersionedTable,
+};
+use serde::Deserialize;
+use time::OffsetDateTime;
+
+use crate::JitrHandler;
+
+/// The attribute that names the day on which something expires, the key of the index `runs-out`.
+pub const EXPIRES_ON: &str = "runsOutOn";
+
+const DAY: Duration = Duration::from_hours(24);
+
+/// How many are listed in one notification; all of them are counted.
+const MAX_LISTED: usize = 20;
+
+/// The schedule's command: `{"check": "runs-out"}`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ExpiryCheck {
+    #[expect(dead_code, reason = "parsed so that any other command is refused")]
+    check: CheckKind,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+enum CheckKind {
+    #[serde(rename = "runs-out")]
+    Expiry,
+}
+
+/// Something that expires on a day. Sorts by day.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Expiring {
+    on: String,
+    what: String,
+}
+
+impl fmt::Display for Expiring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.on, self.what)
+    }
+}
+
+impl Expiring {
+    /// Reads an item of the devices table.
+    fn read(item: &Item) -> Option<Self> {
+        let (kind, id) = text(item, "id")?.split_once('#')?;
+        let what = match (kind, text(item, "part")?) {
+            ("ca", "status") => format!("the revocation list of CA {id}"),
+            ("ca", "certificate") => format!("the certificate of CA {id}"),
+            ("certificate", _) => format!("the certificate {id} of thing {}", text(item, "thing").unwrap_or("?")),
+            _ => return None,
+        };
+        Some(Self { on: text(item, EXPIRES_ON)?.to_owned(), what })
+    }
+}
+
+/// The notification's text; `None` if nothing expires.
+fn message_text(expiring: &BTreeSet<Expiring>, within: Duration) -> Option<String> {
+    let days = within.as_secs() / DAY.as_secs();
+    let first = expiring.first()?;
+    let mut lines = vec![format!("{} to renew within {days} days, the first by {}:", expiring.len(), first.on)];
+    lines.extend(expiring.iter().take(MAX_LISTED).map(ToString::to_string));
+    let more = expiring.len().saturating_sub(MAX_LISTED);
+    lines.extend((more > 0).then(|| format!("and {more} more.")));
+    Some(lines.join("\n"))
+}
+
+impl JitrHandler {
+    /// Counts what expires soon, for the alarm, and notifies people once a day.
+    pub(crate) async fn report_expiring(&self, event_id: &EventId, invocation: &Invocation) -> Result<(), Failure> {
+        let within = self.rules.expiry_warning;
+        let mut expiring = BTreeSet::new();
+        let mut ahead = Duration::ZERO;
+        while ahead <= within {
+            let on = day(invocation.now().plus(ahead));
+            expiring.extend(expiring_on(self.devices.table(), &on).await.map_err(Failure::Retry)?);
+            ahead += DAY;
+        }
+        // Also if it is zero: that ends the alarm.
+        invocation.add("Expiring", u64::try_from(expiring.len()).unwrap_or(u64::MAX));
+        let Some(message) = message_text(&expiring, within) else { return Ok(()) };
+        let notification = Notification {
+            subject: format!("{} certificates or revocation lists expire soon", expiring.len()),
+            message,
+            data: None,
+            attributes: vec![("eventId", Attribute::Text(event_id.to_string()))],
+        };
+        let publish = self.topic.publish(notification);
+        self.idempotency.run_once(&format!("runs-out#{}", day(invocation.now())), invocation, publish).await?;
+        Ok(())
+    }
+}
+
+async fn expiring_on(table: &VersionedTable, on: &str) -> Result<Vec<Expiring>, BoxError> {
+    let query = table.client().query().table_name(table.name()).index_name("runs-out");
+    let query = query.key_condition_expression("runsOutOn = :day").expression_attribute_values(":day", string(on));
+    let mut found = Vec::new();
+    let mut pages = query.into_paginator().send();
+    while let Some(page) = pages.next().await {
+        found.extend(page?.items().iter().filter_map(Expiring::read));
+    }
+    Ok(found)
+}
+
+/// Records when a CA certificate expires. Every write is the same write, so it needs no version.
+pub(crate) async fn record_ca(
+    table: &VersionedTable,
+    ca: &CertificateId,
+    not_after: Timestamp,
+) -> Result<(), TableError> {
+    let put = table
+        .client()
+        .put_item()
+        .table_name(table.name())
+        .item("id", string(format!("ca#{ca}")))
+        .item("part", string("certificate"))
+        .item("notAfter", number(not_after.millis()))
+        .item(EXPIRES_ON, string(day(not_after)));
+    put.send().await.map_err(|error| TableError::Put(table.name().to_owned(), error.into()))?;
+    Ok(())
+}
+
+/// The day of a time in UTC, in the form of [`EXPIRES_ON`].
+pub fn day(at: Timestamp) -> String {
+    let time = i64::try_from(at.seconds()).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    time.map_or_else(|| "9999-12-31".to_owned(), |time| time.date().to_string())
+}

@@ -1,5 +1,5 @@
-//! Reads a device's certificate as `jitr` does. The first byte says whether the rest is a certificate, its PEM, or what the
-//! CA is to sign.
+//! Parses and validates a device certificate as `jitr` does. The first byte selects whether the rest is DER, PEM, or content
+//! for the CA to sign.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -14,12 +14,12 @@ use regex_lite::Regex;
 static ANY: LazyLock<Regex> = LazyLock::new(|| Regex::new("^(?:.*)$").expect("a pattern"));
 
 fuzz_target!(init: fuzz::seeds::write_certificates(), |input: &[u8]| {
-    let Some((how, bytes)) = input.split_first() else { return };
-    let signed = (how % 3 == 2).then(|| sign(bytes));
+    let Some((format, bytes)) = input.split_first() else { return };
+    let signed = (format % 3 == 2).then(|| sign(bytes));
     LazyLock::force(&ANY);
     let ca = ca_certificate();
-    let (found, peak) = measured(|| {
-        let der = match how % 3 {
+    let (found, peak) = measure(|| {
+        let der = match format % 3 {
             0 => bytes.to_vec(),
             1 => parse_pem(std::str::from_utf8(bytes).ok()?).ok()?,
             _ => signed?,
@@ -28,7 +28,7 @@ fuzz_target!(init: fuzz::seeds::write_certificates(), |input: &[u8]| {
         let validated = DeviceCertificate::validate(&der, ca, NOW, Duration::from_secs(300));
         Some((der, unverified, validated.map(|certificate| (certificate.thing(&ANY), certificate))))
     });
-    // A certificate's parts are borrowed; what is taken out of it, and said of it, is of its own size or a name's.
+    // Most of a certificate is borrowed. What is copied, and error messages, are at most as long as the input or a name.
     assert!(peak <= 64 * input.len() + 64 * 1024, "{peak} bytes for {}", input.len());
     let Some((der, unverified, Ok((thing, certificate)))) = found else { return };
     assert!(is_signed(&der), "the CA did not sign this");

@@ -1,5 +1,5 @@
-//! Reads a CRL as `jitr` and `revoke` do. The first byte says whether the rest is a CRL (DER or PEM), or what the CA is to
-//! sign.
+//! Parses a CRL as `jitr` and `revoke` do. The first byte selects whether the rest is a CRL (DER or PEM), or content for the
+//! CA to sign.
 #![no_main]
 
 use std::time::Duration;
@@ -9,8 +9,8 @@ use gatehouse::pki::{Crl, Serial};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(init: fuzz::seeds::write_crls(), |input: &[u8]| {
-    let Some((how, bytes)) = input.split_first() else { return };
-    let bytes = if how % 2 == 0 { bytes.to_vec() } else { sign(bytes) };
+    let Some((format, bytes)) = input.split_first() else { return };
+    let bytes = if format % 2 == 0 { bytes.to_vec() } else { sign(bytes) };
     let ca = ca_certificate();
     let (parsed, peak) = measured(|| Crl::parse(&bytes, ca));
     assert!(peak <= 64 * input.len() + 64 * 1024, "{peak} bytes for {}", input.len());

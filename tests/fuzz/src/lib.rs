@@ -1,5 +1,4 @@
-//! What both targets stand on: a CA whose key is known to everybody, a reader of DER that knows one form only, and an
-//! account of the memory in use.
+//! Shared by both targets: a CA with a public key pair, a minimal DER parser, and a memory counter.
 
 pub mod seeds;
 
@@ -12,13 +11,13 @@ use gatehouse::pki::CaCertificate;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SigningKey, date_time_ymd};
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 
-/// 2026-01-15, within the validity of all that the seeds hold.
+/// 2026-01-15, within the validity period of all seeds.
 pub const NOW: Timestamp = Timestamp::from_millis(1_768_435_200_000);
 
 /// ECDSA with SHA-256, as an algorithm identifier.
 const ALGORITHM: &[u8] = b"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02";
 
-/// A PKCS #8 key on P-256: the number 1, and so the curve's generator as public key. It is no secret, and always the same.
+/// A PKCS #8 key on P-256: the number 1, whose public key is the curve's generator. It is not secret, and constant.
 const KEY: [&[u8]; 4] = [
     b"\x30\x81\x87\x02\x01\x00\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\
       \x04\x6d\x30\x6b\x02\x01\x01\x04\x20",
@@ -39,7 +38,7 @@ static ISSUER: LazyLock<(Issuer<'static, KeyPair>, CaCertificate)> = LazyLock::n
     (Issuer::new(params, key), CaCertificate::from_der(certificate.der()).expect("a CA"))
 });
 
-/// The CA, to make seeds with.
+/// Returns the CA as the issuer of seeds.
 fn issuer() -> &'static Issuer<'static, KeyPair> {
     &ISSUER.0
 }
@@ -49,15 +48,14 @@ pub fn ca_certificate() -> &'static CaCertificate {
     &ISSUER.1
 }
 
-/// What the CA has signed, and its signature: behind a good signature the fuzzer meets the code that it could not guess
-/// its way to.
+/// Signs content with the CA. Without a valid signature, the fuzzer would not reach the code behind the verification.
 pub fn sign(signed: &[u8]) -> Vec<u8> {
     let signature = issuer().key().sign(signed).expect("a signature");
     sequence(&[signed, ALGORITHM, &bit_string(&signature)])
 }
 
-/// Whether this is a sequence of what the CA has signed, the algorithm, and the signature, written as `sign` writes it.
-/// Made of nothing that the functions use.
+/// Whether this is a sequence of content, algorithm and valid signature, encoded as by `sign`. Shares no code with the
+/// functions.
 pub fn is_signed(der: &[u8]) -> bool {
     let parts = || {
         let (0x30, content, []) = element(der)? else { return None };
@@ -72,14 +70,14 @@ pub fn is_signed(der: &[u8]) -> bool {
     })
 }
 
-/// The signed part of a certificate or CRL.
+/// Returns the signed part of a certificate or CRL.
 fn signed_part(der: &[u8]) -> &[u8] {
     let (_, content, _) = element(der).expect("DER");
     let (_, _, rest) = element(content).expect("DER");
-    content.strip_suffix(rest).expect("its own end")
+    content.strip_suffix(rest).expect("a suffix")
 }
 
-/// The tag, the content, and what follows.
+/// Parses an element. Returns the tag, the content, and the rest.
 fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (tag, rest) = der.split_first()?;
     let (&first, rest) = rest.split_first()?;
@@ -94,14 +92,14 @@ fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
 }
 
 fn sequence(parts: &[&[u8]]) -> Vec<u8> {
-    written(0x30, &parts.concat())
+    encode(0x30, &parts.concat())
 }
 
 fn bit_string(bytes: &[u8]) -> Vec<u8> {
-    written(3, &[&[0], bytes].concat())
+    encode(3, &[&[0], bytes].concat())
 }
 
-fn written(tag: u8, content: &[u8]) -> Vec<u8> {
+fn encode(tag: u8, content: &[u8]) -> Vec<u8> {
     let length = content.len().to_be_bytes();
     let length = &length[length.iter().take_while(|byte| **byte == 0).count()..];
     match content.len() {
@@ -110,7 +108,7 @@ fn written(tag: u8, content: &[u8]) -> Vec<u8> {
     }
 }
 
-/// The system's allocator, which knows how much is in use.
+/// The system allocator with a count of the bytes in use.
 struct Counting;
 
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
@@ -119,26 +117,26 @@ static PEAK: AtomicUsize = AtomicUsize::new(0);
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-// SAFETY: all is left to `System`.
+// SAFETY: all calls are forwarded to `System`.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let in_use = IN_USE.fetch_add(layout.size(), Relaxed) + layout.size();
         PEAK.fetch_max(in_use, Relaxed);
-        // SAFETY: as the caller promised.
+        // SAFETY: the caller upholds the contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         IN_USE.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: as the caller promised.
+        // SAFETY: the caller upholds the contract.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
 
-/// Does something, and says how many bytes it had in use at once.
-pub fn measured<T>(act: impl FnOnce() -> T) -> (T, usize) {
+/// Calls a function. Returns its result and its peak memory in bytes.
+pub fn measure<T>(function: impl FnOnce() -> T) -> (T, usize) {
     let before = IN_USE.load(Relaxed);
     PEAK.store(before, Relaxed);
-    let done = act();
-    (done, PEAK.load(Relaxed).saturating_sub(before))
+    let result = function();
+    (result, PEAK.load(Relaxed).saturating_sub(before))
 }

@@ -1,4 +1,4 @@
-//! What the fuzzer starts from: certificates and CRLs of every kind, whole, as PEM, and as what a CA is to sign.
+//! The seed corpus: certificates and CRLs of every kind, as DER, as PEM, and as content for the CA to sign.
 
 use std::{fs, path::Path};
 
@@ -10,7 +10,7 @@ use rcgen::{
 
 use crate::{issuer, signed_part};
 
-/// Writes what the target `certificate` starts from.
+/// Writes the seeds of the target `certificate`.
 pub fn write_certificates() {
     let seeds = certificates().into_iter().flat_map(|(der, pem)| {
         let signed = signed_part(&der).to_vec();
@@ -19,7 +19,7 @@ pub fn write_certificates() {
     write("certificate", seeds);
 }
 
-/// Writes what the target `crl` starts from.
+/// Writes the seeds of the target `crl`.
 pub fn write_crls() {
     let seeds = crls().into_iter().flat_map(|(der, pem)| {
         let signed = signed_part(&der).to_vec();
@@ -31,12 +31,12 @@ pub fn write_crls() {
 fn write(target: &str, seeds: impl Iterator<Item = (u8, Vec<u8>)>) {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
     fs::create_dir_all(&directory).expect("a directory");
-    for (number, (how, bytes)) in seeds.enumerate() {
-        fs::write(directory.join(format!("seed-{number:03}")), [&[how], &*bytes].concat()).expect("a file");
+    for (number, (format, bytes)) in seeds.enumerate() {
+        fs::write(directory.join(format!("seed-{number:03}")), [&[format], &*bytes].concat()).expect("a file");
     }
 }
 
-/// Each as DER and as PEM.
+/// Returns certificates as DER and PEM.
 fn certificates() -> Vec<(Vec<u8>, Vec<u8>)> {
     let keys = [&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_ED25519];
     let keys = keys.map(|algorithm| KeyPair::generate_for(algorithm).expect("a key"));
@@ -91,7 +91,7 @@ fn certificates() -> Vec<(Vec<u8>, Vec<u8>)> {
     issued.map(|issued| issued.expect("a certificate")).map(|issued| (issued.der().to_vec(), issued.pem().into())).collect()
 }
 
-/// Each as DER and as PEM.
+/// Returns CRLs as DER and PEM.
 fn crls() -> Vec<(Vec<u8>, Vec<u8>)> {
     let entry = |serial: &[u8], reason_code, invalidity_date| RevokedCertParams {
         serial_number: SerialNumber::from_slice(serial),

@@ -5,7 +5,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use fuzz::{NOW, ca_certificate, is_signed, measured, sign};
+use fuzz::{NOW, ca_certificate, is_signed, measure, sign};
 use gatehouse::pki::parse_pem;
 use jitr::certificate::DeviceCertificate;
 use libfuzzer_sys::fuzz_target;

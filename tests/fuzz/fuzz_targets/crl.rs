@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use fuzz::{NOW, ca_certificate, is_signed, measured, sign};
+use fuzz::{NOW, ca_certificate, is_signed, measure, sign};
 use gatehouse::pki::{Crl, Serial};
 use libfuzzer_sys::fuzz_target;
 
@@ -12,7 +12,7 @@ fuzz_target!(init: fuzz::seeds::write_crls(), |input: &[u8]| {
     let Some((format, bytes)) = input.split_first() else { return };
     let bytes = if format % 2 == 0 { bytes.to_vec() } else { sign(bytes) };
     let ca = ca_certificate();
-    let (parsed, peak) = measured(|| Crl::parse(&bytes, ca));
+    let (parsed, peak) = measure(|| Crl::parse(&bytes, ca));
     assert!(peak <= 64 * input.len() + 64 * 1024, "{peak} bytes for {}", input.len());
     let Ok(crl) = parsed else { return };
     assert!(bytes.starts_with(b"-----") || is_signed(&bytes), "the CA did not sign this");

@@ -10,7 +10,7 @@ use crate::{
 /// The CPU of a function after its first poll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mode {
-    /// A whole CPU
+    /// A full CPU
     #[value(name = "full")]
     Full,
     /// The share of a 128 MB Lambda function

@@ -21,8 +21,8 @@ fn is_signed_by(authority: &CertificateAuthority, issued: &IssuedCertificate) ->
 #[test]
 fn openssl_verifies_certificates_of_rsa_and_ec_cas() {
     for key in [KeyType::P256, KeyType::Rsa2048] {
-        let authority = CertificateAuthority::new("Example CA", key).expect("made");
-        let impostor = authority.impostor().expect("made");
+        let authority = CertificateAuthority::new("Example CA", key).expect("created");
+        let impostor = authority.impostor().expect("created");
         let issued = authority.issue(&CertificateSpec::named("front-door")).expect("signed");
         assert!(is_signed_by(&authority, &issued), "{key:?}");
         assert!(!is_signed_by(&impostor, &issued), "{key:?}: the impostor did not sign it");
@@ -34,7 +34,7 @@ fn openssl_verifies_certificates_of_rsa_and_ec_cas() {
 
 #[test]
 fn certificate_id_is_the_sha256_fingerprint() {
-    let authority = CertificateAuthority::new("Example CA", KeyType::P256).expect("made");
+    let authority = CertificateAuthority::new("Example CA", KeyType::P256).expect("created");
     let printed = output_of(&["x509", "-noout", "-fingerprint", "-sha256"], &authority.pem);
     let fingerprint = printed.trim().rsplit('=').next().expect("a fingerprint").replace(':', "").to_lowercase();
     assert_eq!(authority.id, fingerprint);
@@ -42,7 +42,7 @@ fn certificate_id_is_the_sha256_fingerprint() {
 
 #[test]
 fn certificate_has_the_specified_content() {
-    let authority = CertificateAuthority::new("Example CA", KeyType::P256).expect("made");
+    let authority = CertificateAuthority::new("Example CA", KeyType::P256).expect("created");
     let good = text(&authority.issue(&CertificateSpec::named("front-door")).expect("signed").pem);
     for part in ["CN=front-door", "CA:FALSE", "Digital Signature", "TLS Web Client Authentication", "NIST CURVE: P-256"]
     {
@@ -71,7 +71,7 @@ fn certificate_has_the_specified_content() {
 
 #[test]
 fn common_name_can_be_any_text_or_missing() {
-    let authority = CertificateAuthority::new("Example CA", KeyType::P256).expect("made");
+    let authority = CertificateAuthority::new("Example CA", KeyType::P256).expect("created");
     for name in ["", "*", "a/b", "$aws/x", "a\0b", "tür", "🔔"] {
         let der = authority.issue(&CertificateSpec::named(name)).expect("signed").der;
         // Its type (2.5.4.3), then a UTF-8 string of this length, then the text itself.
@@ -86,7 +86,7 @@ fn common_name_can_be_any_text_or_missing() {
 
 #[test]
 fn crl_has_its_number_and_the_revoked_serials() {
-    let authority = CertificateAuthority::new("Example CA", KeyType::Rsa2048).expect("made");
+    let authority = CertificateAuthority::new("Example CA", KeyType::Rsa2048).expect("created");
     let issued = authority.issue(&CertificateSpec::named("front-door")).expect("signed");
     let crl = Crl::new(0xab).with_revoked(&issued.serial).with_revoked(&[0x12, 0x34]);
     assert_eq!(crl.sortable_number(), "00000000000000000000000000000000000000ab");

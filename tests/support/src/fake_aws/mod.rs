@@ -126,7 +126,8 @@ impl FakeAws {
     /// seconds.
     pub fn new(function: &'static str) -> Self {
         let settings = Settings { function, ..Settings::default() };
-        let state = Mutex::new(State { settings, ..State::default() });
+        let clock = Some((NOW, Instant::now()));
+        let state = Mutex::new(State { settings, clock, ..State::default() });
         Self(Arc::new(Shared { state, served: Notify::new(), violations: Mutex::default() }))
     }
 
@@ -251,7 +252,7 @@ impl FakeAws {
         self.state().observers.push(Box::new(observer));
     }
 
-    /// The current time in the account: that of the last delivery, and what has elapsed since.
+    /// The current time in the account: that of the last delivery ([`NOW`] before the first), and what has elapsed since.
     pub fn now(&self) -> Timestamp {
         self.state().now()
     }

@@ -146,6 +146,21 @@ async fn refusal_by_one_destination_does_not_affect_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn copies_of_a_message_in_one_batch_share_a_record() {
+    let aws = aws().queue(QUEUE).queue(OTHER);
+    put(&aws, &document(&[("a", "#", QUEUE, "refuse"), ("b", "#", OTHER, "refuse")])).await;
+    aws.state().queues.get_mut(OTHER).unwrap().closed = Some(("AccessDenied", "no"));
+    let copies = batch([&reading("e-1"), &reading("e-1")]);
+    let delivered = deliver(&aws, &[], &copies, NOW).await;
+    assert_eq!((delivered.retried_messages().unwrap(), delivered.count("Conflicts")), (vec!["e-1"; 2], 1));
+    aws.state().queues.get_mut(OTHER).unwrap().closed = None;
+    assert_eq!(deliver(&aws, &[], &copies, NOW).await.retried_messages().unwrap(), [""; 0]);
+    for queue in [QUEUE, OTHER] {
+        assert_eq!(bodies(&aws, queue).len(), 2, "one per copy");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_sent_if_the_delivery_records_are_unknown() {
     let aws = aws().queue(QUEUE).queue(OTHER);
     put(&aws, &document(&[("a", "#", QUEUE, "refuse"), ("b", "#", OTHER, "refuse")])).await;

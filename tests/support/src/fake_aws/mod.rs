@@ -4,6 +4,7 @@
 //! processes of the function share one account; any call can fail before or after AWS performs it, end its process, or
 //! be held back until another process's call has been served.
 
+mod connection;
 mod dynamodb;
 mod expression;
 mod fault;

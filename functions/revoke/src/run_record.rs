@@ -6,6 +6,7 @@
 //! still pending. A command that is delivered twice finds that the run is past its step, and does nothing. That is why
 //! the message needs no claim: sending it twice is harmless.
 
+use std::slice;
 use std::time::Duration;
 
 use gatehouse::pki::CertificateId;
@@ -43,6 +44,7 @@ pub struct RunLease {
     pub id: String,
     /// How far the run has come.
     pub progress: RevocationRun,
+    pending: Option<Continuation>,
     lease: Lease,
 }
 
@@ -91,14 +93,20 @@ impl RunRecords {
         if run.step != step {
             return Err(unknown_run().into());
         }
-        let attributes = attributes(&run, invocation.now())?;
+        let attributes = attributes(&run, None, invocation.now())?;
         let lease = Lease::acquire(&self.table, key, &stored, invocation, |item| {
             item.extend(attributes);
             // The pending message was the command that is being handled.
             item.remove(PENDING);
         });
         let lease = lease.await?.ok_or_else(|| Failure::retry("another invocation is working on this run"))?;
-        Ok(StepClaim::Acquired(Box::new(RunLease { target: target.clone(), id: id.to_owned(), progress: run, lease })))
+        Ok(StepClaim::Acquired(Box::new(RunLease {
+            target: target.clone(),
+            id: id.to_owned(),
+            progress: run,
+            pending: None,
+            lease,
+        })))
     }
 
     /// Sends the pending messages of a run that is not leased.
@@ -122,23 +130,23 @@ impl RunRecords {
 impl RunLease {
     /// Stores how far the run has come, and continues.
     pub async fn save(&mut self, invocation: &Invocation) -> Result<(), Failure> {
-        let attributes = attributes(&self.progress, invocation.now())?;
+        let attributes = attributes(&self.progress, self.pending.as_ref(), invocation.now())?;
         Ok(self.lease.change(invocation, |item| item.extend(attributes.clone())).await?)
     }
 
     /// Stores how far the run has come, and gives the lease back.
     pub async fn release(&mut self, invocation: &Invocation) -> Result<(), Failure> {
-        let attributes = attributes(&self.progress, invocation.now())?;
+        let attributes = attributes(&self.progress, self.pending.as_ref(), invocation.now())?;
         Ok(self.lease.release(invocation, |item| item.extend(attributes.clone())).await?)
     }
 
-    /// Stores how far the run has come, with the command that starts its next step after `delay`, and gives the lease
-    /// back. Returns the record, whose pending messages are to be sent.
+    /// Stores the run together with the command that starts its next step after `delay`, and gives the lease back.
+    /// Returns the record, whose pending message is to be sent.
+    ///
+    /// If that fails, a later [`release`](Self::release) stores both.
     pub async fn hand_over(&mut self, delay: Duration, invocation: &Invocation) -> Result<VersionedItem, Failure> {
-        let mut attributes = attributes(&self.progress, invocation.now())?;
-        let next = Continuation { step: self.progress.step, due_at: invocation.now().plus(delay) };
-        Outbox::set_pending(&mut attributes, PENDING, &[next]).map_err(Failure::retry)?;
-        self.lease.release(invocation, |item| item.extend(attributes.clone())).await?;
+        self.pending = Some(Continuation { step: self.progress.step, due_at: invocation.now().plus(delay) });
+        self.release(invocation).await?;
         Ok(self.lease.record().clone())
     }
 }
@@ -156,11 +164,13 @@ fn read(stored: &mut VersionedItem) -> Result<RevocationRun, Failure> {
     Ok(run)
 }
 
-fn attributes(run: &RevocationRun, now: Timestamp) -> Result<Item, Failure> {
+fn attributes(run: &RevocationRun, pending: Option<&Continuation>, now: Timestamp) -> Result<Item, Failure> {
     let run = serde_json::to_string(run).map_err(Failure::retry)?;
     let expiration = number(now.plus(RETENTION).seconds());
     let attributes = [(RUN, string(run)), ("updatedAt", number(now.millis())), ("expiration", expiration)];
-    Ok(attributes.map(|(name, value)| (name.to_owned(), value)).into())
+    let mut attributes: Item = attributes.map(|(name, value)| (name.to_owned(), value)).into();
+    Outbox::set_pending(&mut attributes, PENDING, pending.map_or(&[], slice::from_ref)).map_err(Failure::retry)?;
+    Ok(attributes)
 }
 
 fn unknown_run() -> Refusal {

@@ -65,7 +65,7 @@ pub enum Dispatch {
 
 impl CommandRecord {
     /// Decides what to do with a transition's command now, if different commands must be `min_interval` apart.
-    pub fn dispatch(
+    pub fn decide(
         &self,
         transition: &TransitionOrder,
         command: &str,
@@ -197,55 +197,55 @@ mod tests {
 
     #[test]
     fn unknown_device_is_commanded_immediately() {
-        assert_eq!(CommandRecord::default().dispatch(&order(10, "t1"), "close", at(10), INTERVAL), Dispatch::Send);
+        assert_eq!(CommandRecord::default().decide(&order(10, "t1"), "close", at(10), INTERVAL), Dispatch::Send);
     }
 
     #[test]
     fn repeated_transition_commands_once() {
-        assert_eq!(closed().dispatch(&order(10, "t1"), "close", at(40), INTERVAL), Dispatch::AlreadySent);
+        assert_eq!(closed().decide(&order(10, "t1"), "close", at(40), INTERVAL), Dispatch::AlreadySent);
     }
 
     #[test]
     fn different_command_is_delayed_exactly_until_the_interval_ends() {
-        let dispatch = |now| closed().dispatch(&order(12, "t2"), "open", now, INTERVAL);
-        assert_eq!(dispatch(at(12)), Dispatch::Delay(at(25)));
-        assert_eq!(dispatch(at(25).minus(Duration::from_millis(1))), Dispatch::Delay(at(25)));
-        assert_eq!(dispatch(at(25)), Dispatch::Send);
+        let decide = |now| closed().decide(&order(12, "t2"), "open", now, INTERVAL);
+        assert_eq!(decide(at(12)), Dispatch::Delay(at(25)));
+        assert_eq!(decide(at(25).minus(Duration::from_millis(1))), Dispatch::Delay(at(25)));
+        assert_eq!(decide(at(25)), Dispatch::Send);
     }
 
     #[test]
     fn same_command_is_not_delayed() {
-        assert_eq!(closed().dispatch(&order(12, "t2"), "close", at(12), INTERVAL), Dispatch::Send);
+        assert_eq!(closed().decide(&order(12, "t2"), "close", at(12), INTERVAL), Dispatch::Send);
     }
 
     #[test]
     fn older_transition_is_superseded_while_a_newer_one_is_delayed() {
         let record = closed().delayed(&order(14, "t3"));
-        assert_eq!(record.dispatch(&order(13, "t2"), "close", at(14), INTERVAL), Dispatch::Superseded);
-        assert_eq!(record.dispatch(&order(14, "t3"), "open", at(30), INTERVAL), Dispatch::Send);
+        assert_eq!(record.decide(&order(13, "t2"), "close", at(14), INTERVAL), Dispatch::Superseded);
+        assert_eq!(record.decide(&order(14, "t3"), "open", at(30), INTERVAL), Dispatch::Send);
     }
 
     #[test]
     fn simultaneous_transitions_are_ordered_by_id() {
         let record = closed().delayed(&order(14, "b"));
-        assert_eq!(record.dispatch(&order(14, "a"), "open", at(40), INTERVAL), Dispatch::Superseded);
-        assert_eq!(record.dispatch(&order(14, "c"), "open", at(40), INTERVAL), Dispatch::Send);
+        assert_eq!(record.decide(&order(14, "a"), "open", at(40), INTERVAL), Dispatch::Superseded);
+        assert_eq!(record.decide(&order(14, "c"), "open", at(40), INTERVAL), Dispatch::Send);
     }
 
     #[test]
     fn others_wait_for_the_sender_until_its_deadline() {
         let record = closed().sending(&order(30, "t2"), "open", at(30), at(31));
         for other in [order(30, "t2"), order(31, "t3")] {
-            assert_eq!(record.dispatch(&other, "open", at(30), INTERVAL), Dispatch::Wait(at(31)), "{other:?}");
-            assert_eq!(record.dispatch(&other, "open", at(31), INTERVAL), Dispatch::Send, "{other:?}");
+            assert_eq!(record.decide(&other, "open", at(30), INTERVAL), Dispatch::Wait(at(31)), "{other:?}");
+            assert_eq!(record.decide(&other, "open", at(31), INTERVAL), Dispatch::Send, "{other:?}");
         }
     }
 
     #[test]
     fn failed_command_keeps_its_distance_from_different_ones() {
         let record = closed().sending(&order(30, "t2"), "open", at(30), at(31)).failed(true, at(30));
-        assert_eq!(record.dispatch(&order(30, "t2"), "open", at(31), INTERVAL), Dispatch::Send);
-        assert_eq!(record.dispatch(&order(32, "t3"), "close", at(32), INTERVAL), Dispatch::Delay(at(45)));
+        assert_eq!(record.decide(&order(30, "t2"), "open", at(31), INTERVAL), Dispatch::Send);
+        assert_eq!(record.decide(&order(32, "t3"), "close", at(32), INTERVAL), Dispatch::Delay(at(45)));
     }
 
     #[test]
@@ -318,7 +318,7 @@ mod tests {
         while let Some((now, index, dies)) = queue.pop_first() {
             let (minute, closes) = story.transitions[index];
             let (order, command) = (order(minute, &index.to_string()), if closes { "close" } else { "open" });
-            match record.dispatch(&order, command, now, INTERVAL) {
+            match record.decide(&order, command, now, INTERVAL) {
                 Dispatch::Superseded | Dispatch::AlreadySent => {}
                 Dispatch::Wait(until) => drop(queue.insert((until, index, dies))),
                 Dispatch::Delay(until) => {

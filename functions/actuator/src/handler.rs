@@ -124,7 +124,7 @@ impl ActuatorHandler {
         loop {
             let updated = self.table.update(&key, invocation, async |old| {
                 let (record, now) = (CommandRecord::read(&old.item), invocation.now());
-                let dispatch = record.dispatch(&order, &json, now, self.min_interval);
+                let dispatch = record.decide(&order, &json, now, self.min_interval);
                 Ok(match dispatch {
                     Dispatch::Send if invocation.is_running_late() => {
                         return Err(Failure::retry("too little time is left to send the command"));

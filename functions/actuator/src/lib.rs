@@ -5,7 +5,7 @@
 //! lists which transition triggers which [`DeviceCommand`]. Transitions arrive late, repeatedly and out of order, so
 //! each device has a [`CommandRecord`], which says what it was last commanded and by which transition:
 //!
-//! 1. The record decides ([`CommandRecord::dispatch`]): a transition that was handled before, or that is older than the
+//! 1. The record decides ([`CommandRecord::decide`]): a transition that was handled before, or that is older than the
 //!    newest one, commands nothing; a command that differs from the last one keeps a minimum interval from it.
 //! 2. The record is written before the command is sent, so that no other invocation commands the device meanwhile.
 //! 3. The command is sent.

@@ -158,7 +158,7 @@ impl ForwardHandler {
             return;
         }
         if let Err(error) = self.records.add(&event.id, accepted, record.clone(), invocation).await {
-            // The event is retried either way, and delivery is at least once.
+            // The outcome stays: at worst, these destinations receive the message twice.
             let (event_id, error) = (event.id.as_str(), error_chain(&error));
             tracing::warn!(eventId = event_id, error, "failed to record which destinations accepted the message");
         }

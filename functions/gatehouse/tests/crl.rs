@@ -457,7 +457,7 @@ async fn only_a_few_crls_are_cached() {
     let published = Published::new(&GOOD, 4096);
     let reference = published.reference().await;
     for digit in 1..=5 {
-        published.set_chunks(&digit.to_string().repeat(64), &reference.number, &[GOOD.clone()]);
+        published.set_chunks(&digit.to_string().repeat(64), &reference.number, std::slice::from_ref(&*GOOD));
     }
     let queries = async |digits: &str| {
         let before = published.queries();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use gatehouse::store::item::{string, text};
 use gatehouse::{Invocation, Item, Key, Lease, LeaseError, Timestamp, VersionedTable};
-use serde_json::json;
+use serde_json::{Value, json};
 use test_support::{FakeAws, Fault, NOW, Process, State, Table};
 
 const KEY: [&str; 2] = ["certificate#a", "admission"];
@@ -37,11 +37,11 @@ async fn acquire(process: &Process, now: Timestamp) -> Option<Lease> {
 }
 
 /// Another process's write, without taking the lease.
-fn write_as_another(state: &mut State, attributes: serde_json::Value) {
+fn write_as_another(state: &mut State, attributes: &Value) {
     let version: u64 = state.attribute("table", &KEY, "version").unwrap().parse().unwrap();
     let written = json!({"version": {"N": (version + 1).to_string()}, "writer": {"S": "another"}});
     state.set_attributes("table", &KEY, &written);
-    state.set_attributes("table", &KEY, &attributes);
+    state.set_attributes("table", &KEY, attributes);
 }
 
 fn attribute(aws: &FakeAws, name: &str) -> Option<String> {
@@ -76,7 +76,7 @@ async fn active_lease_is_refused_and_expired_one_is_taken_over() {
 async fn record_written_since_it_was_read_cannot_be_leased() {
     let aws = account();
     drop(acquire(&aws.process(), NOW).await);
-    let process = aws.process().change(2, |state| write_as_another(state, json!({"state": {"S": "changed"}})));
+    let process = aws.process().change(2, |state| write_as_another(state, &json!({"state": {"S": "changed"}})));
     assert!(acquire(&process, NOW.plus(2 * TIMEOUT)).await.is_none());
     assert_eq!(attribute(&aws, "state").as_deref(), Some("changed"));
 }
@@ -108,7 +108,7 @@ async fn change_keeps_the_lease_and_release_gives_it_back() {
 #[tokio::test(start_paused = true)]
 async fn change_is_applied_on_top_of_what_others_wrote() {
     let aws = account();
-    let process = aws.process().change(3, |state| write_as_another(state, json!({"blocked": {"BOOL": true}})));
+    let process = aws.process().change(3, |state| write_as_another(state, &json!({"blocked": {"BOOL": true}})));
     let mut lease = acquire(&process, NOW).await.unwrap();
     let invocation = invocation(NOW);
     lease.change(&invocation, set("state", "checked")).await.unwrap();
@@ -122,7 +122,7 @@ async fn change_is_applied_on_top_of_what_others_wrote() {
 async fn lease_that_was_taken_away_is_lost() {
     for is_release in [false, true] {
         let aws = account();
-        let process = aws.process().change(3, |state| write_as_another(state, json!({"owner": {"S": "run-1"}})));
+        let process = aws.process().change(3, |state| write_as_another(state, &json!({"owner": {"S": "run-1"}})));
         let mut lease = acquire(&process, NOW).await.unwrap();
         let invocation = invocation(NOW);
         let result = if is_release {

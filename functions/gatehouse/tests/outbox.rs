@@ -15,7 +15,7 @@ use gatehouse::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use test_support::{FakeAws, Fault, NOW, Process, State, Table};
+use test_support::{FakeAws, Fault, NOW, Process, Published, State, Table};
 
 const KEY: [&str; 2] = ["thing#a", "state"];
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -87,7 +87,7 @@ async fn flush(process: &Process, now: Timestamp) -> Result<(), OutboxError<Publ
 }
 
 fn sent(aws: &FakeAws) -> String {
-    aws.state().published.iter().map(|message| message.text()).collect::<Vec<_>>().join(" ")
+    aws.state().published.iter().map(Published::text).collect::<Vec<_>>().join(" ")
 }
 
 fn pending(aws: &FakeAws) -> Option<Vec<String>> {
@@ -142,7 +142,7 @@ async fn process_may_die_at_any_call_and_each_message_is_sent() {
             let died = tokio::time::timeout(Duration::from_secs(1), flush(&aws.process().fail(call, fault), NOW)).await;
             assert!(died.is_err(), "{fault:?} at call {call}");
             flush(&aws.process(), NOW.plus(2 * TIMEOUT)).await.unwrap();
-            // Unknown to us: the process died after SNS accepted the message and before that was marked.
+            // Sent twice only if the process dies after SNS accepted the message and before that is marked.
             let expected = match (fault, call) {
                 (Fault::DiesAfter, 3) | (Fault::DiesBefore, 4) => "a a b",
                 (Fault::DiesAfter, 6) | (Fault::DiesBefore, 7) => "a b b",

@@ -161,9 +161,13 @@ async fn item_without_a_version_is_updated_as_version_zero() {
     assert_eq!(table(&aws.process()).get(&key()).await.unwrap().version(), 0);
     assert_eq!(append(&aws.process(), "a", &invocation).await.unwrap(), "by hand, a");
     assert_eq!(aws.state().attribute("table", &KEY, "version").as_deref(), Some("1"));
-    // Somebody else was first: the next write sees the version.
-    aws.state().set_attributes("table", &KEY, &json!({"value": {"S": "x"}}));
-    assert_eq!(append(&aws.process(), "b", &invocation).await.unwrap(), "xb");
+
+    // Another process gives it a version after it was read.
+    let aws = account();
+    aws.state().set_attributes("table", &KEY, &json!({"value": {"S": "by hand, "}}));
+    let process = aws.process().change(2, |state| write_as_another(state, "x"));
+    assert_eq!(append(&process, "b", &invocation).await.unwrap(), "xb");
+    assert_eq!(invocation.counts()["Conflicts"], 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use gatehouse::aws::registry::{CertificateStatus, RegisteredCertificate};
 use gatehouse::pki::{CaCertificate, CertificateId, parse_pem};
 use gatehouse::store::CrlFetchError;
-use gatehouse::{Attribute, CaStatus, Failure, Invocation, Notification, Refusal, ThingName, error_chain};
+use gatehouse::{CaStatus, Failure, Invocation, Refusal, ThingName, error_chain};
 use tokio::time::sleep;
 
 use crate::admission_record::{AdmissionLease, AdmissionState};

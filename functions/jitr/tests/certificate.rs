@@ -1,4 +1,4 @@
-//! What a device's certificate is worth, for every reason there is to turn one away.
+//! Validation of a device's certificate, for every reason to reject one.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -6,18 +6,14 @@
     reason = "a test says what it expects by failing there"
 )]
 
-#[path = "../../gatehouse/tests/pki/mod.rs"]
-mod pki;
-
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use aws_sdk_iot::types::CertificateStatus;
 use gatehouse::Timestamp;
-use gatehouse::x509::{self, CaCertificate};
-use jitr::certificate::Certificate;
-use jitr::reason::Reason;
-use pki::{Ca, DAY, NOW, OpenSsl, bit_string, content, date, element, elements, named};
+use gatehouse::aws::registry::CertificateStatus;
+use gatehouse::pki::{CaCertificate, CertificateError, parse_pem};
+use jitr::certificate::DeviceCertificate;
+use jitr::rejection::RejectionReason;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use rcgen::{
@@ -26,25 +22,26 @@ use rcgen::{
     SerialNumber, SignatureAlgorithm,
 };
 use regex_lite::Regex;
+use test_support::pki::{self, Ca, DAY, NOW, OpenSsl, bit_string, content, date, device_params, element, elements};
 
 const SKEW: Duration = Duration::from_mins(5);
 const SECOND: Duration = Duration::from_secs(1);
 
 static CA: LazyLock<Ca> = LazyLock::new(|| Ca::new("Test CA"));
-static AUTHORITY: LazyLock<CaCertificate> = LazyLock::new(|| CA.authority());
+static AUTHORITY: LazyLock<CaCertificate> = LazyLock::new(|| CA.certificate());
 static KEY: LazyLock<KeyPair> = LazyLock::new(|| KeyPair::generate().unwrap());
 static GOOD: LazyLock<Vec<u8>> = LazyLock::new(|| issued(|_| ()));
 /// An RSA CA's, whose signature has no second form of its own.
 static GOOD_RSA: LazyLock<(CaCertificate, Vec<u8>)> = LazyLock::new(|| rsa_signed(&PKCS_RSA_SHA256));
 
 fn issued(change: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
-    let mut params = named("thermometer-1");
+    let mut params = device_params("thermometer-1");
     change(&mut params);
     CA.issue(&params, &*KEY)
 }
 
-fn check(der: &[u8]) -> Result<Certificate, Reason> {
-    Certificate::check(der, &AUTHORITY, NOW, SKEW)
+fn check(der: &[u8]) -> Result<DeviceCertificate, RejectionReason> {
+    DeviceCertificate::validate(der, &AUTHORITY, NOW, SKEW)
 }
 
 /// The code of the reason to turn it away.
@@ -68,8 +65,8 @@ fn thing(der: &[u8]) -> Result<String, &'static str> {
 fn rsa_signed(algorithm: &'static SignatureAlgorithm) -> (CaCertificate, Vec<u8>) {
     let openssl = OpenSsl::new("rsa-ca");
     let key = openssl.key("-algorithm RSA -pkeyopt rsa_keygen_bits:2048");
-    let ca = Ca::with("RSA CA", KeyPair::from_pkcs8_pem_and_sign_algo(&key, algorithm).unwrap());
-    (ca.authority(), ca.issue(&named("thermometer-1"), &*KEY))
+    let ca = Ca::with_key("RSA CA", KeyPair::from_pkcs8_pem_and_sign_algo(&key, algorithm).unwrap());
+    (ca.certificate(), ca.issue(&device_params("thermometer-1"), &*KEY))
 }
 
 /// The good certificate with this public key in it, signed again.
@@ -94,7 +91,7 @@ fn critical(oid: &[u64], critical: bool) -> CustomExtension {
 }
 
 #[test]
-fn a_good_certificate_is_accepted_and_says_whose_it_is() {
+fn valid_certificate_is_accepted_and_names_its_device() {
     let der = issued(|params| {
         params.serial_number = Some(SerialNumber::from_slice(&[0x00, 0x9f, 0x01]));
         params.is_ca = IsCa::ExplicitNoCa;
@@ -107,20 +104,23 @@ fn a_good_certificate_is_accepted_and_says_whose_it_is() {
     assert_eq!(certificate.issuer, "CN=Test CA");
     assert_eq!(certificate.not_after, NOW.plus(30 * DAY));
     assert_eq!(thing(&der).as_deref(), Ok("thermometer-1"));
-    assert_eq!(Certificate::unchecked(&der), Some(certificate));
+    assert_eq!(DeviceCertificate::parse_unverified(&der), Some(certificate));
 }
 
 #[test]
-fn what_the_ca_signed_has_one_digest_however_its_signature_is_made() {
+fn signed_digest_does_not_depend_on_the_signature() {
     let signed = elements(&GOOD)[0];
     let (one, other) = (CA.sign(signed), CA.sign(signed));
     assert_ne!(one, other, "ECDSA signs differently each time");
-    assert_eq!(check(&one).unwrap().signed, check(&other).unwrap().signed);
-    assert_ne!(check(&one).unwrap().signed, check(&issued(|params| params.not_after += DAY)).unwrap().signed);
+    assert_eq!(check(&one).unwrap().signed_digest, check(&other).unwrap().signed_digest);
+    assert_ne!(
+        check(&one).unwrap().signed_digest,
+        check(&issued(|params| params.not_after += DAY)).unwrap().signed_digest
+    );
 }
 
 #[test]
-fn the_clock_may_be_behind_or_ahead_by_the_skew_and_no_more() {
+fn clocks_may_differ_by_the_skew_and_no_more() {
     for (not_before, not_after, expected) in [
         (NOW.plus(SKEW), NOW.plus(DAY), "accepted"),
         (NOW.plus(SKEW).plus(SECOND), NOW.plus(DAY), "not-yet-valid"),
@@ -131,11 +131,11 @@ fn the_clock_may_be_behind_or_ahead_by_the_skew_and_no_more() {
         assert_eq!(code(&der), expected, "{not_before} to {not_after}");
     }
     let der = issued(|params| params.not_after = date(NOW.minus(SECOND)));
-    assert_eq!(Certificate::check(&der, &AUTHORITY, NOW, Duration::ZERO), Err(Reason::Expired));
+    assert_eq!(DeviceCertificate::validate(&der, &AUTHORITY, NOW, Duration::ZERO), Err(RejectionReason::Expired));
 }
 
 #[test]
-fn a_certificate_that_never_ends_ends_in_the_year_9999_and_one_from_before_1970_has_ended() {
+fn extreme_validity_dates_are_understood() {
     let never = CA.sign_changed(&GOOD, |parts| {
         parts[4] = element(0x30, &[element(23, b"260101000000Z"), element(24, b"99991231235959Z")].concat());
     });
@@ -147,13 +147,13 @@ fn a_certificate_that_never_ends_ends_in_the_year_9999_and_one_from_before_1970_
 }
 
 #[test]
-fn another_issuer_and_another_key_of_the_same_name_are_told_apart() {
+fn another_issuer_and_another_key_have_different_reasons() {
     let (other, impostor) = (Ca::new("Other CA"), Ca::new("Test CA"));
-    let params = named("thermometer-1");
+    let params = device_params("thermometer-1");
     assert_eq!(code(&other.issue(&params, &*KEY)), "issuer-mismatch");
     assert_eq!(code(&impostor.issue(&params, &*KEY)), "bad-signature");
     // Another kind of string is another name: names are compared as they are written.
-    let printable = Ca::made("Test CA", KeyPair::generate().unwrap(), |params| {
+    let printable = Ca::customized("Test CA", KeyPair::generate().unwrap(), |params| {
         let name = DnValue::PrintableString("Test CA".try_into().unwrap());
         params.distinguished_name.push(DnType::CommonName, name);
     });
@@ -161,14 +161,14 @@ fn another_issuer_and_another_key_of_the_same_name_are_told_apart() {
 }
 
 #[test]
-fn a_ca_is_no_device_whichever_extension_says_so() {
+fn ca_certificate_is_rejected_whichever_extension_says_so() {
     assert_eq!(code(&issued(|params| params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)))), "is-a-ca");
     let signs = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign];
     assert_eq!(code(&issued(|params| params.key_usages = signs)), "is-a-ca");
 }
 
 #[test]
-fn key_usage_must_allow_to_sign_where_it_is_there() {
+fn key_usage_must_allow_signatures_if_present() {
     let uses = |uses: &[KeyUsagePurpose]| issued(|params| params.key_usages = uses.to_vec());
     assert_eq!(code(&uses(&[KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment])), "accepted");
     let wrong = uses(&[KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::KeyAgreement]);
@@ -177,7 +177,7 @@ fn key_usage_must_allow_to_sign_where_it_is_there() {
 }
 
 #[test]
-fn extended_key_usage_must_allow_client_authentication_or_anything_where_it_is_there() {
+fn extended_key_usage_must_allow_client_authentication() {
     let uses = |uses: ExtendedKeyUsagePurpose| issued(|params| params.extended_key_usages = vec![uses]);
     assert_eq!(code(&uses(ExtendedKeyUsagePurpose::ClientAuth)), "accepted");
     assert_eq!(code(&uses(ExtendedKeyUsagePurpose::Any)), "accepted");
@@ -188,7 +188,7 @@ fn extended_key_usage_must_allow_client_authentication_or_anything_where_it_is_t
 }
 
 #[test]
-fn a_critical_extension_must_be_understood_and_any_other_may_be_ignored() {
+fn unsupported_extension_is_rejected_only_if_critical() {
     let with = |oid: &[u64], is_critical| issued(|params| params.custom_extensions = vec![critical(oid, is_critical)]);
     let ours: &[u64] = &[1, 3, 6, 1, 4, 1, 99_999, 1];
     assert_eq!(code(&with(ours, true)), "unknown-critical-extension");
@@ -202,7 +202,7 @@ fn a_critical_extension_must_be_understood_and_any_other_may_be_ignored() {
 }
 
 #[test]
-fn an_extension_that_is_there_twice_or_cannot_be_read_is_refused() {
+fn repeated_or_malformed_extension_is_rejected() {
     let no_ca = extension(19, &[0x30, 0]);
     let a_ca = extension(19, &[0x30, 3, 1, 1, 0xff]);
     assert_eq!(code(&with_extensions(std::slice::from_ref(&no_ca))), "accepted");
@@ -219,27 +219,27 @@ fn an_extension_that_is_there_twice_or_cannot_be_read_is_refused() {
 }
 
 #[test]
-fn a_certificate_without_extensions_is_a_devices_also_of_version_1() {
+fn version_1_certificate_without_extensions_is_accepted() {
     let first = CA.sign_changed(&GOOD, |parts| drop(parts.remove(0)));
     assert_eq!(elements(elements(&first)[0]).len(), 6);
     assert_eq!(thing(&first).as_deref(), Ok("thermometer-1"));
 }
 
 #[test]
-fn the_common_name_must_be_a_things_name() {
+fn common_name_must_be_a_thing_name() {
     let bmp = |text: &str| DnValue::BmpString(text.try_into().unwrap());
     let teletex = |text: &str| DnValue::TeletexString(text.try_into().unwrap());
     let printable = |text: &str| DnValue::PrintableString(text.try_into().unwrap());
     let longest = "x".repeat(128);
     for good in ["a", "thermometer-1", "A:b_c-9", &*longest] {
         assert_eq!(
-            thing(&issued(|params| params.distinguished_name = named(good).distinguished_name)).as_deref(),
+            thing(&issued(|params| params.distinguished_name = device_params(good).distinguished_name)).as_deref(),
             Ok(good)
         );
     }
     let ia5 = DnValue::Ia5String("thermometer-1".try_into().unwrap());
     for good in [printable("thermometer-1"), ia5] {
-        assert!(thing(&issued(|params| params.distinguished_name = named(good).distinguished_name)).is_ok());
+        assert!(thing(&issued(|params| params.distinguished_name = device_params(good).distinguished_name)).is_ok());
     }
     let bad: [DnValue; 18] = [
         "".into(),
@@ -262,13 +262,13 @@ fn the_common_name_must_be_a_things_name() {
         teletex("thermometer-1"),
     ];
     for bad in bad {
-        let der = issued(|params| params.distinguished_name = named(bad.clone()).distinguished_name);
+        let der = issued(|params| params.distinguished_name = device_params(bad.clone()).distinguished_name);
         assert_eq!(thing(&der), Err("bad-thing-name"), "{bad:?}");
     }
 }
 
 #[test]
-fn the_subject_must_have_exactly_one_common_name() {
+fn subject_must_have_exactly_one_common_name() {
     let absent = issued(|params| {
         params.distinguished_name.remove(DnType::CommonName);
         params.distinguished_name.push(DnType::OrganizationName, "Example");
@@ -284,7 +284,7 @@ fn the_subject_must_have_exactly_one_common_name() {
 }
 
 #[test]
-fn the_operators_pattern_must_match_the_whole_name() {
+fn operators_pattern_must_match_the_whole_name() {
     let matches = |text: &str| check(&GOOD).unwrap().thing(&pattern(text)).map_err(|reason| reason.code());
     assert!(matches("thermometer-[0-9]+").is_ok());
     for other in ["thermometer", "ometer-1", "thermometer-[0-9]{2}", "hygrometer-1|meter-1", ""] {
@@ -293,7 +293,7 @@ fn the_operators_pattern_must_match_the_whole_name() {
 }
 
 #[test]
-fn bytes_after_the_der_are_refused_by_name() {
+fn bytes_after_the_der_have_their_own_reason() {
     for more in [&[0][..], &[0x30, 0], &GOOD] {
         assert_eq!(code(&[&GOOD, more].concat()), "trailing-bytes");
     }
@@ -301,7 +301,7 @@ fn bytes_after_the_der_are_refused_by_name() {
 
 /// Everything around what the CA signed that could be written in another way, and would give the certificate another id.
 #[test]
-fn nothing_but_der_may_surround_what_the_ca_signed() {
+fn only_canonical_der_may_surround_the_signed_content() {
     let [signed, algorithm, signature] = elements(&GOOD)[..] else { panic!("three parts") };
     let whole = |parts: &[&[u8]]| element(0x30, &parts.concat());
     assert_eq!(whole(&[signed, algorithm, signature]), *GOOD);
@@ -339,26 +339,26 @@ fn nothing_but_der_may_surround_what_the_ca_signed() {
 }
 
 #[test]
-fn an_rsa_signatures_algorithm_may_not_be_written_in_another_way_either() {
+fn rsa_algorithm_has_only_one_encoding() {
     let (authority, good) = &*GOOD_RSA;
     let [signed, algorithm, signature] = elements(good)[..] else { panic!("three parts") };
     let oid = elements(algorithm)[0];
     for other in [oid.to_vec(), [oid, &[5, 0, 5, 0]].concat(), [oid, &[0x45, 0]].concat(), [oid, &[5, 1, 0]].concat()] {
         let der = element(0x30, &[signed, &element(0x30, &other), signature].concat());
-        let reason = Certificate::check(&der, authority, NOW, SKEW).unwrap_err();
+        let reason = DeviceCertificate::validate(&der, authority, NOW, SKEW).unwrap_err();
         assert_eq!(reason.code(), "malformed-certificate", "{other:02x?}");
     }
 }
 
 #[test]
-fn the_two_algorithms_that_a_certificate_names_must_be_one() {
+fn both_algorithm_fields_must_be_equal() {
     let [signed, _, signature] = elements(&GOOD)[..] else { panic!("three parts") };
     let sha384 = element(0x30, &element(6, &[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 3]));
     assert_eq!(code(&element(0x30, &[signed, &sha384, signature].concat())), "malformed-certificate");
 }
 
 #[test]
-fn an_ecdsa_signature_has_one_form_but_for_its_negative() {
+fn ecdsa_signature_has_one_encoding_except_for_its_negative() {
     let [signed, algorithm, signature] = elements(&GOOD)[..] else { panic!("three parts") };
     let [r, s] = elements(&content(signature)[1..])[..] else { panic!("two numbers") };
     let with = |numbers: Vec<u8>| element(0x30, &[signed, algorithm, &bit_string(&element(0x30, &numbers))].concat());
@@ -370,7 +370,7 @@ fn an_ecdsa_signature_has_one_form_but_for_its_negative() {
 }
 
 #[test]
-fn a_devices_key_is_rsa_of_2048_bits_or_more_or_on_a_curve_that_tls_uses() {
+fn device_key_must_be_strong_rsa_or_on_a_tls_curve() {
     let openssl = OpenSsl::new("device-keys");
     for (key, expected) in [
         ("-algorithm RSA -pkeyopt rsa_keygen_bits:1024", "weak-key"),
@@ -402,7 +402,7 @@ fn rsa_key(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn an_rsa_keys_size_is_that_of_its_number_and_its_exponent_is_odd() {
+fn rsa_key_size_is_that_of_its_modulus_and_exponent_is_odd() {
     let modulus = |bits: u32| {
         let mut modulus = vec![0xff; usize::try_from(bits.div_ceil(8)).unwrap()];
         modulus[0] >>= (8 - bits % 8) % 8;
@@ -429,7 +429,7 @@ fn an_rsa_keys_size_is_that_of_its_number_and_its_exponent_is_odd() {
 }
 
 #[test]
-fn a_key_that_is_no_point_of_its_curve_is_refused() {
+fn key_that_is_not_on_its_curve_is_rejected() {
     let key = elements(elements(&GOOD)[0])[6].to_vec();
     let (curve, point) = (elements(&key)[0], &content(elements(&key)[1])[1..]);
     let with = |point: &[u8]| with_public_key(&element(0x30, &[curve, &bit_string(point)].concat()));
@@ -442,10 +442,10 @@ fn a_key_that_is_no_point_of_its_curve_is_refused() {
 }
 
 #[test]
-fn rsa_signatures_count_with_each_digest() {
+fn rsa_signatures_are_accepted_with_each_digest() {
     for algorithm in [&PKCS_RSA_SHA256, &PKCS_RSA_SHA384, &PKCS_RSA_SHA512] {
         let (authority, der) = rsa_signed(algorithm);
-        assert!(Certificate::check(&der, &authority, NOW, SKEW).is_ok(), "{algorithm:?}");
+        assert!(DeviceCertificate::validate(&der, &authority, NOW, SKEW).is_ok(), "{algorithm:?}");
     }
 }
 
@@ -496,57 +496,58 @@ const P521: &str = "-algorithm EC -pkeyopt ec_paramgen_curve:P-521";
 const RSA: &str = "-algorithm RSA -pkeyopt rsa_keygen_bits:2048";
 
 #[test]
-fn a_signature_counts_or_is_refused_by_its_algorithms_name() {
+fn unsupported_signature_algorithm_is_named() {
     let openssl = OpenSsl::new("signatures");
     for (key, signature, refused) in SIGNATURES {
         let (authority, der) = openssl.issue(key, signature);
-        let checked = Certificate::check(&der, &authority, Timestamp::now(), SKEW);
+        let checked = DeviceCertificate::validate(&der, &authority, Timestamp::now(), SKEW);
         match refused {
             None => assert!(checked.is_ok(), "{key} {signature}: {checked:?}"),
             Some(name) => {
                 let reason = checked.unwrap_err();
                 assert_eq!(reason.code(), "unsupported-algorithm", "{key} {signature}");
-                let expected = format!("The certificate cannot be verified: signatures by {name} cannot be verified.");
+                let expected =
+                    format!("The certificate cannot be verified: signatures with {name} cannot be verified.");
                 assert_eq!(reason.to_string(), expected, "{key} {signature}");
             }
         }
         // It was the signature that was looked at: with another bit in it, it does not count.
         let mut forged = der;
         *forged.last_mut().unwrap() ^= 1;
-        assert!(Certificate::check(&forged, &authority, Timestamp::now(), SKEW).is_err(), "{key} {signature}");
+        assert!(DeviceCertificate::validate(&forged, &authority, Timestamp::now(), SKEW).is_err(), "{key} {signature}");
     }
 }
 
 #[test]
-fn a_key_of_another_kind_than_the_signature_cannot_have_made_it() {
+fn key_of_another_kind_than_the_signature_is_rejected() {
     // The same name, and a key that the algorithm cannot belong to.
-    let elliptic = Ca::with("RSA CA", KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap()).authority();
-    assert_eq!(Certificate::check(&GOOD_RSA.1, &elliptic, NOW, SKEW), Err(Reason::BadSignature));
+    let elliptic = Ca::with_key("RSA CA", KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap()).certificate();
+    assert_eq!(DeviceCertificate::validate(&GOOD_RSA.1, &elliptic, NOW, SKEW), Err(RejectionReason::BadSignature));
     let openssl = OpenSsl::new("kinds");
     let key = openssl.key("-algorithm RSA -pkeyopt rsa_keygen_bits:2048");
-    let rsa = Ca::with("Test CA", KeyPair::from_pem(&key).unwrap()).authority();
-    assert_eq!(Certificate::check(&GOOD, &rsa, NOW, SKEW), Err(Reason::BadSignature));
-    let edwards = Ca::with("Test CA", KeyPair::generate_for(&PKCS_ED25519).unwrap()).authority();
-    let reason = Certificate::check(&GOOD, &edwards, NOW, SKEW).unwrap_err();
+    let rsa = Ca::with_key("Test CA", KeyPair::from_pem(&key).unwrap()).certificate();
+    assert_eq!(DeviceCertificate::validate(&GOOD, &rsa, NOW, SKEW), Err(RejectionReason::BadSignature));
+    let edwards = Ca::with_key("Test CA", KeyPair::generate_for(&PKCS_ED25519).unwrap()).certificate();
+    let reason = DeviceCertificate::validate(&GOOD, &edwards, NOW, SKEW).unwrap_err();
     assert_eq!(reason.code(), "unsupported-algorithm");
 }
 
 #[test]
-fn what_nobody_could_verify_is_made_inactive_whatever_is_chosen_and_all_else_as_chosen() {
+fn unverifiable_certificate_is_made_inactive_not_revoked() {
     use CertificateStatus::{Inactive, Revoked};
     for chosen in [Revoked, Inactive] {
-        assert_eq!(Reason::UnsupportedAlgorithm(String::new()).status(&chosen), Inactive);
-        assert_eq!(Reason::CrlUnclear(String::new()).status(&chosen), Inactive);
-        assert_eq!(Reason::Expired.status(&chosen), chosen);
-        assert_eq!(Reason::BadSignature.status(&chosen), chosen);
+        assert_eq!(RejectionReason::UnsupportedAlgorithm(String::new()).status(&chosen), Inactive);
+        assert_eq!(RejectionReason::CrlUnclear(String::new()).status(&chosen), Inactive);
+        assert_eq!(RejectionReason::Expired.status(&chosen), chosen);
+        assert_eq!(RejectionReason::BadSignature.status(&chosen), chosen);
     }
 }
 
 #[test]
-fn a_certificates_pem_is_one_block_and_nothing_after_it() {
+fn pem_must_be_a_single_block() {
     let text = pki::pem("CERTIFICATE", &GOOD);
     for good in [text.clone(), text.replace('\n', "\r\n"), format!("{text}\n \n")] {
-        assert_eq!(x509::certificate_der(&good).as_ref(), Ok(&*GOOD));
+        assert_eq!(parse_pem(&good).as_ref(), Ok(&*GOOD));
     }
     for bad in [
         String::new(),
@@ -556,25 +557,25 @@ fn a_certificates_pem_is_one_block_and_nothing_after_it() {
         text.replace("-----END", "-----AND"),
         text.replacen("MI", "M!", 1),
     ] {
-        assert_eq!(x509::certificate_der(&bad), Err(x509::Unreadable::Pem), "{bad}");
+        assert_eq!(parse_pem(&bad), Err(CertificateError::Pem), "{bad}");
     }
 }
 
 #[test]
-fn no_bit_of_a_certificate_can_be_turned() {
+fn no_bit_of_a_certificate_can_be_flipped() {
     let (rsa_authority, rsa) = &*GOOD_RSA;
     for (authority, good) in [(&*AUTHORITY, &*GOOD), (rsa_authority, rsa)] {
-        assert!(Certificate::check(good, authority, NOW, SKEW).is_ok());
+        assert!(DeviceCertificate::validate(good, authority, NOW, SKEW).is_ok());
         for bit in 0..8 * good.len() {
             let mut der = good.clone();
             der[bit / 8] ^= 1 << (bit % 8);
-            assert!(Certificate::check(&der, authority, NOW, SKEW).is_err(), "bit {bit}");
+            assert!(DeviceCertificate::validate(&der, authority, NOW, SKEW).is_err(), "bit {bit}");
         }
     }
 }
 
 #[test]
-fn no_part_of_a_certificate_is_one() {
+fn truncated_certificate_is_rejected() {
     for length in 0..GOOD.len() {
         assert_eq!(code(&GOOD[..length]), "malformed-certificate", "{length} bytes");
     }
@@ -607,14 +608,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn a_changed_certificate_never_passes(der in changed(&GOOD)) {
+    fn changed_certificate_is_never_accepted(der in changed(&GOOD)) {
         prop_assert!(der == *GOOD || check(&der).is_err());
     }
 
     #[test]
-    fn what_a_ca_signs_is_read_without_a_panic_however_broken_it_is(signed in changed(elements(&GOOD)[0])) {
+    fn broken_signed_content_is_parsed_without_a_panic(signed in changed(elements(&GOOD)[0])) {
         let der = element(0x30, &[&signed, elements(&GOOD)[1], &bit_string(&[0; 70])].concat());
-        let _ = Certificate::unchecked(&der);
+        let _ = DeviceCertificate::parse_unverified(&der);
         if signed.first() == Some(&0x30) {
             let signature = rcgen::SigningKey::sign(CA.issuer.key(), &signed).unwrap();
             let der = element(0x30, &[&signed, elements(&GOOD)[1], &bit_string(&signature)].concat());
@@ -625,17 +626,17 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_without_a_panic_and_none_pass(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+    fn random_bytes_are_rejected_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
         prop_assert!(check(&bytes).is_err());
-        let _ = Certificate::unchecked(&bytes);
-        let _ = x509::certificate_der(&String::from_utf8_lossy(&bytes));
+        let _ = DeviceCertificate::parse_unverified(&bytes);
+        let _ = parse_pem(&String::from_utf8_lossy(&bytes));
     }
 
     #[test]
-    fn a_name_is_taken_as_a_things_if_and_only_if_it_could_be_one(name in "[a-zA-Z0-9:_/+#$* -]{0,3}[a-zA-Z0-9:_-]{0,130}") {
+    fn common_name_is_accepted_exactly_if_it_is_a_thing_name(name in "[a-zA-Z0-9:_/+#$* -]{0,3}[a-zA-Z0-9:_-]{0,130}") {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b":_-".contains(&b);
         let expected = (1..=128).contains(&name.len()) && name.bytes().all(allowed);
-        let found = thing(&issued(|params| params.distinguished_name = named(&*name).distinguished_name));
+        let found = thing(&issued(|params| params.distinguished_name = device_params(&*name).distinguished_name));
         prop_assert_eq!(found, if expected { Ok(name) } else { Err("bad-thing-name") });
     }
 }

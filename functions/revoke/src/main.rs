@@ -4,9 +4,12 @@ use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use gatehouse::Concurrent;
-use revoke::Revoke;
+use revoke::RevokeHandler;
+
+/// AWS IoT limits how fast an account may revoke certificates: one run after the other.
+const MAX_CONCURRENT: NonZeroUsize = NonZeroUsize::MIN;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    gatehouse::run(async |setup| Ok(Concurrent::new(Revoke::new(setup).await?, NonZeroUsize::MIN))).await
+    gatehouse::run(async |setup| Ok(Concurrent::new(RevokeHandler::new(setup).await?, MAX_CONCURRENT))).await
 }

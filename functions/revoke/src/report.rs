@@ -1,32 +1,32 @@
-//! What people read once a run has ended.
+//! The report that people get when a run has ended.
 
 use gatehouse::{Attribute, Notification};
 
-use crate::order::Subject;
-use crate::run::Run;
+use crate::command::RevocationTarget;
+use crate::run::RevocationRun;
 
-/// The report on a run that has swept for the last time. `id` is the id of the event that began it.
-pub fn notification(subject: &Subject, id: &str, run: &Run) -> Notification {
+/// The report on a run that has finished its last sweep. `id` is the run's id.
+pub fn notification(target: &RevocationTarget, id: &str, run: &RevocationRun) -> Notification {
     let counts = &run.counts;
-    let verb = if run.job.dry_run { "would be revoked" } else { "revoked" };
+    let verb = if run.request.dry_run { "would be revoked" } else { "revoked" };
     let mut lines = vec![
-        outcome(subject, run),
+        summary(target, run),
         format!(
             "{} found, {} {verb}, {} had been revoked, {} failed.",
             counts.found, counts.revoked, counts.already_revoked, counts.failed
         ),
     ];
-    lines.extend(run.job.reason.as_ref().map(|reason| format!("Reason: {reason}")));
-    if !run.named.is_empty() {
-        lines.push(if run.job.dry_run { "Would be revoked:" } else { "Failed:" }.to_owned());
-        lines.extend(run.named.iter().cloned());
-        let all = if run.job.dry_run { counts.revoked } else { counts.failed };
-        let more = all.saturating_sub(u64::try_from(run.named.len()).unwrap_or(u64::MAX));
+    lines.extend(run.request.reason.as_ref().map(|reason| format!("Reason: {reason}")));
+    if !run.listed.is_empty() {
+        lines.push(if run.request.dry_run { "Would be revoked:" } else { "Failed:" }.to_owned());
+        lines.extend(run.listed.iter().cloned());
+        let all = if run.request.dry_run { counts.revoked } else { counts.failed };
+        let more = all.saturating_sub(u64::try_from(run.listed.len()).unwrap_or(u64::MAX));
         lines.extend((more > 0).then(|| format!("and {more} more; the function's log names them.")));
     }
-    let (name, certificate) = match subject {
-        Subject::CaCertificate(ca) => ("caCertificateId", ca),
-        Subject::Certificate(certificate) => ("certificateId", certificate),
+    let (name, certificate) = match target {
+        RevocationTarget::Ca(ca) => ("caCertificateId", ca),
+        RevocationTarget::Certificate(certificate) => ("certificateId", certificate),
     };
     Notification {
         subject: title(run),
@@ -36,11 +36,11 @@ pub fn notification(subject: &Subject, id: &str, run: &Run) -> Notification {
     }
 }
 
-fn title(run: &Run) -> String {
+fn title(run: &RevocationRun) -> String {
     let counts = &run.counts;
     if run.is_stuck {
-        "Revocation stopped before its end".to_owned()
-    } else if run.job.dry_run {
+        "Revocation stopped: no progress".to_owned()
+    } else if run.request.dry_run {
         format!("Dry run of a revocation: {} to revoke", counts.revoked)
     } else if counts.failed > 0 {
         format!("Revocation incomplete: {} failed", counts.failed)
@@ -49,34 +49,34 @@ fn title(run: &Run) -> String {
     }
 }
 
-fn outcome(subject: &Subject, run: &Run) -> String {
+fn summary(target: &RevocationTarget, run: &RevocationRun) -> String {
     let counts = &run.counts;
     if run.is_stuck {
         return format!(
-            "{subject}: the revocation got no further and was stopped. Certificates that are not revoked may still \
-             connect. The function's log says what is in the way; give the order again."
+            "{target}: the revocation made no progress and was stopped. Certificates that are not revoked may still \
+             connect. The function's log says why; send the command again."
         );
     }
-    if run.job.dry_run {
-        return format!("{subject}: nothing was changed. This is what the order would do.");
+    if run.request.dry_run {
+        return format!("{target}: nothing was changed. This is what the command would do.");
     }
     if counts.failed > 0 {
         return format!(
-            "{subject}: {} could not be revoked and may still connect. The function's log says why; give the order \
+            "{target}: {} could not be revoked and may still connect. The function's log says why; send the command \
              again.",
             counts.failed
         );
     }
-    match subject {
-        Subject::Certificate(_) if counts.found == 0 => {
-            format!("{subject} is blocked. AWS IoT does not know it; it will be turned away.")
+    match target {
+        RevocationTarget::Certificate(_) if counts.found == 0 => {
+            format!("{target} is blocked. It is not registered with AWS IoT; if a device presents it, it is rejected.")
         }
-        Subject::Certificate(_) => format!("{subject} is blocked and revoked."),
-        Subject::CaCertificate(_) if run.job.only_listed => {
-            format!("{subject}: all its certificates that are on its revocation list are revoked.")
+        RevocationTarget::Certificate(_) => format!("{target} is blocked and revoked."),
+        RevocationTarget::Ca(_) if run.request.only_listed => {
+            format!("{target}: all its certificates on its revocation list are revoked.")
         }
-        Subject::CaCertificate(_) => {
-            format!("{subject} is blocked and inactive, and all certificates that it signed are revoked.")
+        RevocationTarget::Ca(_) => {
+            format!("{target} is blocked and inactive, and all certificates that it signed are revoked.")
         }
     }
 }
@@ -84,77 +84,81 @@ fn outcome(subject: &Subject, run: &Run) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::order::Job;
-    use crate::run::{Counts, NAMED};
-    use gatehouse::CertificateId;
+    use crate::command::RevocationRequest;
+    use crate::run::{MAX_LISTED, SweepCounts};
+    use gatehouse::pki::CertificateId;
 
-    fn subject() -> Subject {
-        Subject::CaCertificate(CertificateId::new(&"a".repeat(64)).expect("an id"))
+    fn target() -> RevocationTarget {
+        RevocationTarget::Ca(CertificateId::new(&"a".repeat(64)).expect("an id"))
     }
 
-    fn run(counts: Counts, job: Job) -> Run {
-        let mut run = Run::new(job);
+    fn run(counts: SweepCounts, request: RevocationRequest) -> RevocationRun {
+        let mut run = RevocationRun::new(request);
         run.counts = counts;
         run
     }
 
     #[test]
-    fn a_complete_revocation_is_told_with_its_counts_and_its_reason() {
-        let counts = Counts { found: 12, revoked: 10, already_revoked: 2, failed: 0 };
-        let job = Job { reason: Some("its key leaked".to_owned()), ..Job::default() };
-        let told = notification(&subject(), "event-1", &run(counts, job));
-        assert_eq!(told.subject, "Revocation complete: 10 revoked");
+    fn complete_revocation_is_reported_with_counts_and_reason() {
+        let counts = SweepCounts { found: 12, revoked: 10, already_revoked: 2, failed: 0 };
+        let request = RevocationRequest { reason: Some("its key leaked".to_owned()), ..RevocationRequest::default() };
+        let report = notification(&target(), "event-1", &run(counts, request));
+        assert_eq!(report.subject, "Revocation complete: 10 revoked");
         let ca = "a".repeat(64);
         assert_eq!(
-            told.message,
+            report.message,
             format!(
                 "CA {ca} is blocked and inactive, and all certificates that it signed are revoked.\n\
                  12 found, 10 revoked, 2 had been revoked, 0 failed.\nReason: its key leaked"
             )
         );
         assert_eq!(
-            told.attributes,
+            report.attributes,
             [("caCertificateId", Attribute::Text(ca)), ("eventId", Attribute::Text("event-1".to_owned()))]
         );
     }
 
     #[test]
-    fn what_failed_is_named_up_to_a_number_and_counted_beyond_it() {
-        let counts = Counts { found: 30, revoked: 5, already_revoked: 0, failed: 25 };
-        let mut run = run(counts, Job::default());
-        run.named = vec!["b".repeat(64); NAMED];
-        let told = notification(&subject(), "event-1", &run);
-        assert_eq!(told.subject, "Revocation incomplete: 25 failed");
-        assert!(told.message.contains("25 could not be revoked and may still connect."), "{}", told.message);
-        assert!(told.message.ends_with("and 5 more; the function's log names them."), "{}", told.message);
+    fn failed_certificates_are_listed_up_to_a_limit() {
+        let counts = SweepCounts { found: 30, revoked: 5, already_revoked: 0, failed: 25 };
+        let mut run = run(counts, RevocationRequest::default());
+        run.listed = vec!["b".repeat(64); MAX_LISTED];
+        let report = notification(&target(), "event-1", &run);
+        assert_eq!(report.subject, "Revocation incomplete: 25 failed");
+        assert!(report.message.contains("25 could not be revoked and may still connect."), "{}", report.message);
+        assert!(report.message.ends_with("and 5 more; the function's log names them."), "{}", report.message);
     }
 
     #[test]
-    fn a_dry_run_says_that_nothing_was_changed() {
-        let counts = Counts { found: 3, revoked: 2, already_revoked: 1, failed: 0 };
-        let told = notification(&subject(), "event-1", &run(counts, Job { dry_run: true, ..Job::default() }));
-        assert_eq!(told.subject, "Dry run of a revocation: 2 to revoke");
-        assert!(told.message.contains("nothing was changed"), "{}", told.message);
+    fn dry_run_says_that_nothing_was_changed() {
+        let counts = SweepCounts { found: 3, revoked: 2, already_revoked: 1, failed: 0 };
+        let report = notification(
+            &target(),
+            "event-1",
+            &run(counts, RevocationRequest { dry_run: true, ..RevocationRequest::default() }),
+        );
+        assert_eq!(report.subject, "Dry run of a revocation: 2 to revoke");
+        assert!(report.message.contains("nothing was changed"), "{}", report.message);
         assert!(
-            told.message.contains("\n3 found, 2 would be revoked, 1 had been revoked, 0 failed."),
+            report.message.contains("\n3 found, 2 would be revoked, 1 had been revoked, 0 failed."),
             "{}",
-            told.message
+            report.message
         );
     }
 
     #[test]
-    fn a_certificate_that_aws_iot_does_not_know_is_said_to_be_blocked() {
-        let subject = Subject::Certificate(CertificateId::new(&"c".repeat(64)).expect("an id"));
-        let told = notification(&subject, "event-1", &run(Counts::default(), Job::default()));
-        assert!(told.message.contains("is blocked. AWS IoT does not know it"), "{}", told.message);
+    fn unregistered_certificate_is_reported_as_blocked() {
+        let target = RevocationTarget::Certificate(CertificateId::new(&"c".repeat(64)).expect("an id"));
+        let report = notification(&target, "event-1", &run(SweepCounts::default(), RevocationRequest::default()));
+        assert!(report.message.contains("is blocked. It is not registered with AWS IoT"), "{}", report.message);
     }
 
     #[test]
-    fn a_run_that_was_stopped_never_reads_like_one_that_is_complete() {
-        let mut stuck = run(Counts::default(), Job::default());
+    fn stopped_run_never_reads_like_a_complete_one() {
+        let mut stuck = run(SweepCounts::default(), RevocationRequest::default());
         stuck.is_stuck = true;
-        let told = notification(&subject(), "event-1", &stuck);
-        assert_eq!(told.subject, "Revocation stopped before its end");
-        assert!(told.message.contains("may still connect"), "{}", told.message);
+        let report = notification(&target(), "event-1", &stuck);
+        assert_eq!(report.subject, "Revocation stopped: no progress");
+        assert!(report.message.contains("may still connect"), "{}", report.message);
     }
 }

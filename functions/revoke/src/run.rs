@@ -1,115 +1,124 @@
-//! How far a run is: one order, from the first step to the report.
+//! The progress of a run: one command, from the first step to the report. No I/O or clock.
 //!
-//! A run goes through a CA's certificates in *sweeps*, page by page, in as many *steps* as it takes: a step is what one
-//! invocation does. A sweep counts everything anew, so that what the last one counted is what there is.
+//! A run goes through a CA's certificates in *sweeps*, page by page, in as many *steps* as it takes; a step is what one
+//! invocation does. Each sweep counts from zero, so that the last one's counts are the result.
 
-use gatehouse::{CertificateId, Timestamp};
+use gatehouse::Timestamp;
+use gatehouse::pki::CertificateId;
 use serde::{Deserialize, Serialize};
 
-use crate::order::Job;
+use crate::command::RevocationRequest;
 
-/// How many certificates a report names; all of them are counted.
-pub const NAMED: usize = 20;
+/// How many certificates a report lists; all of them are counted.
+pub const MAX_LISTED: usize = 20;
 
-/// How many steps in a row may get no further than the one before. AWS Lambda's own guard ends whatever calls itself 16
-/// times, and is switched off: a large CA takes more.
-const IDLE_STEPS: u32 = 3;
+/// How many steps in a row may make no progress. AWS Lambda's own guard, which ends a function that has invoked itself 16
+/// times, is switched off: a large CA takes more.
+const MAX_IDLE_STEPS: u32 = 3;
 
 /// What a run does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Phase {
-    /// Go on with the sweep.
+    /// Continue the sweep.
     Sweeping,
-    /// Tell what became of it.
-    Telling,
+    /// Publish the report.
+    #[serde(rename = "telling")]
+    Reporting,
     /// Nothing.
     Over,
 }
 
-/// Where a run stands.
+/// Where a run is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Position {
+pub struct RunPosition {
     /// What it does next.
     pub phase: Phase,
-    /// Which sweep, counted from 1.
+    /// The sweep, counted from 1.
     pub sweep: u32,
-    /// Which page of it: AWS IoT's marker, none for the first one.
+    /// The page of the sweep: AWS IoT's marker, `None` for the first page.
     pub marker: Option<String>,
-    /// The last certificate of the page that is done with.
+    /// The last certificate of the page that has been processed.
     after: Option<String>,
 }
 
-/// What a sweep counted.
+/// What a sweep has counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Counts {
-    /// All that the order is about; the sum of the others.
+pub struct SweepCounts {
+    /// All certificates that the command is about; the sum of the others.
     pub found: u64,
-    /// Revoked by this run; in a dry run, what it would revoke.
+    /// Revoked by this run; in a dry run, those that it would revoke.
     pub revoked: u64,
     /// Revoked before.
     pub already_revoked: u64,
-    /// Not revoked, in spite of an attempt.
+    /// Those that could not be revoked.
     pub failed: u64,
 }
 
-/// What became of one certificate.
+/// The result for one certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CertificateResult {
     /// This run has revoked it.
     Revoked,
-    /// This run would revoke it, were it not a dry run.
+    /// This dry run would revoke it.
     WouldRevoke,
     /// It was revoked before.
     AlreadyRevoked,
     /// It could not be revoked.
     Failed,
-    /// The order is not about it, or it is gone.
-    Spared,
+    /// The command is not about it, or it has been deleted.
+    Skipped,
 }
 
 /// What follows a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
+pub enum AfterPage {
     /// The next page.
-    Page,
-    /// Another sweep, after a while.
-    Sweep,
+    NextPage,
+    /// Another sweep, after a delay.
+    NextSweep,
     /// The report.
     Report,
 }
 
-/// One order on its way.
+/// One command on its way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Run {
-    /// What was ordered.
-    pub job: Job,
-    /// The step that is due, counted from 1.
+pub struct RevocationRun {
+    /// What was requested.
+    #[serde(rename = "job")]
+    pub request: RevocationRequest,
+    /// The current step, counted from 1.
     pub step: u64,
-    /// When the message that begins this step is due, where it may not have been sent.
-    pub owed: Option<Timestamp>,
-    /// Whether what comes first is done: the block, and the CA.
-    pub is_shut: bool,
-    /// Where it stands.
-    pub at: Position,
+    /// When the pending message is due, in a run that an older version of the function stored.
+    #[serde(rename = "owed", default, skip_serializing)]
+    pub due_at: Option<Timestamp>,
+    /// Whether the target is blocked, and the CA deactivated.
+    #[serde(rename = "isShut")]
+    pub is_blocked: bool,
+    /// Where it is.
+    #[serde(rename = "at")]
+    pub position: RunPosition,
     /// What this sweep has counted so far.
-    pub counts: Counts,
-    /// The ids of the first ones that failed; in a dry run, that would be revoked.
-    pub named: Vec<String>,
-    /// Whether it was ended because it got no further.
+    pub counts: SweepCounts,
+    /// The ids to list in the report: the first ones that failed, or, in a dry run, would be revoked.
+    #[serde(rename = "named")]
+    pub listed: Vec<String>,
+    /// Whether it was stopped because it made no progress.
     pub is_stuck: bool,
-    /// What the sweep before counted.
-    before: Counts,
-    /// The fewest failures that a sweep had, of those that had any.
+    /// What the previous sweep counted.
+    #[serde(rename = "before")]
+    previous: SweepCounts,
+    /// The fewest failures of a sweep, of those that had any.
     fewest_failed: Option<u64>,
-    idle: u32,
+    #[serde(rename = "idle")]
+    idle_steps: u32,
 }
 
-impl Counts {
-    fn at_least(self, other: Self) -> Self {
+impl SweepCounts {
+    fn max(self, other: Self) -> Self {
         Self {
             found: self.found.max(other.found),
             revoked: self.revoked.max(other.revoked),
@@ -119,95 +128,95 @@ impl Counts {
     }
 }
 
-impl Run {
-    /// A run at its beginning.
-    pub fn new(job: Job) -> Self {
+impl RevocationRun {
+    /// A run at its start.
+    pub fn new(request: RevocationRequest) -> Self {
         Self {
-            job,
+            request,
             step: 1,
-            owed: None,
-            is_shut: false,
-            at: Position { phase: Phase::Sweeping, sweep: 1, marker: None, after: None },
-            counts: Counts::default(),
-            named: Vec::new(),
+            due_at: None,
+            is_blocked: false,
+            position: RunPosition { phase: Phase::Sweeping, sweep: 1, marker: None, after: None },
+            counts: SweepCounts::default(),
+            listed: Vec::new(),
             is_stuck: false,
-            before: Counts::default(),
+            previous: SweepCounts::default(),
             fewest_failed: None,
-            idle: 0,
+            idle_steps: 0,
         }
     }
 
-    /// Whether a step is behind the run.
+    /// Whether the run is past this step.
     pub fn is_past(&self, step: u64) -> bool {
-        step < self.step || self.at.phase == Phase::Over
+        step < self.step || self.position.phase == Phase::Over
     }
 
-    /// How many certificates of this page are done with.
-    pub fn done_of<'a>(&self, page: impl IntoIterator<Item = &'a CertificateId>) -> usize {
-        // From the start where that certificate is gone: a second look does no harm, a missing one does.
-        let Some(after) = &self.at.after else { return 0 };
+    /// How many certificates of this page have been processed.
+    pub fn processed_of<'a>(&self, page: impl IntoIterator<Item = &'a CertificateId>) -> usize {
+        // From the start if the last one has been deleted: to process a certificate twice is harmless, to miss one is not.
+        let Some(after) = &self.position.after else { return 0 };
         page.into_iter().position(|id| id.as_str() == after).map_or(0, |index| index + 1)
     }
 
-    /// Counts what became of a certificate, and moves on behind it.
-    pub fn count(&mut self, certificate: &CertificateId, outcome: Outcome) {
-        let counter = match outcome {
-            Outcome::Revoked | Outcome::WouldRevoke => Some(&mut self.counts.revoked),
-            Outcome::AlreadyRevoked => Some(&mut self.counts.already_revoked),
-            Outcome::Failed => Some(&mut self.counts.failed),
-            Outcome::Spared => None,
+    /// Counts the result for a certificate, and moves past it.
+    pub fn count(&mut self, certificate: &CertificateId, result: CertificateResult) {
+        let counter = match result {
+            CertificateResult::Revoked | CertificateResult::WouldRevoke => Some(&mut self.counts.revoked),
+            CertificateResult::AlreadyRevoked => Some(&mut self.counts.already_revoked),
+            CertificateResult::Failed => Some(&mut self.counts.failed),
+            CertificateResult::Skipped => None,
         };
         if let Some(counter) = counter {
             *counter += 1;
             self.counts.found += 1;
         }
-        let is_named = outcome == Outcome::WouldRevoke || (outcome == Outcome::Failed && !self.job.dry_run);
-        if is_named && self.named.len() < NAMED {
-            self.named.push(certificate.to_string());
+        let is_listed =
+            result == CertificateResult::WouldRevoke || (result == CertificateResult::Failed && !self.request.dry_run);
+        if is_listed && self.listed.len() < MAX_LISTED {
+            self.listed.push(certificate.to_string());
         }
-        self.at.after = Some(certificate.to_string());
+        self.position.after = Some(certificate.to_string());
     }
 
-    /// Turns to the page behind `marker`, or behind the last one to what follows the sweep.
+    /// Moves to the page at `marker`, or, after the last page, to what follows the sweep.
     ///
-    /// A first sweep is followed by a second, because a certificate that was being admitted meanwhile may have been
-    /// activated behind it. What failed is tried again, as long as fewer fail than ever before.
-    pub fn turn_page(&mut self, marker: Option<String>) -> Next {
-        self.at.after = None;
-        self.at.marker = marker;
-        if self.at.marker.is_some() {
-            return Next::Page;
+    /// The first sweep is followed by a second, because a certificate that was being admitted may have been activated
+    /// after the first had passed it. Further sweeps follow while fewer certificates fail than in any sweep before.
+    pub fn finish_page(&mut self, marker: Option<String>) -> AfterPage {
+        self.position.after = None;
+        self.position.marker = marker;
+        if self.position.marker.is_some() {
+            return AfterPage::NextPage;
         }
         let failed = self.counts.failed;
-        let is_worth_it = failed > 0 && self.fewest_failed.is_none_or(|fewest| failed < fewest);
-        if is_worth_it {
+        let is_progress = failed > 0 && self.fewest_failed.is_none_or(|fewest| failed < fewest);
+        if is_progress {
             self.fewest_failed = Some(failed);
         }
-        if self.job.dry_run || (self.at.sweep > 1 && !is_worth_it) {
-            self.at.phase = Phase::Telling;
-            return Next::Report;
+        if self.request.dry_run || (self.position.sweep > 1 && !is_progress) {
+            self.position.phase = Phase::Reporting;
+            return AfterPage::Report;
         }
-        self.at.sweep += 1;
-        self.before = std::mem::take(&mut self.counts);
-        self.named.clear();
-        Next::Sweep
+        self.position.sweep += 1;
+        self.previous = std::mem::take(&mut self.counts);
+        self.listed.clear();
+        AfterPage::NextSweep
     }
 
-    /// Ends this step, which began at `began`; the next one is due at `due`.
-    pub fn hand_on(&mut self, began: &Position, due: Timestamp) {
-        self.idle = if self.at == *began { self.idle + 1 } else { 0 };
+    /// Ends this step, which started at this position.
+    pub fn finish_step(&mut self, started_at: &RunPosition) {
+        self.idle_steps = if self.position == *started_at { self.idle_steps + 1 } else { 0 };
         self.step += 1;
-        self.owed = Some(due);
     }
 
-    /// Ends the sweeps of a run that gets no further. Whether it is one.
-    pub fn give_up_if_stuck(&mut self) -> bool {
-        let is_stuck = self.at.phase == Phase::Sweeping && self.idle >= IDLE_STEPS;
+    /// Ends the sweeps of a run that makes no progress. Returns whether it is one.
+    pub fn stop_if_stuck(&mut self) -> bool {
+        let is_stuck = self.position.phase == Phase::Sweeping && self.idle_steps >= MAX_IDLE_STEPS;
         if is_stuck {
-            self.at.phase = Phase::Telling;
+            self.position.phase = Phase::Reporting;
             self.is_stuck = true;
-            // A sweep that was cut short has not seen all that the one before had done.
-            self.counts = self.counts.at_least(self.before);
+            // A sweep that was cut short has not seen everything that the previous one did.
+            self.counts = self.counts.max(self.previous);
         }
         is_stuck
     }
@@ -221,109 +230,115 @@ mod tests {
         CertificateId::new(&format!("{number:064x}")).expect("an id")
     }
 
-    fn job() -> Job {
-        Job::default()
+    fn request() -> RevocationRequest {
+        RevocationRequest::default()
     }
 
-    /// A sweep of one page on which so many fail, and one does not.
-    fn sweep(run: &mut Run, failed: u64) -> Next {
-        (1..=failed).for_each(|number| run.count(&id(number), Outcome::Failed));
-        run.count(&id(0), Outcome::Revoked);
-        run.turn_page(None)
-    }
-
-    #[test]
-    fn a_first_sweep_is_followed_by_a_second_and_that_by_the_report() {
-        let mut run = Run::new(job());
-        assert_eq!(sweep(&mut run, 0), Next::Sweep);
-        assert_eq!((run.at.sweep, run.counts), (2, Counts::default()));
-        assert_eq!(sweep(&mut run, 0), Next::Report);
-        assert_eq!(run.counts, Counts { found: 1, revoked: 1, ..Counts::default() });
-        assert_eq!(run.at.phase, Phase::Telling);
+    /// A sweep of one page with this many failures and one success.
+    fn sweep(run: &mut RevocationRun, failed: u64) -> AfterPage {
+        (1..=failed).for_each(|number| run.count(&id(number), CertificateResult::Failed));
+        run.count(&id(0), CertificateResult::Revoked);
+        run.finish_page(None)
     }
 
     #[test]
-    fn a_dry_run_sweeps_once() {
-        let mut run = Run::new(Job { dry_run: true, ..job() });
-        run.count(&id(1), Outcome::WouldRevoke);
-        run.count(&id(2), Outcome::Failed);
-        assert_eq!(run.turn_page(None), Next::Report);
-        assert_eq!(run.named, [id(1).to_string()]);
+    fn report_follows_a_second_sweep() {
+        let mut run = RevocationRun::new(request());
+        assert_eq!(sweep(&mut run, 0), AfterPage::NextSweep);
+        assert_eq!((run.position.sweep, run.counts), (2, SweepCounts::default()));
+        assert_eq!(sweep(&mut run, 0), AfterPage::Report);
+        assert_eq!(run.counts, SweepCounts { found: 1, revoked: 1, ..SweepCounts::default() });
+        assert_eq!(run.position.phase, Phase::Reporting);
     }
 
     #[test]
-    fn what_fails_is_tried_again_while_fewer_fail_than_ever_before() {
-        let mut run = Run::new(job());
+    fn dry_run_sweeps_once() {
+        let mut run = RevocationRun::new(RevocationRequest { dry_run: true, ..request() });
+        run.count(&id(1), CertificateResult::WouldRevoke);
+        run.count(&id(2), CertificateResult::Failed);
+        assert_eq!(run.finish_page(None), AfterPage::Report);
+        assert_eq!(run.listed, [id(1).to_string()]);
+    }
+
+    #[test]
+    fn sweeps_repeat_while_fewer_fail_than_ever_before() {
+        let mut run = RevocationRun::new(request());
         let next: Vec<_> = [4, 3, 1, 1].into_iter().map(|failed| sweep(&mut run, failed)).collect();
-        assert_eq!(next, [Next::Sweep, Next::Sweep, Next::Sweep, Next::Report]);
-        assert_eq!((run.counts.failed, run.named.len()), (1, 1));
+        assert_eq!(next, [AfterPage::NextSweep, AfterPage::NextSweep, AfterPage::NextSweep, AfterPage::Report]);
+        assert_eq!((run.counts.failed, run.listed.len()), (1, 1));
     }
 
     #[test]
-    fn what_fails_for_the_first_time_in_the_second_sweep_is_tried_again_too() {
-        let mut run = Run::new(job());
+    fn failures_of_the_second_sweep_are_retried_too() {
+        let mut run = RevocationRun::new(request());
         let next: Vec<_> = [0, 2, 2].into_iter().map(|failed| sweep(&mut run, failed)).collect();
-        assert_eq!(next, [Next::Sweep, Next::Sweep, Next::Report]);
+        assert_eq!(next, [AfterPage::NextSweep, AfterPage::NextSweep, AfterPage::Report]);
     }
 
     #[test]
-    fn the_found_are_the_sum_of_the_others_and_the_spared_are_none_of_them() {
-        let mut run = Run::new(job());
-        for (number, outcome) in
-            [Outcome::Revoked, Outcome::AlreadyRevoked, Outcome::Failed, Outcome::Spared].into_iter().enumerate()
+    fn found_is_the_sum_of_the_others_without_the_skipped() {
+        let mut run = RevocationRun::new(request());
+        for (number, result) in [
+            CertificateResult::Revoked,
+            CertificateResult::AlreadyRevoked,
+            CertificateResult::Failed,
+            CertificateResult::Skipped,
+        ]
+        .into_iter()
+        .enumerate()
         {
-            run.count(&id(u64::try_from(number).expect("few")), outcome);
+            run.count(&id(u64::try_from(number).expect("few")), result);
         }
-        assert_eq!(run.counts, Counts { found: 3, revoked: 1, already_revoked: 1, failed: 1 });
+        assert_eq!(run.counts, SweepCounts { found: 3, revoked: 1, already_revoked: 1, failed: 1 });
     }
 
     #[test]
-    fn a_page_is_gone_on_with_behind_the_last_certificate_that_is_done_with() {
-        let mut run = Run::new(job());
+    fn page_continues_after_the_last_processed_certificate() {
+        let mut run = RevocationRun::new(request());
         let page = [id(1), id(2), id(3)];
-        assert_eq!(run.done_of(&page), 0);
-        run.count(&id(2), Outcome::Revoked);
-        assert_eq!(run.done_of(&page), 2);
+        assert_eq!(run.processed_of(&page), 0);
+        run.count(&id(2), CertificateResult::Revoked);
+        assert_eq!(run.processed_of(&page), 2);
         // It has been deleted meanwhile.
-        assert_eq!(run.done_of(&[id(1), id(3)]), 0);
-        run.turn_page(Some("next".to_owned()));
-        assert_eq!(run.done_of(&page), 0);
+        assert_eq!(run.processed_of(&[id(1), id(3)]), 0);
+        run.finish_page(Some("next".to_owned()));
+        assert_eq!(run.processed_of(&page), 0);
     }
 
     #[test]
-    fn three_steps_in_a_row_that_get_no_further_end_a_run_and_one_that_does_begins_the_count_anew() {
-        let mut run = Run::new(job());
-        let idle = |run: &mut Run| {
-            let began = run.at.clone();
-            run.hand_on(&began, Timestamp::from_millis(0));
-            run.give_up_if_stuck()
+    fn three_idle_steps_in_a_row_stop_a_run() {
+        let mut run = RevocationRun::new(request());
+        let idle = |run: &mut RevocationRun| {
+            let started_at = run.position.clone();
+            run.finish_step(&started_at);
+            run.stop_if_stuck()
         };
         assert!(!idle(&mut run) && !idle(&mut run));
-        let began = run.at.clone();
-        run.count(&id(1), Outcome::Failed);
-        run.hand_on(&began, Timestamp::from_millis(0));
-        assert!(!run.give_up_if_stuck());
+        let started_at = run.position.clone();
+        run.count(&id(1), CertificateResult::Failed);
+        run.finish_step(&started_at);
+        assert!(!run.stop_if_stuck());
         assert!(!idle(&mut run) && !idle(&mut run) && idle(&mut run));
-        assert_eq!((run.at.phase, run.is_stuck, run.step), (Phase::Telling, true, 7));
+        assert_eq!((run.position.phase, run.is_stuck, run.step), (Phase::Reporting, true, 7));
     }
 
     #[test]
-    fn a_run_that_is_stopped_in_a_later_sweep_reports_no_less_than_the_sweep_before_counted() {
-        let mut run = Run::new(job());
-        (1..=9).for_each(|number| run.count(&id(number), Outcome::Revoked));
-        run.turn_page(None);
-        run.count(&id(1), Outcome::Revoked);
-        run.idle = IDLE_STEPS;
-        assert!(run.give_up_if_stuck());
+    fn stopped_run_reports_at_least_what_the_previous_sweep_counted() {
+        let mut run = RevocationRun::new(request());
+        (1..=9).for_each(|number| run.count(&id(number), CertificateResult::Revoked));
+        run.finish_page(None);
+        run.count(&id(1), CertificateResult::Revoked);
+        run.idle_steps = MAX_IDLE_STEPS;
+        assert!(run.stop_if_stuck());
         assert_eq!((run.counts.found, run.counts.revoked), (9, 9));
     }
 
     #[test]
-    fn a_run_is_stored_and_read_back_whole() {
-        let mut run = Run::new(Job { reason: Some("its key leaked".to_owned()), ..job() });
-        run.count(&id(1), Outcome::Failed);
-        run.hand_on(&run.at.clone(), Timestamp::from_millis(7));
-        let text = serde_json::to_string(&run).expect("serialises");
-        assert_eq!(serde_json::from_str::<Run>(&text).expect("parses"), run);
+    fn stored_run_is_read_back_unchanged() {
+        let mut run = RevocationRun::new(RevocationRequest { reason: Some("its key leaked".to_owned()), ..request() });
+        run.count(&id(1), CertificateResult::Failed);
+        run.finish_step(&run.position.clone());
+        let text = serde_json::to_string(&run).expect("serializes");
+        assert_eq!(serde_json::from_str::<RevocationRun>(&text).expect("parses"), run);
     }
 }

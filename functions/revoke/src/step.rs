@@ -1,293 +1,304 @@
-//! One step of a run: what one invocation does of it.
+//! One step of a run: what one invocation does.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gatehouse::{Invocation, CertificateId, Crl, FetchError, Refusal, chain};
+use gatehouse::aws::registry::{CertificatePage, CertificateStatus, ListedCertificate};
+use gatehouse::pki::{CertificateId, Crl, Serial, parse_certificate, parse_pem};
+use gatehouse::store::CrlFetchError;
+use gatehouse::{Failure, Invocation, Refusal, VersionedItem, error_chain};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
-use crate::journal::Entry;
-use crate::order::{Order, Subject};
-use crate::records::Why;
-use crate::registry::{Certificate, Page};
-use crate::run::{Next, Outcome, Phase, Position};
-use crate::verdict::{Known, Verdict};
-use crate::{Error, Revoke, report};
+use crate::certificate_record::{CertificateRecord, RevocationReason};
+use crate::command::RevocationTarget;
+use crate::decision::RevocationDecision;
+use crate::run::{AfterPage, CertificateResult, Phase, RunPosition};
+use crate::run_record::RunLease;
+use crate::{RevokeHandler, report};
 
-/// How long to wait before something is tried again that stands in the way of all the rest. A message that is handed
-/// back would come again after half an hour only.
-const TRY_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// The longest pause before something is retried that everything else depends on. A message that is handed back would
+/// only be delivered again after half an hour.
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(5);
 
-/// A step on its way.
-pub(crate) struct Step<'a> {
-    revoke: &'a Revoke,
+/// A step of a run.
+pub(crate) struct RunStep<'a> {
+    revoke: &'a RevokeHandler,
     invocation: &'a Invocation,
-    entry: Entry,
-    /// Keeps the calls to AWS IoT's registry apart.
+    run: RunLease,
+    /// Spaces the calls to AWS IoT's registry.
     pace: Interval,
-    /// The CA's revocation list, where only what is on it is meant.
+    /// The CA's revocation list, if only what is on it is to be revoked.
     crl: Option<Arc<Crl>>,
 }
 
-impl<'a> Step<'a> {
-    pub(crate) fn new(revoke: &'a Revoke, entry: Entry, invocation: &'a Invocation) -> Self {
+impl<'a> RunStep<'a> {
+    pub(crate) fn new(revoke: &'a RevokeHandler, run: RunLease, invocation: &'a Invocation) -> Self {
         let mut pace = interval(revoke.pace);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { revoke, invocation, entry, pace, crl: None }
+        Self { revoke, invocation, run, pace, crl: None }
     }
 
-    /// Goes on until the run is over, or time is, or has to pass.
-    pub(crate) async fn run(mut self) -> Result<(), Error> {
-        let done = self.go_on().await;
-        if done.is_err()
-            && let Err(error) = self.revoke.journal.release(&mut self.entry, self.invocation).await
+    /// Continues the run until it is over, or the time is, or has to pass first.
+    pub(crate) async fn execute(mut self) -> Result<(), Failure> {
+        let result = self.advance().await;
+        if result.is_err()
+            && let Err(Failure::Retry(error)) = self.run.release(self.invocation).await
         {
-            let request_id = self.invocation.request_id();
-            tracing::warn!(requestId = request_id, %error, "the run could not be let go; its lease ends by itself");
+            let (request_id, error) = (self.invocation.request_id(), error_chain(error.as_ref()));
+            tracing::warn!(requestId = request_id, error, "failed to release the lease; it expires by itself");
         }
-        done
+        result
     }
 
-    async fn go_on(&mut self) -> Result<(), Error> {
-        let invocation = self.invocation;
-        let began = self.entry.run.at.clone();
-        if self.entry.run.give_up_if_stuck() {
-            return self.tell().await;
+    async fn advance(&mut self) -> Result<(), Failure> {
+        let Self { revoke, invocation, .. } = *self;
+        let started_at = self.run.progress.position.clone();
+        if self.run.progress.stop_if_stuck() {
+            return self.report().await;
         }
-        while self.entry.run.at.phase == Phase::Sweeping {
+        while self.run.progress.position.phase == Phase::Sweeping {
             if invocation.is_running_late() {
-                return self.hand_on(&began, Duration::ZERO).await;
+                return self.hand_over(&started_at, Duration::ZERO).await;
             }
-            match self.get_further().await {
-                Ok(Some(Next::Sweep)) => return self.hand_on(&began, self.revoke.sweep_again_after).await,
-                Ok(Some(Next::Page | Next::Report) | None) => {}
-                Err(error @ (Error::Registry(_) | Error::Record(_) | Error::Crl(_))) => {
-                    let (request_id, error) = (invocation.request_id(), chain(&error));
-                    tracing::warn!(requestId = request_id, run = self.entry.id, error, "not now; trying again");
-                    sleep(TRY_AGAIN_AFTER.min(invocation.time_left() / 10)).await;
+            match self.process_page().await {
+                Ok(Some(AfterPage::NextPage)) => self.run.save(invocation).await?,
+                Ok(Some(AfterPage::NextSweep)) => return self.hand_over(&started_at, revoke.resweep_delay).await,
+                Ok(Some(AfterPage::Report) | None) => {}
+                Err(Failure::Retry(error)) => {
+                    let (request_id, error) = (invocation.request_id(), error_chain(error.as_ref()));
+                    tracing::warn!(
+                        requestId = request_id,
+                        run = self.run.id,
+                        error,
+                        "failed to process a page; retrying"
+                    );
+                    sleep(MAX_RETRY_PAUSE.min(invocation.time_left() / 10)).await;
                 }
-                Err(error) => return Err(error),
+                Err(refused @ Failure::Refused(_)) => return Err(refused),
             }
         }
-        // A report that is due when a step begins is told then, whatever the time.
-        if invocation.is_running_late() && began.phase == Phase::Sweeping {
-            return self.hand_on(&began, Duration::ZERO).await;
+        // A step that starts with the report publishes it, however late it is.
+        if invocation.is_running_late() && started_at.phase == Phase::Sweeping {
+            return self.hand_over(&started_at, Duration::ZERO).await;
         }
-        self.tell().await
+        self.report().await
     }
 
-    /// A page further, and what comes before the first one; `None` where time ran out in the middle of it.
-    async fn get_further(&mut self) -> Result<Option<Next>, Error> {
-        let job = &self.entry.run.job;
-        if job.only_listed {
-            if let (None, Subject::CaCertificate(ca)) = (&self.crl, &self.entry.subject) {
-                self.crl = Some(self.revocation_list(ca).await?);
+    /// Processes the current page, and first does what must come before any page. Returns `None` if time ran out in the
+    /// middle of the page.
+    async fn process_page(&mut self) -> Result<Option<AfterPage>, Failure> {
+        let request = &self.run.progress.request;
+        if request.only_listed {
+            if let (None, RevocationTarget::Ca(ca)) = (&self.crl, &self.run.target) {
+                self.crl = Some(self.published_crl(ca).await?);
             }
-        } else if !job.dry_run && !self.entry.run.is_shut {
-            self.shut().await?;
-            self.entry.run.is_shut = true;
+        } else if !request.dry_run && !self.run.progress.is_blocked {
+            self.block().await?;
+            self.run.progress.is_blocked = true;
         }
         self.sweep_page().await
     }
 
-    /// Shuts the door before anybody is sent out of it: the block first, which admissions look at, then the CA itself.
-    async fn shut(&self) -> Result<(), Error> {
+    /// Blocks the target before anything is revoked: the block first, which admissions check, then the CA itself.
+    async fn block(&self) -> Result<(), Failure> {
         let Self { revoke, invocation, .. } = self;
-        match &self.entry.subject {
-            Subject::CaCertificate(ca) => {
-                let reason = self.entry.run.job.reason.as_deref();
-                revoke.records.block_authority(ca, reason, invocation.now()).await?;
-                revoke.registry.shut(ca).await?;
+        match &self.run.target {
+            RevocationTarget::Ca(ca) => {
+                let reason = self.run.progress.request.reason.as_deref();
+                revoke.certificates.block_ca(ca, reason, invocation.now()).await?;
+                revoke.registry.deactivate_ca(ca).await?;
             }
-            Subject::Certificate(certificate) => revoke.records.block(certificate, invocation.now()).await?,
+            RevocationTarget::Certificate(certificate) => revoke.certificates.block(certificate, invocation).await?,
         }
         Ok(())
     }
 
-    /// The CRL that is in force. Whether it has run out does not matter: what it revokes stays revoked.
-    async fn revocation_list(&self, ca: &CertificateId) -> Result<Arc<Crl>, Error> {
-        let standing = self.revoke.devices.standing(ca).await.map_err(|error| Error::Crl(error.into()))?;
-        let publication = standing
-            .publication
-            .ok_or_else(|| Refusal::new("no-crl", "No revocation list of this CA has been published."))?;
-        let authority = self.revoke.registry.authority(ca).await?;
-        let authority =
-            authority.ok_or_else(|| Refusal::new("unknown-ca", "AWS IoT does not know a CA of this id."))?;
-        self.revoke.devices.crl(ca, &authority, &publication).await.map_err(|error| match error {
-            FetchError::Table(error) => Error::Crl(error.into()),
-            unclear @ (FetchError::Incomplete(_) | FetchError::Crl(_)) => {
-                let why = format!("The CA's revocation list cannot be relied on: {unclear}.");
-                Refusal::new("crl-unclear", why).into()
+    /// Returns the CRL in force. It may have expired: what it revokes stays revoked.
+    async fn published_crl(&self, ca: &CertificateId) -> Result<Arc<Crl>, Failure> {
+        let Self { revoke, .. } = self;
+        let published = revoke.devices.ca_status(ca).await?.crl;
+        let published =
+            published.ok_or_else(|| Refusal::new("no-crl", "The CA has not published a revocation list."))?;
+        let registered = revoke.registry.ca(ca).await?;
+        let registered =
+            registered.ok_or_else(|| Refusal::new("unknown-ca", "No CA with this id is registered with AWS IoT."))?;
+        revoke.devices.crl(ca, &registered.certificate()?, &published).await.map_err(|error| match error {
+            error @ CrlFetchError::Table(_) => Failure::retry(error),
+            unusable @ (CrlFetchError::Incomplete(_) | CrlFetchError::Crl(_)) => {
+                Refusal::new("crl-unclear", format!("The CA's revocation list cannot be used: {unusable}.")).into()
             }
         })
     }
 
-    /// Works on a page, and turns it.
-    async fn sweep_page(&mut self) -> Result<Option<Next>, Error> {
-        let (page, known) = self.page().await?;
-        let done = self.entry.run.done_of(page.certificates.iter().map(|certificate| &certificate.id));
+    /// Processes the certificates of the current page, and moves past the page.
+    async fn sweep_page(&mut self) -> Result<Option<AfterPage>, Failure> {
+        let (page, mut records) = self.fetch_page().await?;
+        let processed = self.run.progress.processed_of(page.certificates.iter().map(|certificate| &certificate.id));
         let mut would_revoke = Vec::new();
-        for certificate in page.certificates.iter().skip(done) {
+        for certificate in page.certificates.iter().skip(processed) {
             if self.invocation.is_running_late() {
                 return Ok(None);
             }
-            let known = known.get(certificate.id.as_str()).cloned().unwrap_or_default();
-            let outcome = self.settle(certificate, &known).await.unwrap_or_else(|error| {
-                let (request_id, id, error) = (self.invocation.request_id(), certificate.id.as_str(), chain(&error));
-                tracing::warn!(requestId = request_id, certificateId = id, error, "a certificate was not revoked");
-                Outcome::Failed
-            });
-            if outcome == Outcome::WouldRevoke {
+            let record = records.remove(&certificate.id).unwrap_or_default();
+            let result = match self.process(certificate, record).await {
+                Ok(result) => result,
+                Err(failure) => {
+                    self.log_failed(&certificate.id, &failure, "failed to revoke a certificate");
+                    CertificateResult::Failed
+                }
+            };
+            if result == CertificateResult::WouldRevoke {
                 would_revoke.push(certificate.id.as_str());
             }
-            self.entry.run.count(&certificate.id, outcome);
+            self.run.progress.count(&certificate.id, result);
         }
         self.log_page(&would_revoke);
-        let next = self.entry.run.turn_page(page.next);
-        // What comes after the last page is stored with that.
-        if next == Next::Page {
-            self.revoke.journal.keep(&mut self.entry, self.invocation).await?;
-        }
-        Ok(Some(next))
+        Ok(Some(self.run.progress.finish_page(page.next_marker)))
     }
 
-    async fn page(&self) -> Result<(Page, HashMap<String, Known>), Error> {
-        let Self { revoke, entry, .. } = self;
-        let page = match &entry.subject {
-            Subject::CaCertificate(ca) => revoke.registry.page(ca, entry.run.at.marker.as_deref()).await?,
-            Subject::Certificate(certificate) => revoke.registry.certificate(certificate).await?,
+    async fn fetch_page(&self) -> Result<(CertificatePage, HashMap<CertificateId, CertificateRecord>), Failure> {
+        let Self { revoke, run, .. } = self;
+        let page = match &run.target {
+            RevocationTarget::Ca(ca) => {
+                revoke.registry.certificates_signed_by(ca, run.progress.position.marker.as_deref()).await?
+            }
+            RevocationTarget::Certificate(id) => {
+                let registered = revoke.registry.certificate(id).await?;
+                let listed = registered.map(|found| ListedCertificate { id: id.clone(), status: found.status });
+                CertificatePage { certificates: listed.into_iter().collect(), next_marker: None }
+            }
         };
-        let known = revoke.records.known(page.certificates.iter().map(|certificate| &certificate.id)).await?;
-        Ok((page, known))
+        let records = revoke.certificates.get_all(&page.certificates).await?;
+        Ok((page, records))
     }
 
-    /// Does what is to be done about one certificate.
-    async fn settle(&mut self, certificate: &Certificate, known: &Known) -> Result<Outcome, Error> {
+    async fn process(
+        &mut self,
+        certificate: &ListedCertificate,
+        record: CertificateRecord,
+    ) -> Result<CertificateResult, Failure> {
         let Self { revoke, invocation, .. } = *self;
-        let (id, is_dry) = (&certificate.id, self.entry.run.job.dry_run);
-        let verdict = Verdict::of(&certificate.status, known, &self.entry.id);
-        if !self.is_meant(id, known, verdict).await? {
-            return Ok(Outcome::Spared);
+        let (id, is_dry_run) = (&certificate.id, self.run.progress.request.dry_run);
+        let decision = RevocationDecision::new(&certificate.status, &record, &self.run.id);
+        if !self.is_included(id, record.serial.as_ref(), decision).await? {
+            return Ok(CertificateResult::Skipped);
         }
-        match verdict {
-            Verdict::Revoked { by_us, misnoted } => {
-                if misnoted && !is_dry {
-                    self.note(id, by_us).await;
+        match decision {
+            RevocationDecision::Revoked { by_this_run, is_record_wrong } => {
+                if is_record_wrong && !is_dry_run {
+                    self.record_revoked(id, record.stored, by_this_run).await;
                 }
-                Ok(if by_us { Outcome::Revoked } else { Outcome::AlreadyRevoked })
+                Ok(if by_this_run { CertificateResult::Revoked } else { CertificateResult::AlreadyRevoked })
             }
-            Verdict::Revoke if is_dry => Ok(Outcome::WouldRevoke),
-            Verdict::Revoke => {
-                revoke.records.claim(id, &self.entry.id, invocation.now()).await?;
+            RevocationDecision::Revoke if is_dry_run => Ok(CertificateResult::WouldRevoke),
+            RevocationDecision::Revoke => {
+                let claimed = revoke.certificates.claim(id, record.stored, &self.run.id, invocation).await?;
                 self.pace.tick().await;
-                if !revoke.registry.revoke(id).await? {
-                    return Ok(Outcome::Spared);
+                if !revoke.registry.set_status(id, CertificateStatus::Revoked).await? {
+                    return Ok(CertificateResult::Skipped);
                 }
-                self.note(id, true).await;
-                Ok(Outcome::Revoked)
+                self.record_revoked(id, claimed, true).await;
+                Ok(CertificateResult::Revoked)
             }
         }
     }
 
-    /// Whether the order is about this certificate. AWS IoT is asked for its serial number only where its record does not
-    /// name it, and it matters.
-    async fn is_meant(&mut self, id: &CertificateId, known: &Known, verdict: Verdict) -> Result<bool, Error> {
+    /// Whether the command is about this certificate. The certificate is fetched only if its record does not have the
+    /// serial number, and the serial number decides.
+    async fn is_included(
+        &mut self,
+        id: &CertificateId,
+        serial: Option<&Serial>,
+        decision: RevocationDecision,
+    ) -> Result<bool, Failure> {
         let Some(crl) = self.crl.clone() else { return Ok(true) };
-        let serial = match (&known.serial, verdict) {
-            (Some(serial), _) => Some(serial.clone()),
-            (None, Verdict::Revoked { by_us, .. }) => return Ok(by_us),
-            (None, Verdict::Revoke) => {
+        match (serial, decision) {
+            (Some(serial), _) => Ok(crl.lists(serial)),
+            (None, RevocationDecision::Revoked { by_this_run, .. }) => Ok(by_this_run),
+            (None, RevocationDecision::Revoke) => {
                 self.pace.tick().await;
-                self.revoke.registry.serial(id).await?
+                let Some(registered) = self.revoke.registry.certificate(id).await? else { return Ok(false) };
+                let der = parse_pem(&registered.pem).map_err(Failure::retry)?;
+                let certificate = parse_certificate(&der).map_err(Failure::retry)?;
+                Ok(crl.lists(&Serial::new(certificate.raw_serial())))
             }
-        };
-        Ok(serial.is_some_and(|serial| crl.lists(&serial)))
+        }
     }
 
-    /// Notes in a certificate's record that it is revoked. The certificate is, whether or not that can be noted; if not, the
-    /// next sweep finds the record wrong.
-    async fn note(&self, id: &CertificateId, by_us: bool) {
-        let Self { revoke, entry, invocation, .. } = self;
-        let job = &entry.run.job;
-        let (code, text) = match &entry.subject {
-            _ if !by_us => ("found-revoked", "It had been revoked before."),
-            Subject::CaCertificate(_) if job.only_listed => {
+    /// Records that a certificate is revoked. If that fails, it is revoked all the same, and the next sweep corrects the
+    /// record.
+    async fn record_revoked(&self, id: &CertificateId, record: VersionedItem, by_this_run: bool) {
+        let Self { revoke, run, invocation, .. } = self;
+        let request = &run.progress.request;
+        let (code, text) = match &run.target {
+            _ if !by_this_run => ("found-revoked", "It had been revoked before."),
+            RevocationTarget::Ca(_) if request.only_listed => {
                 ("revoked-by-crl", "The certificate is on the CA's revocation list.")
             }
-            Subject::CaCertificate(_) => ("ca-blocked", "The CA is blocked."),
-            Subject::Certificate(_) => ("blocked", "The certificate is blocked."),
+            RevocationTarget::Ca(_) => ("ca-blocked", "The CA is blocked."),
+            RevocationTarget::Certificate(_) => ("blocked", "The certificate is blocked."),
         };
-        let text = job.reason.as_deref().filter(|_| by_us).unwrap_or(text);
-        if let Err(error) = revoke.records.revoked(id, &entry.id, Why { code, text }, invocation.now()).await {
-            let (request_id, id, error) = (invocation.request_id(), id.as_str(), chain(&error));
-            tracing::warn!(requestId = request_id, certificateId = id, error, "revoked, but could not be noted");
+        let text = request.reason.as_deref().filter(|_| by_this_run).unwrap_or(text);
+        let reason = RevocationReason { code, text };
+        if let Err(error) = revoke.certificates.mark_revoked(id, record, &run.id, reason, invocation).await {
+            self.log_failed(id, &error.into(), "revoked, but failed to record it");
         }
+    }
+
+    fn log_failed(&self, id: &CertificateId, failure: &Failure, what: &str) {
+        let (request_id, id) = (self.invocation.request_id(), id.as_str());
+        let error = match failure {
+            Failure::Refused(refusal) => refusal.why.to_string(),
+            Failure::Retry(error) => error_chain(error.as_ref()),
+        };
+        tracing::warn!(requestId = request_id, certificateId = id, error, "{what}");
     }
 
     fn log_page(&self, would_revoke: &[&str]) {
-        let Entry { id, run, .. } = &self.entry;
+        let RunLease { id, progress, .. } = &self.run;
         let ids = (!would_revoke.is_empty()).then(|| would_revoke.join(" "));
         tracing::info!(
             requestId = self.invocation.request_id(),
             run = id,
-            step = run.step,
-            sweep = run.at.sweep,
-            found = run.counts.found,
-            revoked = run.counts.revoked,
-            alreadyRevoked = run.counts.already_revoked,
-            failed = run.counts.failed,
-            dryRun = run.job.dry_run,
+            step = progress.step,
+            sweep = progress.position.sweep,
+            found = progress.counts.found,
+            revoked = progress.counts.revoked,
+            alreadyRevoked = progress.counts.already_revoked,
+            failed = progress.counts.failed,
+            dryRun = progress.request.dry_run,
             wouldRevoke = ids,
             "page"
         );
     }
 
-    /// Ends this step and begins the next one, after a delay.
-    async fn hand_on(&mut self, began: &Position, delay: Duration) -> Result<(), Error> {
-        self.entry.run.hand_on(began, self.invocation.now().plus(delay));
-        self.revoke.journal.release(&mut self.entry, self.invocation).await?;
-        self.send_owed().await
+    /// Ends this step, and sends the command that starts the next one after a delay.
+    async fn hand_over(&mut self, started_at: &RunPosition, delay: Duration) -> Result<(), Failure> {
+        let Self { revoke, run, invocation, .. } = self;
+        run.progress.finish_step(started_at);
+        let stored = run.hand_over(delay, invocation).await?;
+        revoke.runs.send_pending(&run.target, &run.id, stored, invocation).await
     }
 
-    /// Sends the message that begins the next step, if the process that owed it may have died before it did.
-    pub(crate) async fn send_what_is_owed(mut self) -> Result<(), Error> {
-        self.send_owed().await
-    }
+    /// Publishes the report, counts, and ends the run.
+    async fn report(&mut self) -> Result<(), Failure> {
+        let Self { revoke, run, invocation, .. } = self;
+        let publish = revoke.topic.publish(report::notification(&run.target, &run.id, &run.progress));
+        revoke.idempotency.run_once(&run.id, invocation, publish).await?;
+        run.progress.position.phase = Phase::Over;
+        run.release(invocation).await?;
 
-    async fn send_owed(&mut self) -> Result<(), Error> {
-        let Entry { subject, id, run, .. } = &mut self.entry;
-        let Some(due) = run.owed else { return Ok(()) };
-        let order = Order::go_on(subject, id, run.step);
-        self.revoke.queue.send(&order, due.since(self.invocation.now())).await?;
-        run.owed = None;
-        // If that cannot be stored, the next step has begun already, or a second message will find it behind the run.
-        if let Err(error) = self.revoke.journal.release(&mut self.entry, self.invocation).await {
-            let request_id = self.invocation.request_id();
-            tracing::debug!(requestId = request_id, %error, "what was owed is sent, and could not be struck off");
-        }
-        Ok(())
-    }
-
-    /// Reports, counts, and ends the run.
-    async fn tell(&mut self) -> Result<(), Error> {
-        let Self { revoke, invocation, .. } = *self;
-        let Entry { subject, id, run, .. } = &mut self.entry;
-        let told = revoke.topic.publish(report::notification(subject, id, run));
-        revoke.idempotency.run_once(id, invocation, told).await?;
-        run.at.phase = Phase::Over;
-        revoke.journal.release(&mut self.entry, invocation).await?;
-
-        let (counts, is_stuck) = (self.entry.run.counts, self.entry.run.is_stuck);
-        if !self.entry.run.job.dry_run {
+        let (counts, is_stuck) = (run.progress.counts, run.progress.is_stuck);
+        if !run.progress.request.dry_run {
             invocation.add("Found", counts.found);
             invocation.add("Revoked", counts.revoked);
             invocation.add("AlreadyRevoked", counts.already_revoked);
             invocation.add("Failed", counts.failed.max(u64::from(is_stuck)));
         }
         if is_stuck {
-            // Not retried: what did not help three times is not tried a fourth time. In quarantine it is seen.
-            let why = "The run got no further for three steps in a row, and was ended. Give the order again.";
+            // Not retried: what failed three times would fail again. In quarantine an operator sees it.
+            let why = "The run made no progress in three steps in a row, and was ended. Send the command again.";
             return Err(Refusal::new("no-progress", why).into());
         }
         Ok(())

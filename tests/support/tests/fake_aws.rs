@@ -1,19 +1,54 @@
 //! The fake account itself: what each service does, and how calls fail.
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use aws_sdk_dynamodb::types::AttributeValue;
-use serde_json::json;
-use test_support::{FakeAws, Fault, Index, Process, Table, label_by_kind_and_sort_key};
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::types::{AttributeValue, PutRequest, WriteRequest};
+use aws_sdk_sqs::types::SendMessageBatchRequestEntry;
+use gatehouse::{Concurrent, DeviceEvent, EventHandler, Failure, Invocation};
+use serde_json::{Value, json};
+use test_support::{
+    EntryFault, FAULTS, FakeAws, Fault, Index, NOW, Process, Table, label_by_kind_and_sort_key, sqs_batch,
+};
 
 const DEVICES: Table = Table::new("devices", &["id", "part"], &["GetItem", "PutItem", "UpdateItem", "Query"])
     .index(Index { name: "due", key: &["due", "dueAt"], projects_all: false })
     .label(label_by_kind_and_sort_key);
 const QUEUE: &str = "https://sqs.eu-west-1.amazonaws.com/123456789012/queue";
 
+const READINGS: Table = Table::new("readings", &["thing", "at"], &["BatchWriteItem"]);
+const FIFO: &str = "https://sqs.us-east-1.amazonaws.com/210987654321/queue.fifo";
+
 fn aws() -> FakeAws {
-    FakeAws::new("sample").table(DEVICES).queue(QUEUE)
+    FakeAws::new("sample").table(DEVICES).table(READINGS).queue(QUEUE).queue(FIFO)
+}
+
+/// Updates one item per event, with the number of its process.
+struct Updates {
+    client: Client,
+    process: usize,
+}
+
+impl EventHandler for Updates {
+    type Input = DeviceEvent;
+    type Error = Failure;
+
+    async fn handle(&self, event: &DeviceEvent, _: &Invocation) -> Result<(), Failure> {
+        if event.topic == "unknown" {
+            let _ = self.client.scan().table_name("devices").send().await;
+        }
+        update_with(&self.client, self.process).await.map_err(Failure::retry)
+    }
+}
+
+fn handler(process: &Process) -> Concurrent<Updates> {
+    Concurrent::new(Updates { client: process.dynamodb(), process: process.number }, NonZeroUsize::MIN)
+}
+
+fn event(topic: &str) -> Value {
+    json!({"thing": "a", "topic": topic, "payload": {}})
 }
 
 fn text(text: &str) -> AttributeValue {
@@ -21,13 +56,17 @@ fn text(text: &str) -> AttributeValue {
 }
 
 async fn update(process: &Process) -> Result<(), String> {
-    let update = process.dynamodb().update_item().table_name("devices");
+    update_with(&process.dynamodb(), process.number).await
+}
+
+async fn update_with(client: &Client, process: usize) -> Result<(), String> {
+    let update = client.update_item().table_name("devices");
     let update = update.key("id", text("thing#a")).key("part", text("state"));
     let update = update
         .update_expression("SET #n = :n, first = if_not_exists(first, :n) REMOVE gone")
         .condition_expression("attribute_not_exists(#n) OR #n < :n")
         .expression_attribute_names("#n", "number")
-        .expression_attribute_values(":n", AttributeValue::N(process.number.to_string()));
+        .expression_attribute_values(":n", AttributeValue::N(process.to_string()));
     update.send().await.map(drop).map_err(|error| error.into_service_error().meta().code().unwrap().to_owned())
 }
 
@@ -169,6 +208,114 @@ async fn certificates_of_a_ca_are_listed_in_pages() {
     assert_eq!(aws.state().calls_to("UpdateCertificate REVOKED").len(), 1);
     let missing = iot.describe_certificate().certificate_id("9").send().await.unwrap_err();
     assert!(missing.into_service_error().is_resource_not_found_exception());
+}
+
+#[tokio::test(start_paused = true)]
+async fn entries_of_a_message_batch_fail_one_by_one() {
+    let aws = aws();
+    aws.state().entry_fault = Some(Box::new(|entry| match entry["Id"].as_str().unwrap() {
+        "1" => Some(EntryFault::Failed("AccessDenied", true)),
+        "2" => Some(EntryFault::AcceptedAndFailed),
+        "3" => Some(EntryFault::Omitted),
+        _ => None,
+    }));
+    let entry = |id: i32| SendMessageBatchRequestEntry::builder().id(id.to_string()).message_body(id.to_string());
+    let send = aws.process().sqs().send_message_batch().queue_url(QUEUE);
+    let send = send.set_entries(Some((0..4).map(|id| entry(id).build().unwrap()).collect()));
+    let output = send.send().await.unwrap();
+    assert_eq!((output.successful().len(), output.failed().len()), (1, 2));
+    assert_eq!(output.failed()[0].code(), "AccessDenied");
+    assert_eq!(aws.state().queues[QUEUE].bodies(), ["0", "2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn fifo_queue_of_another_account_discards_duplicates_for_a_while() {
+    let aws = aws();
+    let send = aws.process().sqs().send_message().queue_url(FIFO).message_body("b");
+    let send = send.message_group_id("g").message_deduplication_id("d");
+    for expected in [1, 1, 2] {
+        send.clone().send().await.unwrap();
+        assert_eq!(aws.state().queues[FIFO].messages.len(), expected);
+        tokio::time::advance(Duration::from_mins(3)).await;
+    }
+    let missing = aws.process().sqs().send_message().queue_url("https://queue").message_body("b").send().await;
+    assert!(missing.unwrap_err().into_service_error().is_queue_does_not_exist());
+}
+
+async fn write_batch(process: &Process, times: &[&str]) -> Result<usize, String> {
+    let put = |at: &&str| PutRequest::builder().item("thing", text("a")).item("at", text(at)).build().unwrap();
+    let requests = times.iter().map(|at| WriteRequest::builder().put_request(put(at)).build()).collect();
+    let write = process.dynamodb().batch_write_item().request_items("readings", requests);
+    let output = write.send().await.map_err(|error| error.into_service_error().meta().code().unwrap().to_owned())?;
+    Ok(output.unprocessed_items().and_then(|items| items.get("readings")).map_or(0, Vec::len))
+}
+
+#[tokio::test(start_paused = true)]
+async fn batch_writes_leave_items_unprocessed_and_are_validated() {
+    let aws = aws();
+    aws.fail_next("BatchWriteItem", [Fault::Unprocessed(2), Fault::UnknownUnprocessed]);
+    assert_eq!(write_batch(&aws.process(), &["1", "2", "3"]).await, Ok(2));
+    assert_eq!(aws.state().items("readings").count(), 1);
+    assert_eq!(write_batch(&aws.process(), &["2"]).await, Ok(1));
+    assert_eq!(write_batch(&aws.process(), &["1", "1"]).await, Err("ValidationException".to_owned()));
+    aws.fail_when("BatchWriteItem", |call| (call.size > 200).then_some(Fault::Error(413, "TooLarge")));
+    assert_eq!(write_batch(&aws.process(), &["1", "2", "3", "4", "5"]).await, Err("TooLarge".to_owned()));
+    assert_eq!(write_batch(&aws.process(), &["1"]).await, Ok(0));
+    assert_eq!(aws.state().writes[&("readings".to_owned(), vec!["a".to_owned(), "1".to_owned()])], 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_in_flight_are_counted_and_take_their_latency() {
+    let aws = aws().latency("BatchWriteItem", Duration::from_millis(5));
+    let (process, started) = (aws.process(), tokio::time::Instant::now());
+    let (_, _) = tokio::join!(write_batch(&process, &["1"]), write_batch(&process, &["2"]));
+    assert_eq!((aws.state().max_in_flight("BatchWriteItem"), started.elapsed().as_millis()), (2, 5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn event_is_delivered_again_until_it_is_done() {
+    for fault in FAULTS {
+        let aws = aws();
+        let (delivered, at) = aws.process().fail(1, fault).deliver_until_done(handler, &event("t"), NOW).await;
+        let is_first = fault == Fault::Throttled;
+        assert!(delivered.is_done(), "{fault:?}");
+        assert_eq!(at, if is_first { NOW } else { NOW.plus(Duration::from_mins(6)) }, "{fault:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_of_two_processes_are_served_in_order() {
+    for turns in [[1, 2], [2, 1]] {
+        let aws = aws();
+        let (one, other) = (aws.process(), aws.process());
+        aws.serve_in_order(turns);
+        let (event, batch) = (event("t"), sqs_batch([event("t")]));
+        let delivered =
+            tokio::join!(one.deliver_to(handler(&one), &event, NOW), other.deliver_to(handler(&other), &batch, NOW));
+        assert_eq!(aws.state().calls.iter().map(|call| call.process).collect::<Vec<_>>(), turns);
+        assert_eq!(delivered.0.is_retried(), turns == [2, 1]);
+        assert_eq!(delivered.1.retried_messages(), Some(vec![]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "number 1 was written by 1")]
+async fn observer_sees_each_call_and_fails_the_delivery() {
+    let aws = aws();
+    aws.observe(|state, call| {
+        let number = state.attribute("devices", &["thing#a", "state"], "number");
+        number.map_or(Ok(()), |number| Err(format!("number {number} was written by {}", call.process)))
+    });
+    let process = aws.process();
+    process.deliver_to(handler(&process), &event("t"), NOW).await;
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "Scan of devices is not allowed")]
+async fn unknown_request_in_a_handler_fails_the_delivery() {
+    let aws = aws();
+    let process = aws.process();
+    process.deliver_to(handler(&process), &event("unknown"), NOW).await;
 }
 
 #[test]

@@ -114,7 +114,7 @@ async fn delayed_command_is_never_too_early() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn interval_longer_than_the_maximum_delay_takes_several_messages() {
+async fn interval_beyond_the_maximum_delay_takes_several_messages() {
     let account = Account::with(&shade()).await.env("MIN_INTERVAL_SECONDS", "2400");
     assert!(account.play(&[(minutes(0), bright("ALARM", 0)), (minutes(1), bright("OK", 1))]).await.is_empty());
     assert_eq!(account.aws.state().calls_to("SendMessage").len(), 3);

@@ -1,118 +1,134 @@
-//! Each call of a run goes wrong once, in each way: an error, a lost answer, the process's death before and after it.
+//! Each call of a run fails once, in each way: an error, an unconfirmed response, the process's death before and after it.
 
 use std::time::Duration;
 
-use aws_sdk_dynamodb::Client as DynamoDb;
-use aws_sdk_dynamodb::operation::put_item::{PutItemError, PutItemOutput};
-use aws_sdk_dynamodb::types::error::ConditionalCheckFailedException;
-use aws_sdk_iot::types::{CaCertificateStatus, CertificateStatus};
-use aws_smithy_mocks::{RuleMode, mock, mock_client};
-use gatehouse::{Invocation, Devices, Environment};
-use revoke::journal::{Journal, Taken};
-use revoke::order::{Job, Subject};
 use serde_json::{Value, json};
+use test_support::Fault;
 
-use crate::cloud::{Cloud, FAULTS, Fault, ca, id};
-use crate::whole_ca;
+use crate::cloud::{Cloud, Played, VISIBILITY_TIMEOUT, ca, id};
+use crate::{text, whole_ca};
+
+const FAULTS: [Fault; 4] = [Fault::Denied, Fault::Unconfirmed, Fault::DiesBefore, Fault::DiesAfter];
 
 /// Five certificates on three pages, two of them revoked before, in an invocation that has time for two.
 fn small() -> Cloud {
     let mut cloud = Cloud::with(4);
-    cloud.register(&id(4), CertificateStatus::PendingActivation, "");
-    cloud.deadline = Duration::from_millis(450);
-    cloud.change(|state| {
-        state.page = Some(2);
-        state.devices[1].status = CertificateStatus::Revoked;
-        state.devices[3].status = CertificateStatus::Revoked;
-    });
+    cloud.register(&id(4), "PENDING_ACTIVATION", "");
+    cloud.timeout = Duration::from_millis(450);
+    cloud.aws.state().iot.page_size = Some(2);
+    cloud.set_status(&id(1), "REVOKED");
+    cloud.set_status(&id(3), "REVOKED");
     cloud
 }
 
-/// A fault that is not there is told by its number: the run has fewer calls.
-async fn play_with(order: &Value, cloud: Cloud, at: usize, fault: Fault) -> Option<(Cloud, crate::cloud::Played)> {
-    cloud.change(|state| state.fault = Some((at, fault)));
-    let played = cloud.play(order).await;
-    cloud.change(|state| state.fault.is_none()).then_some((cloud, played))
+/// Returns `None` if the run has fewer calls.
+async fn play_with(command: &Value, cloud: Cloud, call: usize, fault: Fault) -> Option<(Cloud, Played)> {
+    cloud.aws.fail(call, fault);
+    let played = cloud.play(command).await;
+    (cloud.aws.call_count() >= call).then_some((cloud, played))
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_call_of_a_run_goes_wrong_the_end_is_the_same_and_the_counts_are_right() {
+async fn run_ends_the_same_whichever_of_its_calls_fails() {
     for fault in FAULTS {
-        let mut at = 0;
-        while let Some((cloud, played)) = play_with(&whole_ca(), small(), at, fault).await {
-            let what = format!("{fault:?} at call {at}");
+        let mut call = 1;
+        while let Some((cloud, played)) = play_with(&whole_ca(), small(), call, fault).await {
+            let what = format!("{fault:?} at call {call}");
             assert_eq!(played.dead_letters, Vec::<String>::new(), "{what}");
             let reports = cloud.reports();
-            // SNS has no idempotency: a publication whose answer is lost is made again.
+            // SNS has no idempotency: a report whose response is lost is published again.
             assert!((1..=2).contains(&reports.len()), "{what}: {} reports", reports.len());
             for report in reports {
                 let counts = "5 found, 3 revoked, 2 had been revoked, 0 failed.";
                 assert!(report.contains(counts), "{what}: {report}");
             }
-            cloud.change(|state| {
-                let block = state.changes.iter().position(|change| change == "blocked").unwrap();
-                let shut = state.changes.iter().position(|change| change == "CA INACTIVE DISABLE").unwrap();
-                let first = state.changes.iter().position(|change| change.starts_with("REVOKED")).unwrap();
-                assert!(block < shut && shut < first, "{what}: {:?}", state.changes);
-                assert_eq!(state.ca.as_ref().unwrap().0, CaCertificateStatus::Inactive, "{what}");
-                assert!(state.devices.iter().all(|device| device.status == CertificateStatus::Revoked), "{what}");
-                let runs = state.table("devices").iter().filter(|((_, part), _)| part.starts_with("revocation#"));
-                let runs: Vec<_> = runs.map(|(_, item)| item["run"].as_s().unwrap().clone()).collect();
-                assert!(runs.len() == 1 && runs[0].contains(r#""phase":"over""#), "{what}: {runs:?}");
-            });
+            let changes = cloud.changes();
+            let block = changes.iter().position(|change| change == "blocked").unwrap();
+            let deactivation = changes.iter().position(|change| change == "CA INACTIVE DISABLE").unwrap();
+            let first = changes.iter().position(|change| change.starts_with("REVOKED")).unwrap();
+            assert!(block < deactivation && deactivation < first, "{what}: {changes:?}");
+            assert_eq!(cloud.aws.state().iot.cas[&ca()].status, "INACTIVE", "{what}");
+            assert!(cloud.are_all_revoked(), "{what}");
+            let runs = runs(&cloud);
+            assert!(runs.len() == 1 && runs[0].contains(r#""phase":"over""#), "{what}: {runs:?}");
             for number in 0..5 {
-                let record = cloud.item(&format!("certificate#{}", id(number)), "admission").unwrap();
-                assert_eq!(record["state"].as_s().unwrap(), "revoked", "{what}: {number}");
+                assert_eq!(text(&cloud.record_of(number), "state"), Some("revoked"), "{what}: {number}");
             }
-            at += 1;
+            call += 1;
         }
-        assert!(at >= 40, "{fault:?}: {at} calls");
+        assert!(call > 40, "{fault:?}: {call} calls");
     }
 }
 
+/// The stored runs, as JSON.
+fn runs(cloud: &Cloud) -> Vec<String> {
+    let state = cloud.aws.state();
+    let runs = state.items("devices").filter(|(key, _)| key[1].starts_with("revocation#"));
+    runs.map(|(_, item)| text(item, "run").unwrap().to_owned()).collect()
+}
+
 #[tokio::test(start_paused = true)]
-async fn whatever_call_of_a_run_about_one_certificate_goes_wrong_it_is_blocked_before_it_is_revoked() {
-    let order = json!({"certificateId": id(0)});
+async fn one_certificate_is_blocked_first_whichever_call_fails() {
+    let command = json!({"certificateId": id(0)});
     for fault in FAULTS {
-        let mut at = 0;
-        while let Some((cloud, played)) = play_with(&order, Cloud::with(1), at, fault).await {
-            let what = format!("{fault:?} at call {at}");
+        let mut call = 1;
+        while let Some((cloud, played)) = play_with(&command, Cloud::with(1), call, fault).await {
+            let what = format!("{fault:?} at call {call}");
             assert_eq!(played.dead_letters, Vec::<String>::new(), "{what}");
-            assert_eq!(cloud.status(&id(0)), CertificateStatus::Revoked, "{what}");
-            assert_eq!(cloud.change(|state| state.changes[0].clone()), "blocked", "{what}");
+            assert_eq!(cloud.status(&id(0)), "REVOKED", "{what}");
+            assert_eq!(cloud.changes()[0], "blocked", "{what}");
             let report = cloud.reports().pop().unwrap();
             assert!(report.contains("1 found, 1 revoked, 0 had been revoked, 0 failed"), "{what}: {report}");
-            at += 1;
+            call += 1;
         }
-        assert!(at > 10, "{fault:?}: {at} calls");
+        assert!(call > 10, "{fault:?}: {call} calls");
     }
 }
 
-/// The table takes the run, but the answer is lost: the SDK sends the request again, and meets what it had put itself.
+/// DynamoDB writes the run, but the response is lost: the SDK repeats the request, and finds its own write.
 #[tokio::test(start_paused = true)]
-async fn a_step_whose_answer_was_lost_is_recognised_as_our_own_by_its_owner() {
-    let cloud = Cloud::with(0);
-    let [get, ..] = cloud.dynamodb();
-    let (puts, shown) = (cloud.clone(), cloud.clone());
-    let key = (format!("ca#{}", ca()), "revocation#run-1".to_owned());
-    let put = mock!(DynamoDb::put_item)
-        .match_requests(move |input| puts.change(|state| state.put(input).is_ok()))
-        .sequence()
-        .http_status(500, None)
-        .error(move || {
-            let item = shown.change(|state| state.table("devices").get(&key).cloned());
-            let refused = ConditionalCheckFailedException::builder().set_item(item).build();
-            PutItemError::ConditionalCheckFailedException(refused)
-        })
-        .output(|| PutItemOutput::builder().build())
-        .build();
-    let client = mock_client!(aws_sdk_dynamodb, RuleMode::MatchAny, [&get, &put]);
-    let environment: Environment = [("DEVICES_TABLE", "devices")].into_iter().collect();
-    let journal = Journal::new(Devices::from(&environment, client).unwrap());
-    let invocation = Invocation::new("request-1", cloud.now(), cloud.now().plus(cloud.deadline));
-    let subject = Subject::CaCertificate(gatehouse::CertificateId::new(&ca()).unwrap());
-    let taken = journal.take(&subject, "run-1", 1, Some(&Job::default()), &invocation).await.unwrap();
-    let Taken::Ours(mut entry) = taken else { panic!("it is not ours") };
-    assert_eq!(put.num_calls(), 2);
-    journal.keep(&mut entry, &invocation).await.unwrap();
+async fn lease_whose_response_was_lost_is_still_ours() {
+    let cloud = Cloud::with(1);
+    cloud.aws.fail_next("PutItem ca/revocation#message-0", [Fault::Lost, Fault::Lost]);
+    let (is_deleted, _) = cloud.deliver("message-0", &whole_ca().to_string()).await;
+    assert!(is_deleted);
+    assert_eq!(cloud.status(&id(0)), "REVOKED");
+}
+
+/// A continuation that was not sent is sent when the step's message is delivered again.
+#[tokio::test(start_paused = true)]
+async fn unsent_continuation_is_sent_by_the_next_delivery() {
+    for fault in [Fault::Denied, Fault::DiesBefore] {
+        let cloud = Cloud::with(1);
+        cloud.aws.fail_next("SendMessage", [fault]);
+        let command = whole_ca().to_string();
+        let (is_deleted, _) = cloud.deliver("message-0", &command).await;
+        assert!(!is_deleted && cloud.take_sent().is_empty(), "{fault:?}");
+        tokio::time::sleep(VISIBILITY_TIMEOUT).await;
+        let (is_deleted, counted) = cloud.deliver("message-0", &command).await;
+        assert_eq!((is_deleted, counted["Duplicate"], cloud.take_sent().len()), (true, 1, 1), "{fault:?}");
+        assert!(!cloud.item(&format!("ca#{}", ca()), "revocation#message-0").unwrap().contains_key("owed"));
+    }
+}
+
+/// Older versions of the function stored when the continuation is due in the run itself.
+#[tokio::test(start_paused = true)]
+async fn continuation_that_an_older_version_left_is_sent() {
+    let cloud = Cloud::with(1);
+    let run = json!({
+        "job": {"onlyListed": false, "dryRun": false, "reason": null}, "step": 2, "owed": cloud.now().millis() + 60_000,
+        "isShut": true, "at": {"phase": "sweeping", "sweep": 2, "marker": null, "after": null},
+        "counts": {"found": 0, "revoked": 0, "alreadyRevoked": 0, "failed": 0}, "named": [], "isStuck": false,
+        "before": {"found": 1, "revoked": 1, "alreadyRevoked": 0, "failed": 0}, "fewestFailed": null, "idle": 0,
+    });
+    let item = json!({"version": {"N": "3"}, "owner": {"S": "dead"}, "run": {"S": run.to_string()}});
+    cloud.set(&format!("ca#{}", ca()), "revocation#message-0", &item);
+    let (is_deleted, _) = cloud.deliver("message-0", &whole_ca().to_string()).await;
+    assert!(is_deleted);
+    let sent = cloud.take_sent().pop().unwrap();
+    assert_eq!(sent.delay, Duration::from_mins(1));
+    let (is_deleted, _) = cloud.deliver("message-0", &whole_ca().to_string()).await;
+    assert!(is_deleted && cloud.take_sent().is_empty(), "it is pending no longer");
+    let (is_deleted, counted) = cloud.deliver("message-1", &sent.body).await;
+    assert_eq!((is_deleted, counted["Revoked"]), (true, 1));
 }

@@ -4,6 +4,7 @@
 //! processes of the function share one account; any call can fail before or after AWS performs it, end its process, or
 //! be held back until another process's call has been served.
 
+mod connection;
 mod dynamodb;
 mod expression;
 mod fault;
@@ -126,7 +127,8 @@ impl FakeAws {
     /// seconds.
     pub fn new(function: &'static str) -> Self {
         let settings = Settings { function, ..Settings::default() };
-        let state = Mutex::new(State { settings, ..State::default() });
+        let clock = Some((NOW, Instant::now()));
+        let state = Mutex::new(State { settings, clock, ..State::default() });
         Self(Arc::new(Shared { state, served: Notify::new(), violations: Mutex::default() }))
     }
 
@@ -251,7 +253,7 @@ impl FakeAws {
         self.state().observers.push(Box::new(observer));
     }
 
-    /// The current time in the account: that of the last delivery, and what has elapsed since.
+    /// The current time in the account: that of the last delivery ([`NOW`] before the first), and what has elapsed since.
     pub fn now(&self) -> Timestamp {
         self.state().now()
     }

@@ -45,12 +45,17 @@ async fn destination(suite: &Suite, is_fifo: bool) -> Result<DestinationQueue> {
     Ok(DestinationQueue::new(suite.cloud().await?.as_ref(), account, "weather", is_fifo))
 }
 
-/// Deploys the sender and the receiver. Without `is_granted`, the sender's role must not send to the queue.
+/// Deploys the sender and the receiver. Without `is_granted`, the sender's role may send to another queue only.
 async fn sender_and_receiver(suite: &Suite, is_fifo: bool, is_granted: bool) -> Result<(Stage, DestinationQueue)> {
     let queue = destination(suite, is_fifo).await?;
     let parameters = queue.parameters();
+    let other_arns = parameters.iter().find(|(name, _)| *name == "ForwardDestinationQueueArns");
+    let other_arns = other_arns.map(|(_, arn)| format!("{arn}-other")).context("the queue has no ARN parameter")?;
     let mut parameters: Vec<_> = parameters.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    parameters.retain(|(name, _)| is_granted || *name != "ForwardDestinationQueueArns");
+    if !is_granted {
+        parameters.retain(|(name, _)| *name != "ForwardDestinationQueueArns");
+        parameters.push(("ForwardDestinationQueueArns", &other_arns));
+    }
     let stage = suite.stage_with(&parameters).await?;
     grant_as_shipped(&stage).await?;
     let role = stage.deployment.output("ForwardRoleName")?;

@@ -109,7 +109,7 @@ impl RunRecords {
         })))
     }
 
-    /// Sends the pending messages of a run that is not leased.
+    /// Sends the pending messages of a run, and removes them.
     pub async fn send_pending(
         &self,
         target: &RevocationTarget,

@@ -38,7 +38,7 @@ fn admitted(cloud: &Cloud, number: usize, serial: &str, status: &str) {
 fn cloud_of(authority: &Ca, serials: &[&[u8]]) -> Cloud {
     let cloud = Cloud::with(0);
     cloud.aws.state().iot.register_ca(&ca(), &authority.pem);
-    cloud.aws.state().iot.cas.get_mut(&ca()).unwrap().status = "INACTIVE".to_owned();
+    "INACTIVE".clone_into(&mut cloud.aws.state().iot.cas.get_mut(&ca()).unwrap().status);
     cloud.publish(&list(authority, serials), 7);
     cloud
 }

@@ -1,20 +1,15 @@
-//! The decision, reading by reading, and beside a plain reference that looks at the whole history.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test says what it expects by failing there"
-)]
+//! Decisions value by value, and against a reference that evaluates the whole history.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 
-use alarm::machine::{self, Reading, State, Status, Step};
+use alarm::state_machine::{self, AlarmState, AlarmStatus, Step};
 use alarm::thresholds::{Threshold, Thresholds};
 use gatehouse::{Timestamp, parse_document};
 use proptest::prelude::*;
 use serde_json::json;
 
-/// Above 10 for so long, below 10 for so long, and nothing for so long; in seconds.
+/// Raises above 10, clears below 10; durations in seconds.
 fn threshold(raise: u64, clear: u64, stale: Option<u64>) -> Threshold {
     let mut threshold = json!({
         "name": "lux", "things": "*", "field": "/lux",
@@ -30,31 +25,32 @@ fn threshold(raise: u64, clear: u64, stale: Option<u64>) -> Threshold {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Event {
-    Reading(u64, f64),
-    /// The schedule looks.
-    Look(u64),
+    /// A value is received.
+    Value(u64, f64),
+    /// The schedule checks for missing data.
+    Check(u64),
 }
 
 fn at(seconds: u64) -> Timestamp {
     Timestamp::from_millis(seconds * 1000)
 }
 
-/// The changes: when, in seconds, and to what.
-fn play(threshold: &Threshold, events: &[Event]) -> Vec<(u64, Status)> {
-    let mut state: Option<State> = None;
+/// Returns the state changes: when, in seconds, and the new state.
+fn run(threshold: &Threshold, events: &[Event]) -> Vec<(u64, AlarmState)> {
+    let mut status: Option<AlarmStatus> = None;
     let mut changes = Vec::new();
     for event in events {
         match *event {
-            Event::Reading(seconds, value) => {
-                let reading = Reading { at: at(seconds), value };
-                if let Step::Now(next, change) = machine::step(threshold, state, reading) {
-                    state = Some(next);
+            Event::Value(seconds, value) => {
+                if let Step::Next(next, change) = state_machine::apply(threshold, status, at(seconds), value) {
+                    status = Some(next);
                     changes.extend(change);
                 }
             }
-            Event::Look(seconds) => {
-                if let Some((next, change)) = state.and_then(|state| machine::silence(threshold, &state, at(seconds))) {
-                    state = Some(next);
+            Event::Check(seconds) => {
+                let stale = status.and_then(|status| state_machine::check_stale(threshold, &status, at(seconds)));
+                if let Some((next, change)) = stale {
+                    status = Some(next);
                     changes.push(change);
                 }
             }
@@ -66,24 +62,24 @@ fn play(threshold: &Threshold, events: &[Event]) -> Vec<(u64, Status)> {
     changes.into_iter().map(|change| (change.at.millis() / 1000, change.to)).collect()
 }
 
-use Event::{Look, Reading as R};
-use Status::{Alarm, Ok as Fine, Stale};
+use AlarmState::{Alarm, Ok as Normal, Stale};
+use Event::{Check, Value as V};
 
-fn changes(raise: u64, clear: u64, stale: Option<u64>, events: &[Event]) -> Vec<(u64, Status)> {
-    play(&threshold(raise, clear, stale), events)
+fn changes(raise: u64, clear: u64, stale: Option<u64>, events: &[Event]) -> Vec<(u64, AlarmState)> {
+    run(&threshold(raise, clear, stale), events)
 }
 
 #[test]
-fn a_value_that_stays_beyond_the_limit_for_as_long_as_it_says_raises_once() {
-    let events = [R(0, 5.), R(60, 11.), R(120, 12.), R(180, 11.), R(240, 11.)];
+fn sustained_value_raises_once() {
+    let events = [V(0, 5.), V(60, 11.), V(120, 12.), V(180, 11.), V(240, 11.)];
     assert_eq!(changes(120, 120, None, &events), [(180, Alarm)]);
     assert_eq!(changes(121, 120, None, &events), [(240, Alarm)]);
     assert_eq!(changes(181, 120, None, &events), []);
 }
 
 #[test]
-fn the_greenhouse_day_raises_and_clears_once_each_and_a_dip_does_neither() {
-    let minutes = |range: std::ops::Range<u64>, value: f64| range.map(move |minute| R(minute * 60, value));
+fn day_in_the_greenhouse_raises_and_clears_once() {
+    let minutes = |range: std::ops::Range<u64>, value: f64| range.map(move |minute| V(minute * 60, value));
     let day: Vec<_> = minutes(0..10, 5.)
         .chain(minutes(10..20, 20.))
         .chain(minutes(20..21, 9.))
@@ -92,115 +88,115 @@ fn the_greenhouse_day_raises_and_clears_once_each_and_a_dip_does_neither() {
         .chain(minutes(70..71, 11.))
         .chain(minutes(71..100, 9.))
         .collect();
-    assert_eq!(changes(900, 900, None, &day), [((21 + 15) * 60, Alarm), ((71 + 15) * 60, Fine)]);
+    assert_eq!(changes(900, 900, None, &day), [((21 + 15) * 60, Alarm), ((71 + 15) * 60, Normal)]);
 }
 
 #[test]
-fn a_reading_on_the_other_side_begins_the_hold_anew() {
-    assert_eq!(changes(100, 1, None, &[R(0, 11.), R(60, 9.), R(61, 11.), R(120, 11.)]), []);
-    assert_eq!(changes(100, 1, None, &[R(0, 11.), R(60, 9.), R(61, 11.), R(161, 11.)]), [(161, Alarm)]);
+fn value_on_the_other_side_restarts_the_condition() {
+    assert_eq!(changes(100, 1, None, &[V(0, 11.), V(60, 9.), V(61, 11.), V(120, 11.)]), []);
+    assert_eq!(changes(100, 1, None, &[V(0, 11.), V(60, 9.), V(61, 11.), V(161, 11.)]), [(161, Alarm)]);
 }
 
 #[test]
-fn a_value_that_is_equal_to_the_limit_is_on_neither_side_and_ends_the_hold() {
-    assert_eq!(changes(0, 0, None, &[R(0, 10.), R(1, 10.)]), []);
-    assert_eq!(changes(100, 1, None, &[R(0, 11.), R(60, 10.), R(100, 11.), R(199, 11.)]), []);
-    assert_eq!(changes(0, 100, None, &[R(0, 11.), R(1, 9.), R(60, 10.), R(101, 9.), R(200, 9.)]), [(0, Alarm)]);
+fn value_equal_to_the_limit_ends_the_condition() {
+    assert_eq!(changes(0, 0, None, &[V(0, 10.), V(1, 10.)]), []);
+    assert_eq!(changes(100, 1, None, &[V(0, 11.), V(60, 10.), V(100, 11.), V(199, 11.)]), []);
+    assert_eq!(changes(0, 100, None, &[V(0, 11.), V(1, 9.), V(60, 10.), V(101, 9.), V(200, 9.)]), [(0, Alarm)]);
 }
 
 #[test]
-fn readings_further_apart_than_the_hold_do_not_hold_together() {
-    assert_eq!(changes(100, 1, None, &[R(0, 11.), R(100, 11.)]), [(100, Alarm)]);
-    assert_eq!(changes(100, 1, None, &[R(0, 11.), R(101, 11.), R(200, 11.)]), []);
-    assert_eq!(changes(100, 1, None, &[R(0, 11.), R(101, 11.), R(201, 11.)]), [(201, Alarm)]);
+fn values_too_far_apart_do_not_sustain_a_condition() {
+    assert_eq!(changes(100, 1, None, &[V(0, 11.), V(100, 11.)]), [(100, Alarm)]);
+    assert_eq!(changes(100, 1, None, &[V(0, 11.), V(101, 11.), V(200, 11.)]), []);
+    assert_eq!(changes(100, 1, None, &[V(0, 11.), V(101, 11.), V(201, 11.)]), [(201, Alarm)]);
 }
 
 #[test]
-fn a_hold_of_nothing_changes_at_once_however_far_apart_readings_are() {
-    let events = [R(0, 11.), R(1000, 9.), R(5000, 11.), R(5000, 9.)];
-    assert_eq!(changes(0, 0, None, &events), [(0, Alarm), (1000, Fine), (5000, Alarm), (5000, Fine)]);
+fn zero_duration_needs_one_value() {
+    let events = [V(0, 11.), V(1000, 9.), V(5000, 11.), V(5000, 9.)];
+    assert_eq!(changes(0, 0, None, &events), [(0, Alarm), (1000, Normal), (5000, Alarm), (5000, Normal)]);
 }
 
 #[test]
-fn what_was_received_earlier_rewrites_nothing() {
+fn earlier_value_changes_nothing() {
     let threshold = threshold(100, 1, None);
-    let state = State {
+    let status = AlarmStatus {
         is_alarmed: false,
         is_stale: false,
         since: at(0),
         seen_at: at(50),
         value: 11.,
-        hold_since: Some(at(0)),
+        condition_since: Some(at(0)),
     };
-    let step = |seconds| machine::step(&threshold, Some(state), Reading { at: at(seconds), value: 9. });
-    assert_eq!(step(49), Step::Older);
-    let next = State { seen_at: at(50), value: 9., hold_since: None, ..state };
-    assert_eq!(step(50), Step::Now(next, None));
+    let apply = |seconds| state_machine::apply(&threshold, Some(status), at(seconds), 9.);
+    assert_eq!(apply(49), Step::OutOfOrder);
+    let next = AlarmStatus { seen_at: at(50), value: 9., condition_since: None, ..status };
+    assert_eq!(apply(50), Step::Next(next, None));
 }
 
 #[test]
-fn silence_longer_than_is_allowed_is_told_once_as_of_the_moment_at_which_it_was_too_long() {
-    let events = [R(0, 5.), Look(100), Look(160), Look(220)];
+fn device_becomes_stale_once_when_the_gap_is_too_long() {
+    let events = [V(0, 5.), Check(100), Check(160), Check(220)];
     assert_eq!(changes(10, 10, Some(100), &events), [(100, Stale)]);
     assert_eq!(changes(10, 10, Some(220), &events), []);
     assert_eq!(changes(10, 10, None, &events), []);
-    assert_eq!(changes(10, 10, Some(100), &[Look(1000)]), [], "nothing was ever heard of it");
+    assert_eq!(changes(10, 10, Some(100), &[Check(1000)]), [], "it never sent anything");
 }
 
 #[test]
-fn a_device_that_is_back_is_in_the_state_that_it_was_in_and_holds_begin_anew() {
-    assert_eq!(changes(50, 50, Some(100), &[R(0, 5.), Look(160), R(200, 5.)]), [(100, Stale), (200, Fine)]);
-    let alarmed = [R(0, 11.), R(50, 11.), R(60, 9.), Look(200), R(205, 9.), R(254, 9.), R(255, 9.)];
-    assert_eq!(changes(50, 50, Some(100), &alarmed), [(50, Alarm), (160, Stale), (205, Alarm), (255, Fine)]);
+fn stale_device_returns_to_its_state_and_restarts_conditions() {
+    assert_eq!(changes(50, 50, Some(100), &[V(0, 5.), Check(160), V(200, 5.)]), [(100, Stale), (200, Normal)]);
+    let alarmed = [V(0, 11.), V(50, 11.), V(60, 9.), Check(200), V(205, 9.), V(254, 9.), V(255, 9.)];
+    assert_eq!(changes(50, 50, Some(100), &alarmed), [(50, Alarm), (160, Stale), (205, Alarm), (255, Normal)]);
 }
 
 #[test]
-fn a_device_that_is_back_beyond_a_limit_that_holds_at_once_is_in_alarm_at_once() {
-    assert_eq!(changes(0, 0, Some(100), &[R(0, 5.), Look(160), R(200, 11.)]), [(100, Stale), (200, Alarm)]);
+fn stale_device_can_return_into_alarm() {
+    assert_eq!(changes(0, 0, Some(100), &[V(0, 5.), Check(160), V(200, 11.)]), [(100, Stale), (200, Alarm)]);
 }
 
 #[test]
-fn what_was_received_before_a_device_was_told_to_be_silent_does_not_untell_it() {
-    assert_eq!(changes(50, 50, Some(100), &[R(0, 5.), Look(160), R(99, 5.)]), [(100, Stale)]);
-    assert_eq!(changes(50, 50, Some(100), &[R(0, 5.), Look(160), R(100, 5.)]), [(100, Stale), (100, Fine)]);
+fn value_from_before_the_stale_state_does_not_end_it() {
+    assert_eq!(changes(50, 50, Some(100), &[V(0, 5.), Check(160), V(99, 5.)]), [(100, Stale)]);
+    assert_eq!(changes(50, 50, Some(100), &[V(0, 5.), Check(160), V(100, 5.)]), [(100, Stale), (100, Normal)]);
 }
 
-/// The rules once more, with the whole history at hand at every moment.
-fn reference((raise, clear, stale): (u64, u64, Option<u64>), events: &[Event]) -> Vec<(u64, Status)> {
+/// The same rules, evaluated over the whole history at each step.
+fn reference((raise, clear, stale): (u64, u64, Option<u64>), events: &[Event]) -> Vec<(u64, AlarmState)> {
     let mut changes = Vec::new();
     let (mut is_alarmed, mut is_stale) = (false, false);
-    // The readings since the last change that there was, or the return: what may hold together.
+    // The values since the last state change or gap, which may sustain a condition together.
     let mut since: Vec<(u64, f64)> = Vec::new();
     let mut newest = None;
     for event in events {
         match *event {
-            Look(now) => {
+            Check(now) => {
                 let due = newest.zip(stale).map(|(newest, stale): (u64, u64)| newest + stale);
                 if let Some(due) = due.filter(|due| *due < now && !is_stale) {
                     changes.push((due, Stale));
                     is_stale = true;
                 }
             }
-            R(now, value) => {
+            V(now, value) => {
                 if is_stale {
                     since.clear();
                 }
                 since.push((now, value));
                 newest = Some(now);
-                let passes = |value: f64| if is_alarmed { value < 10. } else { value > 10. };
+                let exceeds = |value: f64| if is_alarmed { value < 10. } else { value > 10. };
                 let length = if is_alarmed { clear } else { raise };
-                let held = (0..since.len()).any(|first| {
+                let is_sustained = (0..since.len()).any(|first| {
                     let run = &since[first..];
-                    run.iter().all(|(_, value)| passes(*value))
+                    run.iter().all(|(_, value)| exceeds(*value))
                         && run.windows(2).all(|pair| pair[1].0 - pair[0].0 <= length)
                         && now - run[0].0 >= length
                 });
-                if held {
+                if is_sustained {
                     is_alarmed = !is_alarmed;
                     since.clear();
                 }
-                if held || is_stale {
-                    changes.push((now, if is_alarmed { Alarm } else { Fine }));
+                if is_sustained || is_stale {
+                    changes.push((now, if is_alarmed { Alarm } else { Normal }));
                 }
                 is_stale = false;
             }
@@ -215,7 +211,7 @@ fn history() -> impl Strategy<Value = Vec<Event>> {
         let mut now = 0;
         let step = |(gap, value, kind)| {
             now += gap;
-            if kind == 0 { Look(now) } else { R(now, value) }
+            if kind == 0 { Check(now) } else { V(now, value) }
         };
         steps.into_iter().map(step).collect()
     })
@@ -225,7 +221,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn it_decides_as_the_rules_say_with_the_whole_history_at_hand(
+    fn decisions_agree_with_the_whole_history(
         events in history(),
         raise in prop_oneof![Just(0_u64), 1_u64..60],
         clear in prop_oneof![Just(0_u64), 1_u64..60],
@@ -235,18 +231,19 @@ proptest! {
     }
 
     #[test]
-    fn no_time_and_no_value_make_it_panic(
-        readings in prop::collection::vec((any::<u64>(), any::<f64>(), any::<bool>()), 0..20),
+    fn arbitrary_times_and_values_do_not_panic(
+        values in prop::collection::vec((any::<u64>(), any::<f64>(), any::<bool>()), 0..20),
     ) {
         let threshold = threshold(1, 1, Some(2));
-        let mut state: Option<State> = None;
-        for (millis, value, is_look) in readings {
+        let mut status: Option<AlarmStatus> = None;
+        for (millis, value, is_check) in values {
             let at = Timestamp::from_millis(millis);
-            if is_look {
-                state = state.map(|was| machine::silence(&threshold, &was, at).map_or(was, |(next, _)| next));
-            } else if let Step::Now(next, _) = machine::step(&threshold, state, Reading { at, value }) {
-                prop_assert!(next.hold_since.is_none_or(|since| at.since(since) <= Duration::from_millis(millis)));
-                state = Some(next);
+            if is_check {
+                status =
+                    status.map(|old| state_machine::check_stale(&threshold, &old, at).map_or(old, |(next, _)| next));
+            } else if let Step::Next(next, _) = state_machine::apply(&threshold, status, at, value) {
+                prop_assert!(next.condition_since.is_none_or(|since| at.since(since) <= Duration::from_millis(millis)));
+                status = Some(next);
             }
         }
     }

@@ -1,0 +1,17 @@
+//! The whole function except for the Lambda runtime: deliveries are passed in, calls reach a fake AWS.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_imports,
+    reason = "a test fails by panicking, and shares one setup"
+)]
+
+mod concurrency;
+mod crash_safety;
+mod due_checks;
+mod evaluation;
+mod history;
+mod notification_limit;
+mod setup;

@@ -1,0 +1,148 @@
+//! An account with the function, and what the tests deliver to it and look for in it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use alarm::AlarmHandler;
+use gatehouse::{Idempotency, InitError, Timestamp, Topic};
+use serde_json::{Value, json};
+use test_support::{Delivered, FakeAws, Index, Item, NOW, Process, Published, State, Table, label_by_kind, sqs_batch};
+
+pub const START: u64 = NOW.millis();
+pub const MINUTE: u64 = 60_000;
+
+/// How long the queue waits before it delivers a message again.
+pub const VISIBILITY_TIMEOUT: Duration = Duration::from_mins(6);
+
+const ALARMS: Table = Table::new("alarms", &["id", "part"], &["GetItem", "BatchGetItem", "PutItem"])
+    .index(Index { name: "due", key: &["due", "dueAt"], projects_all: false })
+    .label(label_by_kind);
+
+pub fn empty_account() -> FakeAws {
+    FakeAws::new("alarm")
+        .timeout(Duration::from_mins(1))
+        .page_size(2)
+        .env("ALARMS_TABLE", "alarms")
+        .env("TOPIC_ARN", "arn:aws:sns:eu-west-1:123456789012:alarms")
+        .table(ALARMS)
+}
+
+/// An account in which these thresholds are in force.
+pub async fn account(thresholds: Value) -> FakeAws {
+    let aws = empty_account();
+    assert!(put_thresholds(&aws, thresholds).await.is_done());
+    aws
+}
+
+pub fn handler(process: &Process) -> Result<AlarmHandler, InitError> {
+    let environment = process.environment();
+    let idempotency = Idempotency::from_environment(&environment, process.dynamodb(), "alarm")?;
+    let topic = Topic::from_environment(&environment, process.sns())?;
+    AlarmHandler::from_environment(&environment, process.dynamodb(), idempotency, topic)
+}
+
+pub fn at(millis: u64) -> Timestamp {
+    Timestamp::from_millis(START + millis)
+}
+
+pub async fn deliver_to(process: &Process, delivery: &Value, now: Timestamp) -> Delivered {
+    process.deliver_to(handler(process).unwrap(), delivery, now).await
+}
+
+pub async fn deliver(aws: &FakeAws, bodies: &[Value], millis: u64) -> Delivered {
+    deliver_to(&aws.process(), &sqs_batch(bodies), at(millis)).await
+}
+
+pub async fn put_thresholds(aws: &FakeAws, thresholds: Value) -> Delivered {
+    deliver_to(&aws.process(), &json!({"thresholds": thresholds}), at(0)).await
+}
+
+pub fn check_command() -> Value {
+    json!({"check": "due"})
+}
+
+/// Delivers the schedule's command by itself.
+pub async fn check(aws: &FakeAws, millis: u64) -> Delivered {
+    deliver_to(&aws.process(), &check_command(), at(millis)).await
+}
+
+/// A threshold that raises above 100 and clears below 100, both sustained for these seconds; stale after an hour.
+pub fn too_bright(seconds: u64) -> Value {
+    json!({"name": "too-bright", "things": "greenhouse-*", "field": "/lux", "stale": "1 h",
+           "raise": {"above": 100, "for": format!("{seconds} s")},
+           "clear": {"below": 100, "for": format!("{seconds} s")}})
+}
+
+/// A device's message, received this long after the start.
+pub fn event(id: &str, thing: &str, millis: u64, payload: Value) -> Value {
+    json!({"traceId": id, "thing": thing, "topic": format!("telemetry/{thing}"), "receivedAt": START + millis,
+           "payload": payload})
+}
+
+pub fn reading(id: &str, millis: u64, lux: u64) -> Value {
+    event(id, "greenhouse-1", millis, json!({"lux": lux}))
+}
+
+/// Readings that raise an alarm if it must be sustained for a minute.
+pub fn raising() -> Vec<Value> {
+    vec![reading("e-1", 0, 150), reading("e-2", MINUTE, 150)]
+}
+
+/// One reading from each of many things.
+pub fn storm(things: usize, millis: u64, lux: u64) -> Vec<Value> {
+    (0..things)
+        .map(|n| event(&format!("e-{n}-{millis}"), &format!("greenhouse-{n}"), millis, json!({"lux": lux})))
+        .collect()
+}
+
+/// The distinct transitions of a thing by `too-bright` that were published, in order: time since the start, and state.
+pub fn transitions_of(state: &State, thing: &str) -> Vec<(u64, String)> {
+    let mut ids = BTreeSet::new();
+    let data = state.published.iter().map(|published| (published, published.data()));
+    data.filter(|(_, data)| data["thing"] == thing && data["threshold"] == "too-bright")
+        .filter(|(published, _)| ids.insert(published.attributes["eventId"].clone()))
+        .map(|(_, data)| (data["at"].as_u64().unwrap() - START, data["to"].as_str().unwrap().to_owned()))
+        .collect()
+}
+
+pub fn transitions(aws: &FakeAws) -> Vec<(u64, String)> {
+    transitions_of(&aws.state(), "greenhouse-1")
+}
+
+/// An expected transition.
+pub fn to(state: &str, at: u64) -> (u64, String) {
+    (at, state.to_owned())
+}
+
+pub fn is_for_people(published: &Published) -> bool {
+    published.attributes["audience"] == "people"
+}
+
+/// How many notifications people have received.
+pub fn people(aws: &FakeAws) -> usize {
+    aws.state().published.iter().filter(|published| is_for_people(published)).count()
+}
+
+const KEY: [&str; 2] = ["thing#greenhouse-1", "threshold#too-bright"];
+
+/// The record of greenhouse-1 for `too-bright`.
+pub fn record(aws: &FakeAws) -> Option<Item> {
+    aws.state().item("alarms", &KEY).cloned()
+}
+
+/// An attribute of that record.
+pub fn attribute(state: &State, name: &str) -> Option<String> {
+    state.attribute("alarms", &KEY, name)
+}
+
+/// The records in the index, and when they are due.
+pub fn due(aws: &FakeAws) -> Vec<(String, u64)> {
+    let state = aws.state();
+    let items = state.items("alarms").filter(|(_, item)| item.contains_key("due"));
+    items.map(|(key, item)| (key[0].clone(), item["dueAt"]["N"].as_str().unwrap().parse().unwrap())).collect()
+}
+
+/// Whether any notification is still pending.
+pub fn has_pending(state: &State) -> bool {
+    state.tables.values().any(|item| item.contains_key("owed"))
+}

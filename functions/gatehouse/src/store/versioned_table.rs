@@ -22,8 +22,9 @@ const MAX_BATCH_KEYS: usize = 100;
 const UNPROCESSED_PAUSE: Duration = Duration::from_millis(50);
 const MAX_BATCH_CALLS: usize = 6;
 
-/// How often an update is attempted while other processes keep writing the record.
-const MAX_ATTEMPTS: u32 = 10;
+/// How often an update is attempted while other processes keep writing the record: enough for a hundred of them, as when
+/// as many devices count against one rate limit.
+const MAX_ATTEMPTS: u32 = 20;
 
 /// The longest pause after the first conflict, and after any. Pauses are random, so that two processes that met once do
 /// not keep meeting.

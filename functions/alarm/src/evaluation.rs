@@ -154,12 +154,11 @@ impl Evaluator {
         let admissions = self.admit_all(transitions, invocation).await;
         let mut writes = stream::iter(to_write)
             .map(async |(evaluation, record, evaluated)| {
-                let result = match admissions.error(&evaluated) {
-                    Some(error) => Err(error),
-                    None => {
-                        let written = self.write(evaluation, record, evaluated, &admissions, invocation).await;
-                        written.map_err(Arc::new)
-                    }
+                let result = if let Some(error) = admissions.error(&evaluated) {
+                    Err(error)
+                } else {
+                    let written = self.write(evaluation, record, evaluated, &admissions, invocation).await;
+                    written.map_err(Arc::new)
                 };
                 (evaluation, result)
             })

@@ -7,7 +7,7 @@ use gatehouse::{
     PartialOutcomes, Setup, Topic, VersionedTable,
 };
 
-use crate::batch;
+use crate::batch::{self, ThingBatch};
 use crate::command::{AlarmCommand, CommandFields};
 use crate::due_checks::DueChecks;
 use crate::evaluation::Evaluator;
@@ -77,7 +77,7 @@ impl AlarmHandler {
                 outcomes.settle(event, Err(refusal.into()));
             }
         }
-        let evaluations: Vec<_> = batches.iter().flat_map(|batch| batch.evaluations()).collect();
+        let evaluations: Vec<_> = batches.iter().flat_map(ThingBatch::evaluations).collect();
         self.evaluator
             .evaluate_all(&evaluations, invocation, |evaluation, result| {
                 for &event in evaluation.events {

@@ -7,6 +7,7 @@
     clippy::wildcard_imports,
     reason = "a test fails by panicking, and shares one setup"
 )]
+#![recursion_limit = "256"]
 
 mod concurrency;
 mod crash_safety;

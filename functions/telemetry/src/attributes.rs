@@ -1,6 +1,6 @@
-//! A reading's fields as DynamoDB's typed attributes: JSON text in, DynamoDB's JSON text out, in one pass.
+//! Converts a reading's JSON into DynamoDB's JSON with typed attributes, in one pass over the text.
 //!
-//! No tree of values is built in between. That is what makes it fast; and a number is never anything but its digits.
+//! No tree of values is built in between, which makes it fast and keeps every digit of a number.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -8,19 +8,19 @@ use std::str::FromStr;
 
 use gatehouse::Refusal;
 
-use crate::decimal::{Decimal, MOST_DIGITS, NotHeld};
+use crate::decimal::{Decimal, DecimalError, MAX_DIGITS};
 
-/// How many maps and lists DynamoDB holds within each other, the one that holds all the fields included.
-pub const DEEPEST: usize = 32;
+/// The maximum nesting of maps and lists in DynamoDB, including the map of all fields.
+pub const MAX_DEPTH: usize = 32;
 
-/// So many names are compared each with each; more are sorted first.
-const FEW: usize = 8;
+/// Up to this many names are compared pairwise; more are sorted first.
+const MAX_PAIRWISE: usize = 8;
 
-/// Where a field stands: by its name, or by a JSON pointer (RFC 6901) such as `/meta/seq`.
+/// A field's name, or a JSON pointer (RFC 6901) to it, such as `/meta/seq`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pointer(Vec<String>);
+pub struct FieldPath(Vec<String>);
 
-impl FromStr for Pointer {
+impl FromStr for FieldPath {
     type Err = std::convert::Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -32,31 +32,31 @@ impl FromStr for Pointer {
     }
 }
 
-/// A field that is looked for on the way.
+/// A field that the conversion looks for.
 #[derive(Debug)]
-pub struct Wanted<'a, 'p> {
-    pointer: Option<&'p Pointer>,
-    /// Its JSON text, once it was found.
+pub struct FieldSearch<'a, 'p> {
+    path: Option<&'p FieldPath>,
+    /// Its JSON text, once it is found.
     pub found: Option<&'a str>,
 }
 
-impl<'p> Wanted<'_, 'p> {
-    /// The field that stands there; none is found where no pointer is given.
-    pub fn new(pointer: Option<&'p Pointer>) -> Self {
-        Self { pointer, found: None }
+impl<'p> FieldSearch<'_, 'p> {
+    /// Looks for the field at this path; for none without a path.
+    pub fn new(path: Option<&'p FieldPath>) -> Self {
+        Self { path, found: None }
     }
 }
 
-/// What DynamoDB would not hold, and where it stands.
+/// Why DynamoDB cannot store a value, and where the value is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    what: What,
-    /// Positions from 0, the innermost first: names are the device's own words and are not repeated.
+pub struct AttributeError {
+    problem: Problem,
+    /// Positions from 0, innermost first. Field names are not repeated, because the device chose them.
     place: Vec<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
+enum Problem {
     TooManyDigits(usize),
     OutOfRange,
     TooDeep,
@@ -65,63 +65,68 @@ enum What {
     Unreadable,
 }
 
-impl From<What> for Fault {
-    fn from(what: What) -> Self {
-        Self { what, place: Vec::new() }
+impl From<Problem> for AttributeError {
+    fn from(problem: Problem) -> Self {
+        Self { problem, place: Vec::new() }
     }
 }
 
-impl Fault {
+impl AttributeError {
     fn within(mut self, position: usize) -> Self {
         self.place.push(position);
         self
     }
 
-    /// The refusal of an event for this; `item` is the reading's position in the payload's array, if it is one.
+    /// Returns the event's refusal. `item` is the reading's position if the payload is an array.
     pub fn refusal(&self, item: Option<usize>) -> Refusal {
         let mut why = item.map_or_else(String::new, |item| format!("In item {item}, "));
-        let noun = match self.what {
-            What::EmptyName | What::DuplicateName => "the name of value",
+        let noun = match self.problem {
+            Problem::EmptyName | Problem::DuplicateName => "the name of value",
             _ => "value",
         };
         why.push_str(noun);
         for (depth, position) in self.place.iter().rev().enumerate() {
-            // A String takes whatever is written to it.
+            // Writing to a String cannot fail.
             let _ = write!(why, "{}{position}", if depth == 0 { ' ' } else { '.' });
         }
-        let (code, fault) = match self.what {
-            What::TooManyDigits(count) => {
-                ("too-many-digits", format!("is a number of {count} significant digits; DynamoDB holds {MOST_DIGITS}"))
+        let (code, why_not) = match self.problem {
+            Problem::TooManyDigits(count) => (
+                "too-many-digits",
+                format!("is a number of {count} significant digits; DynamoDB stores at most {MAX_DIGITS}"),
+            ),
+            Problem::OutOfRange => {
+                ("number-out-of-range", "is a number outside DynamoDB's range, 1E-130 to 9.9E+125".to_owned())
             }
-            What::OutOfRange => {
-                ("number-out-of-range", "is a number beyond what DynamoDB holds, 1E-130 to 9.9E+125".to_owned())
-            }
-            What::TooDeep => ("too-deep", format!("stands {DEEPEST} levels deep and holds more; DynamoDB does not")),
-            What::EmptyName => ("empty-name", "is empty".to_owned()),
-            What::DuplicateName => ("duplicate-field", "stands there twice".to_owned()),
-            What::Unreadable => ("not-json", "is not JSON that can be read".to_owned()),
+            Problem::TooDeep => ("too-deep", format!("is nested too deep; DynamoDB stores at most {MAX_DEPTH} levels")),
+            Problem::EmptyName => ("empty-name", "is empty".to_owned()),
+            Problem::DuplicateName => ("duplicate-field", "appears twice".to_owned()),
+            Problem::Unreadable => ("not-json", "is not JSON that can be parsed".to_owned()),
         };
         if item.is_none() {
             let first: String = why.drain(..1).collect();
             why.insert_str(0, &first.to_uppercase());
         }
-        Refusal::new(code, format!("{why} {fault}."))
+        Refusal::new(code, format!("{why} {why_not}."))
     }
 }
 
-/// Appends the value as DynamoDB's JSON has it, such as `{"M":{"lux":{"N":"41250"}}}`, and looks for fields on the way.
+/// Appends the value in DynamoDB's JSON, such as `{"M":{"lux":{"N":"41250"}}}`, and looks for fields on the way.
 ///
-/// The JSON is that of a `RawValue`, or a part of it: known to be well-formed but for its escapes. After a fault, what
-/// was appended is good for nothing.
-pub fn append<'a>(json: &'a str, wanted: &mut [Wanted<'a, '_>], out: &mut Vec<u8>) -> Result<(), Fault> {
-    let all = wanted.iter().enumerate().fold(0, |all, (bit, _)| all | 1 << bit);
-    Pass { text: json, at: 0, names: Vec::with_capacity(2 * FEW), wanted, out }.value(0, all)
+/// The JSON must be that of a `RawValue`, or a part of it: well-formed except for its escapes. On error, discard whatever
+/// was appended.
+pub fn append<'a>(
+    json: &'a str,
+    searches: &mut [FieldSearch<'a, '_>],
+    out: &mut Vec<u8>,
+) -> Result<(), AttributeError> {
+    let all = searches.iter().enumerate().fold(0, |all, (bit, _)| all | 1 << bit);
+    Pass { text: json, at: 0, names: Vec::with_capacity(2 * MAX_PAIRWISE), searches, out }.value(0, all)
 }
 
-/// The text of a JSON string, without its quotes; `None` for any other value, or where an escape names no character.
+/// Returns the text of a JSON string; `None` for any other value, and for an escape that is no character.
 pub fn text(json: &str) -> Option<Cow<'_, str>> {
     let inner = json.strip_prefix('"')?.strip_suffix('"')?;
-    // Only an escape needs reading.
+    // Only escapes need parsing.
     if inner.contains('\\') { serde_json::from_str(json).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
 }
 
@@ -129,14 +134,14 @@ pub fn text(json: &str) -> Option<Cow<'_, str>> {
 struct Pass<'a, 'p, 'w> {
     text: &'a str,
     at: usize,
-    /// The names in the objects that are open, as they are written there, with their positions.
+    /// The names in the open objects, as they are written, with their positions.
     names: Vec<(&'a str, usize)>,
-    wanted: &'w mut [Wanted<'a, 'p>],
+    searches: &'w mut [FieldSearch<'a, 'p>],
     out: &'w mut Vec<u8>,
 }
 
 impl<'a> Pass<'a, '_, '_> {
-    /// The next byte that is not white space.
+    /// Returns the next byte that is not white space.
     fn peek(&mut self) -> Option<u8> {
         loop {
             let byte = *self.text.as_bytes().get(self.at)?;
@@ -147,18 +152,18 @@ impl<'a> Pass<'a, '_, '_> {
         }
     }
 
-    fn since(&self, start: usize) -> Result<&'a str, What> {
-        self.text.get(start..self.at).ok_or(What::Unreadable)
+    fn since(&self, start: usize) -> Result<&'a str, Problem> {
+        self.text.get(start..self.at).ok_or(Problem::Unreadable)
     }
 
-    /// What follows, up to the first byte for which this is so.
+    /// Skips to the first byte that is an end.
     fn skip_to(&mut self, is_end: impl Fn(u8) -> bool) {
         let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
         self.at += rest.iter().position(|byte| is_end(*byte)).unwrap_or(rest.len());
     }
 
-    /// A string with its quotes, and whether there are escapes in it.
-    fn string(&mut self) -> Result<(&'a str, bool), What> {
+    /// Reads a string with its quotes, and whether it has escapes.
+    fn string(&mut self) -> Result<(&'a str, bool), Problem> {
         let (start, mut has_escapes) = (self.at, false);
         self.at += 1;
         loop {
@@ -166,21 +171,21 @@ impl<'a> Pass<'a, '_, '_> {
             match self.text.as_bytes().get(self.at) {
                 Some(b'"') => break,
                 Some(_) => (self.at, has_escapes) = (self.at + 2, true),
-                None => return Err(What::Unreadable),
+                None => return Err(Problem::Unreadable),
             }
         }
         self.at += 1;
         Ok((self.since(start)?, has_escapes))
     }
 
-    /// A value, into which these of the wanted fields' pointers lead, one a bit.
-    fn value(&mut self, depth: usize, leading: u8) -> Result<(), Fault> {
+    /// Converts a value. `leading` has a bit for each search whose path leads into it.
+    fn value(&mut self, depth: usize, leading: u8) -> Result<(), AttributeError> {
         match self.peek() {
             Some(b'"') => {
                 let (string, has_escapes) = self.string()?;
-                // The escapes are the same in DynamoDB's JSON; half of a surrogate pair is no character in either.
+                // Escapes are the same in DynamoDB's JSON; half of a surrogate pair is invalid in both.
                 if has_escapes && text(string).is_none() {
-                    return Err(What::Unreadable.into());
+                    return Err(Problem::Unreadable.into());
                 }
                 self.out.extend_from_slice(b"{\"S\":");
                 self.out.extend_from_slice(string.as_bytes());
@@ -209,19 +214,19 @@ impl<'a> Pass<'a, '_, '_> {
         self.out.extend_from_slice(attribute);
     }
 
-    fn number(&mut self) -> Result<(), What> {
+    fn number(&mut self) -> Result<(), Problem> {
         let start = self.at;
         self.skip_to(|byte| !matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E'));
         let number = self.since(start)?;
         self.out.extend_from_slice(b"{\"N\":\"");
-        // Where it is as short as this and has no exponent, it can have neither too many digits nor too many zeros.
-        if number.len() <= MOST_DIGITS && !number.is_empty() && !number.contains(['e', 'E']) {
+        // A number this short, without an exponent, is always in range.
+        if number.len() <= MAX_DIGITS && !number.is_empty() && !number.contains(['e', 'E']) {
             self.out.extend_from_slice(number.as_bytes());
         } else {
             let decimal = Decimal::parse(number).map_err(|error| match error {
-                NotHeld::NotANumber => What::Unreadable,
-                NotHeld::TooManyDigits(count) => What::TooManyDigits(count),
-                NotHeld::OutOfRange => What::OutOfRange,
+                DecimalError::NotANumber => Problem::Unreadable,
+                DecimalError::TooManyDigits(count) => Problem::TooManyDigits(count),
+                DecimalError::OutOfRange => Problem::OutOfRange,
             })?;
             self.out.extend_from_slice(decimal.to_string().as_bytes());
         }
@@ -229,7 +234,7 @@ impl<'a> Pass<'a, '_, '_> {
         Ok(())
     }
 
-    fn object(&mut self, depth: usize, leading: u8) -> Result<(), Fault> {
+    fn object(&mut self, depth: usize, leading: u8) -> Result<(), AttributeError> {
         self.open(depth)?;
         let outer = self.names.len();
         let (mut position, mut are_plain) = (0, true);
@@ -239,10 +244,10 @@ impl<'a> Pass<'a, '_, '_> {
             }
             let (name, has_escapes) = self.string()?;
             if name == "\"\"" {
-                return Err(Fault::from(What::EmptyName).within(position));
+                return Err(AttributeError::from(Problem::EmptyName).within(position));
             }
             if has_escapes && text(name).is_none() {
-                return Err(Fault::from(What::Unreadable).within(position));
+                return Err(AttributeError::from(Problem::Unreadable).within(position));
             }
             are_plain &= !has_escapes;
             self.names.push((name, position));
@@ -255,7 +260,7 @@ impl<'a> Pass<'a, '_, '_> {
             self.inner(depth, leading, position)?;
             position += 1;
         }
-        // The brace.
+        // The closing brace.
         self.at += 1;
         let names = self.names.get_mut(outer..).unwrap_or_default();
         let duplicate = if are_plain {
@@ -264,10 +269,10 @@ impl<'a> Pass<'a, '_, '_> {
             duplicate(&mut names.iter().map(|(name, position)| (text(name), *position)).collect::<Vec<_>>())
         };
         self.names.truncate(outer);
-        duplicate.map_or(Ok(()), |position| Err(Fault::from(What::DuplicateName).within(position)))
+        duplicate.map_or(Ok(()), |position| Err(AttributeError::from(Problem::DuplicateName).within(position)))
     }
 
-    fn list(&mut self, depth: usize, leading: u8) -> Result<(), Fault> {
+    fn list(&mut self, depth: usize, leading: u8) -> Result<(), AttributeError> {
         self.open(depth)?;
         let mut position = 0;
         while self.peek().is_some_and(|byte| byte != b']') {
@@ -278,26 +283,26 @@ impl<'a> Pass<'a, '_, '_> {
             self.inner(depth, leading, position)?;
             position += 1;
         }
-        // The bracket.
+        // The closing bracket.
         self.at += 1;
         Ok(())
     }
 
-    fn open(&mut self, depth: usize) -> Result<(), What> {
+    fn open(&mut self, depth: usize) -> Result<(), Problem> {
         self.at += 1;
-        if depth < DEEPEST { Ok(()) } else { Err(What::TooDeep) }
+        if depth < MAX_DEPTH { Ok(()) } else { Err(Problem::TooDeep) }
     }
 
-    /// A value within an object or a list, and the comma after it.
-    fn inner(&mut self, depth: usize, leading: u8, position: usize) -> Result<(), Fault> {
+    /// Converts a value within an object or a list, and skips the comma after it.
+    fn inner(&mut self, depth: usize, leading: u8, position: usize) -> Result<(), AttributeError> {
         self.peek();
         let start = self.at;
-        self.value(depth + 1, leading).map_err(|fault| fault.within(position))?;
+        self.value(depth + 1, leading).map_err(|error| error.within(position))?;
         if leading != 0 {
             let found = self.since(start)?;
-            for (bit, wanted) in self.wanted.iter_mut().enumerate() {
-                if leading & 1 << bit != 0 && wanted.pointer.is_some_and(|pointer| pointer.0.len() == depth + 1) {
-                    wanted.found = Some(found);
+            for (bit, search) in self.searches.iter_mut().enumerate() {
+                if leading & 1 << bit != 0 && search.path.is_some_and(|path| path.0.len() == depth + 1) {
+                    search.found = Some(found);
                 }
             }
         }
@@ -307,27 +312,27 @@ impl<'a> Pass<'a, '_, '_> {
         Ok(())
     }
 
-    /// Which of the pointers that lead here lead on by the name or position for which this is so.
+    /// Returns which of the paths that lead here continue with this name or position.
     fn leading(&self, depth: usize, leading: u8, is_next: impl Fn(&str) -> bool) -> u8 {
         if leading == 0 {
             return 0;
         }
-        let leads_on = |(bit, wanted): &(usize, &Wanted<'_, '_>)| {
-            let token = wanted.pointer.and_then(|pointer| pointer.0.get(depth));
+        let leads_on = |(bit, search): &(usize, &FieldSearch<'_, '_>)| {
+            let token = search.path.and_then(|path| path.0.get(depth));
             leading & 1 << bit != 0 && token.is_some_and(|token| is_next(token))
         };
-        self.wanted.iter().enumerate().filter(leads_on).fold(0, |all, (bit, _)| all | 1 << bit)
+        self.searches.iter().enumerate().filter(leads_on).fold(0, |all, (bit, _)| all | 1 << bit)
     }
 }
 
-/// The position of a name that stands there before.
+/// Returns the position of a name that appeared before.
 fn duplicate<N: Ord>(names: &mut [(N, usize)]) -> Option<usize> {
-    if names.len() <= FEW {
-        let stands_before =
+    if names.len() <= MAX_PAIRWISE {
+        let is_repeated =
             |(index, (name, _)): &(usize, &(N, usize))| names.iter().take(*index).any(|(before, _)| before == name);
-        return names.iter().enumerate().find(stands_before).map(|(_, (_, position))| *position);
+        return names.iter().enumerate().find(is_repeated).map(|(_, (_, position))| *position);
     }
     names.sort_unstable();
-    let twice = names.iter().zip(names.iter().skip(1)).find(|((name, _), (next, _))| name == next);
-    twice.map(|(_, (_, position))| *position)
+    let repeated = names.iter().zip(names.iter().skip(1)).find(|((name, _), (next, _))| name == next);
+    repeated.map(|(_, (_, position))| *position)
 }

@@ -1,15 +1,15 @@
-//! Decimal numbers, exact, as far as Amazon DynamoDB holds them. Nothing here goes through a float.
+//! Exact decimal numbers in the range of Amazon DynamoDB. Nothing is converted to a float.
 //! <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html>
 
 use std::fmt;
 
-/// The most significant digits that DynamoDB holds.
-pub const MOST_DIGITS: usize = 38;
+/// The most significant digits that DynamoDB stores.
+pub const MAX_DIGITS: usize = 38;
 
-/// The powers of ten that a number's first digit may stand for.
+/// The range of the power of ten of a number's first digit.
 const MAGNITUDES: std::ops::RangeInclusive<i64> = -130..=125;
 
-/// A number that DynamoDB holds: its significand times ten to the power of its exponent.
+/// A number that DynamoDB can store: its significand times ten to the power of its exponent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decimal {
     is_negative: bool,
@@ -19,25 +19,25 @@ pub struct Decimal {
 
 /// Why a text is not a [`Decimal`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotHeld {
+pub enum DecimalError {
     /// It is not a number.
     NotANumber,
-    /// It has more significant digits than DynamoDB holds: so many.
+    /// It has this many significant digits, more than DynamoDB stores.
     TooManyDigits(usize),
     /// It is too large, or too close to zero.
     OutOfRange,
 }
 
 impl Decimal {
-    /// Reads a number as JSON writes it.
-    pub fn parse(text: &str) -> Result<Self, NotHeld> {
+    /// Parses a number in JSON's form.
+    pub fn parse(text: &str) -> Result<Self, DecimalError> {
         let (is_negative, unsigned) = text.strip_prefix('-').map_or((false, text), |unsigned| (true, unsigned));
         let (mantissa, power) = unsigned.split_once(['e', 'E']).unwrap_or((unsigned, "0"));
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, "0"));
         let is_digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
         let power_digits = power.strip_prefix(['+', '-']).unwrap_or(power);
         if ![whole, fraction, power_digits].into_iter().all(is_digits) {
-            return Err(NotHeld::NotANumber);
+            return Err(DecimalError::NotANumber);
         }
 
         let digits = || whole.bytes().chain(fraction.bytes());
@@ -46,23 +46,24 @@ impl Decimal {
         };
         let trailing = digits().rev().take_while(|digit| *digit == b'0').count();
         let count = whole.len() + fraction.len() - leading - trailing;
-        if count > MOST_DIGITS {
-            return Err(NotHeld::TooManyDigits(count));
+        if count > MAX_DIGITS {
+            return Err(DecimalError::TooManyDigits(count));
         }
         let append = |number, digit| number * 10 + u128::from(digit - b'0');
         let significand = digits().skip(leading).take(count).fold(0, append);
 
-        let signed = |length: usize| i64::try_from(length).map_err(|_| NotHeld::OutOfRange);
-        let power: i64 = power.parse().map_err(|_| NotHeld::OutOfRange)?;
-        let exponent = power.checked_add(signed(trailing)? - signed(fraction.len())?).ok_or(NotHeld::OutOfRange)?;
-        let magnitude = exponent.checked_add(signed(count)? - 1).ok_or(NotHeld::OutOfRange)?;
+        let signed = |length: usize| i64::try_from(length).map_err(|_| DecimalError::OutOfRange);
+        let power: i64 = power.parse().map_err(|_| DecimalError::OutOfRange)?;
+        let exponent =
+            power.checked_add(signed(trailing)? - signed(fraction.len())?).ok_or(DecimalError::OutOfRange)?;
+        let magnitude = exponent.checked_add(signed(count)? - 1).ok_or(DecimalError::OutOfRange)?;
         if !MAGNITUDES.contains(&magnitude) {
-            return Err(NotHeld::OutOfRange);
+            return Err(DecimalError::OutOfRange);
         }
         Ok(Self { is_negative, significand, exponent })
     }
 
-    /// The whole part of this number times ten to the power of `power`; `None` where it is negative, or too large.
+    /// Returns the whole part of this number times ten to the power of `power`; `None` if it is negative or too large.
     pub fn times_ten_to(self, power: i64) -> Option<u64> {
         let exponent = self.exponent + power;
         let factor = u32::try_from(exponent.unsigned_abs()).ok().and_then(|times| 10_u128.checked_pow(times));
@@ -77,7 +78,7 @@ impl Decimal {
     }
 }
 
-/// In a form that DynamoDB takes.
+/// A form that DynamoDB accepts.
 impl fmt::Display for Decimal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { is_negative, significand, exponent } = self;
@@ -93,12 +94,12 @@ impl fmt::Display for Decimal {
 mod tests {
     use super::*;
 
-    fn written(text: &str) -> Result<String, NotHeld> {
+    fn written(text: &str) -> Result<String, DecimalError> {
         Decimal::parse(text).map(|decimal| decimal.to_string())
     }
 
     #[test]
-    fn a_number_keeps_its_value_without_the_zeros_that_add_nothing() {
+    fn number_keeps_its_value_without_extra_zeros() {
         for (text, expected) in [
             ("0", "0"),
             ("-0.00e999999999999999999999", "0"),
@@ -116,27 +117,27 @@ mod tests {
     }
 
     #[test]
-    fn a_number_of_more_than_38_digits_is_not_held() {
+    fn number_of_more_than_38_digits_is_an_error() {
         let text = "1.00000000000000000000000000000000000001";
-        assert_eq!(written(text), Err(NotHeld::TooManyDigits(39)));
+        assert_eq!(written(text), Err(DecimalError::TooManyDigits(39)));
     }
 
     #[test]
-    fn a_number_beyond_the_range_is_not_held() {
+    fn number_out_of_range_is_an_error() {
         for text in ["1e126", "0.9e-130", "1e99999999999999999999", "-1e-99999999999999999999", "10e125"] {
-            assert_eq!(written(text), Err(NotHeld::OutOfRange), "{text}");
+            assert_eq!(written(text), Err(DecimalError::OutOfRange), "{text}");
         }
     }
 
     #[test]
-    fn a_text_that_is_no_number_is_none() {
+    fn other_text_is_an_error() {
         for text in ["", "-", ".5", "5.", "1e", "1e+", "+1", "0x1", "1 ", "１", "1e5.0", "--1", "NaN"] {
-            assert_eq!(written(text), Err(NotHeld::NotANumber), "{text}");
+            assert_eq!(written(text), Err(DecimalError::NotANumber), "{text}");
         }
     }
 
     #[test]
-    fn the_whole_part_is_cut_off_not_rounded() {
+    fn whole_part_is_truncated_not_rounded() {
         for (text, power, expected) in [
             ("1468958915.41", 3, Some(1_468_958_915_410)),
             ("1468958915.4199", 3, Some(1_468_958_915_419)),

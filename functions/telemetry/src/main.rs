@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use telemetry::Telemetry;
+use telemetry::TelemetryHandler;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    gatehouse::run(async |setup| Telemetry::new(setup)).await
+    gatehouse::run(async |setup| TelemetryHandler::new(setup)).await
 }

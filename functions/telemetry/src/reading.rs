@@ -1,4 +1,4 @@
-//! One reading: what is looked at in it, the key that it is stored under, and its item in the table.
+//! One reading: its key, and its item in the table.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,45 +8,45 @@ use std::time::Duration;
 use gatehouse::{DeviceEvent, Refusal, Timestamp};
 use serde_json::value::RawValue;
 
-use crate::attributes::{self, Pointer, Wanted};
+use crate::attributes::{self, FieldPath, FieldSearch};
 use crate::decimal::Decimal;
 
-/// The longest text that counts as an identity, in bytes. DynamoDB's sort keys have 1,024.
-const LONGEST_IDENTITY: usize = 256;
+/// The maximum length of an identity in bytes. A sort key may have 1,024.
+const MAX_IDENTITY_BYTES: usize = 256;
 
-/// From here on a time is one in milliseconds, not in seconds: 1973 in the one, the year 5138 in the other.
-const FIRST_MILLIS: u64 = 100_000_000_000;
+/// A time of at least this is in milliseconds (1973), not in seconds (the year 5138).
+const MIN_MILLIS: u64 = 100_000_000_000;
 
-/// Which fields of a reading are looked at. All are stored as they are.
+/// The fields of a reading that the function interprets. All fields are stored as they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fields {
-    identity: Option<Pointer>,
-    time: Pointer,
+    identity: Option<FieldPath>,
+    time: FieldPath,
 }
 
 impl Fields {
-    /// The fields that hold a reading's identity, if there is one, and its own time; each a name or a JSON pointer.
+    /// The fields of a reading's identity, if there is one, and of its own time; each a name or a JSON pointer.
     pub fn new(identity: Option<&str>, time: &str) -> Self {
-        let pointer = |field: &str| {
-            let Ok(pointer) = field.parse();
-            pointer
+        let path = |field: &str| {
+            let Ok(path) = field.parse();
+            path
         };
-        Self { identity: identity.map(pointer), time: pointer(time) }
+        Self { identity: identity.map(path), time: path(time) }
     }
 }
 
-/// The sort key: of two readings of a thing, the later one comes later.
+/// The sort key, which sorts a thing's readings by time.
 ///
-/// It is the time of receipt and the event's id, with the position in the payload's array if it is one; or, where the
-/// reading has an identity, its own time and that, so that what the device sends again overwrites itself.
+/// It consists of the time of receipt and the event's id, with the position if the payload is an array. If the reading
+/// has an identity, it consists of the reading's own time and that identity, so that a device's own resend overwrites it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct At<'a> {
+pub struct SortKey<'a> {
     time: Timestamp,
     id: Cow<'a, str>,
     position: Option<usize>,
 }
 
-impl fmt::Display for At<'_> {
+impl fmt::Display for SortKey<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { time, id, position } = self;
         write!(f, "{:013}#{id}", time.millis())?;
@@ -54,72 +54,93 @@ impl fmt::Display for At<'_> {
     }
 }
 
-/// A reading on its way into the table.
-#[derive(Debug, Clone)]
+/// A reading to be stored.
+#[derive(Debug)]
 pub struct Reading<'a> {
     /// The event that it came in.
     pub event: &'a DeviceEvent,
-    /// Where it stands in the event's array, from 0, if the payload is one.
+    /// Its position from 0 if the event's payload is an array.
     pub position: Option<usize>,
     /// Its sort key.
-    pub at: At<'a>,
+    pub at: SortKey<'a>,
     json: &'a RawValue,
     fields: &'a Fields,
+    /// Its fields, if they have been converted to find its identity.
+    converted: Option<Converted<'a>>,
+}
+
+/// A reading's fields in DynamoDB's JSON, and the JSON of its own time.
+#[derive(Debug)]
+struct Converted<'a> {
+    json: Box<[u8]>,
+    time: Option<&'a str>,
 }
 
 impl<'a> Reading<'a> {
-    /// Takes up a reading, which must be a JSON object, and makes its key.
+    /// Makes the key of a reading, which must be a JSON object.
     ///
-    /// Unless an identity has to be looked for, what is in it is not looked at yet.
+    /// Converts its fields only if they may contain an identity, in the buffer `scratch`, and keeps them for
+    /// [`append_put`](Self::append_put). So each reading is converted once.
     pub fn new(
         event: &'a DeviceEvent,
         json: &'a RawValue,
         position: Option<usize>,
         fields: &'a Fields,
         tolerance: Duration,
+        scratch: &mut Vec<u8>,
     ) -> Result<Self, Refusal> {
         if !json.get().starts_with('{') {
             let why = format!("Item {} is not a JSON object.", position.unwrap_or_default());
             return Err(Refusal::new("not-an-object", why));
         }
-        let at = At { time: event.received_at, id: Cow::Borrowed(event.id.as_str()), position };
-        let mut reading = Self { event, position, at, json, fields };
+        let at = SortKey { time: event.received_at, id: Cow::Borrowed(event.id.as_str()), position };
+        let mut reading = Self { event, position, at, json, fields, converted: None };
         if fields.identity.is_some() {
-            let (time, identity) = reading.append_fields(&mut Vec::with_capacity(4 * json.get().len()))?;
-            let time = time.and_then(time_in).filter(|time| time.distance(event.received_at) <= tolerance);
-            if let Some((time, id)) = time.zip(identity.and_then(identity_in)) {
-                reading.at = At { time, id, position: None };
+            scratch.clear();
+            let (time, identity) = reading.append_fields(scratch)?;
+            reading.converted = Some(Converted { json: scratch.as_slice().into(), time });
+            let time = time.and_then(parse_time).filter(|time| time.distance(event.received_at) <= tolerance);
+            if let Some((time, id)) = time.zip(identity.and_then(parse_identity)) {
+                reading.at = SortKey { time, id, position: None };
             }
         }
         Ok(reading)
     }
 
-    /// What tells it from every other item in the table: the thing's name, and the sort key.
-    pub fn key(&self) -> (&'a str, At<'a>) {
+    /// Returns its primary key: the thing's name, and the sort key.
+    pub fn key(&self) -> (&'a str, SortKey<'a>) {
         (self.event.thing.as_str(), self.at.clone())
     }
 
-    /// The length of its JSON, in bytes.
+    /// Returns the length of its JSON in bytes.
     pub fn size(&self) -> usize {
         self.json.get().len()
     }
 
-    /// Whether DynamoDB could hold it.
+    /// Checks that DynamoDB can store it.
     pub fn check(&self) -> Result<(), Refusal> {
+        if self.converted.is_some() {
+            return Ok(());
+        }
         self.append_fields(&mut Vec::new()).map(drop)
     }
 
-    /// Appends the request to put its item, which expires so long after its receipt, as `BatchWriteItem` wants it.
+    /// Appends the request to put its item, in the form of `BatchWriteItem`. The item expires after `retention`.
     ///
-    /// Refused where DynamoDB could not hold it; what was appended by then is good for nothing.
+    /// Refused if DynamoDB cannot store it. On error, discard whatever was appended.
     pub fn append_put(&self, retention: Duration, out: &mut Vec<u8>) -> Result<(), Refusal> {
         let Self { event, at, .. } = self;
         out.extend_from_slice(b"{\"PutRequest\":{\"Item\":{\"reading\":");
-        let (time, _) = self.append_fields(out)?;
-        // A list or a map is no time; it is kept among the fields.
+        let time = if let Some(converted) = &self.converted {
+            out.extend_from_slice(&converted.json);
+            converted.time
+        } else {
+            self.append_fields(out)?.0
+        };
+        // A list or a map is no time. It is still among the fields.
         if let Some(time) = time.filter(|json| !json.starts_with(['[', '{'])) {
             out.extend_from_slice(b",\"deviceTime\":");
-            // It was appended once already, and had no fault.
+            // It cannot fail: it was converted among the fields.
             let _ = attributes::append(time, &mut [], out);
         }
         out.extend_from_slice(b",\"thing\":{\"S\":\"");
@@ -131,44 +152,43 @@ impl<'a> Reading<'a> {
         out.extend_from_slice(b"},\"topic\":{\"S\":");
         append_quoted(&event.topic, out);
         let (received, expires) = (event.received_at.millis(), event.received_at.plus(retention).seconds());
-        // A Vec takes whatever is written to it.
+        // Writing to a Vec cannot fail.
         let _ = write!(out, "}},\"receivedAt\":{{\"N\":\"{received}\"}},\"expiration\":{{\"N\":\"{expires}\"}}}}}}}}");
         Ok(())
     }
 
-    /// Appends all its fields, as one attribute; the JSON of its own time and of its identity, where they are.
+    /// Appends all its fields as one attribute. Returns the JSON of its own time and of its identity, if it has them.
     fn append_fields(&self, out: &mut Vec<u8>) -> Result<(Option<&'a str>, Option<&'a str>), Refusal> {
         let Fields { time, identity } = self.fields;
-        let mut wanted = [Wanted::new(Some(time)), Wanted::new(identity.as_ref())];
-        let appended = attributes::append(self.json.get(), &mut wanted, out);
-        appended.map_err(|fault| fault.refusal(self.position))?;
-        let [time, identity] = wanted.map(|wanted| wanted.found);
+        let mut searches = [FieldSearch::new(Some(time)), FieldSearch::new(identity.as_ref())];
+        let appended = attributes::append(self.json.get(), &mut searches, out);
+        appended.map_err(|error| error.refusal(self.position))?;
+        let [time, identity] = searches.map(|search| search.found);
         Ok((time, identity))
     }
 }
 
 /// Appends a JSON string.
 pub fn append_quoted(text: &str, out: &mut Vec<u8>) {
-    // Neither a text nor a Vec can fail there.
+    // Neither serializing a text nor writing to a Vec can fail.
     let _ = serde_json::to_writer(out, text);
 }
 
-/// The identity in a field: a number as it is written there, or a text that is neither empty nor too long. A reading
-/// with anything else has none.
-fn identity_in(json: &str) -> Option<Cow<'_, str>> {
+/// Parses an identity: a number as it is written, or a text that is neither empty nor too long.
+fn parse_identity(json: &str) -> Option<Cow<'_, str>> {
     let identity = match json.bytes().next() {
         Some(b'"') => attributes::text(json),
         Some(b'-' | b'0'..=b'9') => Some(Cow::Borrowed(json)),
         _ => None,
     };
-    identity.filter(|identity| (1..=LONGEST_IDENTITY).contains(&identity.len()))
+    identity.filter(|identity| (1..=MAX_IDENTITY_BYTES).contains(&identity.len()))
 }
 
-/// The moment in a field: a number, or one in a text, of seconds or milliseconds since the epoch.
-fn time_in(json: &str) -> Option<Timestamp> {
+/// Parses a time: a number, or a text with a number, of seconds or milliseconds since the epoch.
+fn parse_time(json: &str) -> Option<Timestamp> {
     let text = if json.starts_with('"') { attributes::text(json)? } else { Cow::Borrowed(json) };
     let decimal = Decimal::parse(&text).ok()?;
     let whole = decimal.times_ten_to(0)?;
-    let millis = if whole >= FIRST_MILLIS { whole } else { decimal.times_ten_to(3)? };
+    let millis = if whole >= MIN_MILLIS { whole } else { decimal.times_ten_to(3)? };
     Some(Timestamp::from_millis(millis))
 }

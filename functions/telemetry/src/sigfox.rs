@@ -1,12 +1,13 @@
-//! Sigfox callbacks: the Sigfox cloud publishes for its devices, on a topic of its own, all values as texts.
+//! Sigfox callbacks, which the Sigfox cloud publishes on a topic of its own. All values are strings.
 //! <https://support.sigfox.com/docs/callbacks>
 
 use crate::reading::Fields;
 
-/// The topic, unless the environment names another.
+/// The default topic.
 pub const TOPIC: &str = "sigfox";
 
-/// A device counts its messages in `seqNumber`; the cloud notes in `time` when its base stations heard it, in seconds.
+/// Returns a callback's fields: `seqNumber` counts a device's messages, `time` is when base stations received one, in
+/// seconds.
 pub fn fields() -> Fields {
     Fields::new(Some("seqNumber"), "time")
 }

@@ -11,28 +11,51 @@ use aws_sdk_dynamodb::operation::batch_write_item::{BatchWriteItemError, BatchWr
 use aws_sdk_dynamodb::types::WriteRequest;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
-use gatehouse::item::text;
-use gatehouse::{Invocation, Refusal};
+use gatehouse::store::item::text;
+use gatehouse::{Failure, Invocation, Refusal};
 use tokio::time::sleep;
 
-use crate::Error;
 use crate::puts::Put;
 use crate::reading::append_quoted;
 
-/// The longest pause before what DynamoDB left is sent again: the first time, and ever.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// The longest pause before unprocessed items are sent again: the first time, and any time.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
+
+/// Why a reading was not stored. A failed call shares its error among all its readings.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum WriteError {
+    /// DynamoDB cannot store it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The call failed.
+    #[error("failed to write the telemetry table")]
+    Call(#[source] Arc<SdkError<BatchWriteItemError>>),
+    /// DynamoDB left it unprocessed until time ran out.
+    #[error("failed to write the telemetry table: the item stayed unprocessed")]
+    Unprocessed,
+}
+
+impl From<WriteError> for Failure {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Refused(refusal) => refusal.into(),
+            other @ (WriteError::Call(_) | WriteError::Unprocessed) => Self::retry(other),
+        }
+    }
+}
 
 /// A table of readings.
 #[derive(Debug, Clone)]
 pub struct Table {
     client: Client,
-    /// A request's text up to the first put.
+    /// The request's text up to the first put.
     opening: Vec<u8>,
     retention: Duration,
 }
 
 impl Table {
-    /// The table of this name, in which an item expires so long after the reading's receipt.
+    /// The table of this name. Items expire this long after their readings were received.
     pub fn new(client: Client, name: &str, retention: Duration) -> Self {
         let mut opening = b"{\"RequestItems\":{".to_vec();
         append_quoted(name, &mut opening);
@@ -40,51 +63,56 @@ impl Table {
         Self { client, opening, retention }
     }
 
-    /// Writes items with as few calls as it can, and says of each what became of it as soon as that is known.
+    /// Writes puts with as few calls as possible, and settles each as soon as its result is known.
     ///
-    /// What DynamoDB leaves unprocessed is sent again, as long as there is time. A call that it does not take as it is,
-    /// for one item that is not as it should be, is split until that one is alone.
-    pub async fn write(&self, puts: Vec<&Put<'_>>, invocation: &Invocation, settle: impl Fn(&[&Put<'_>], Result<(), Error>)) {
-        let (mut longest_pause, most) = PAUSES;
-        let mut open = vec![puts];
-        while let Some(puts) = open.pop() {
+    /// Unprocessed items are sent again while there is time. A call that is rejected because of one invalid item is split
+    /// until that item is alone.
+    pub async fn write(
+        &self,
+        puts: Vec<&Put<'_>>,
+        invocation: &Invocation,
+        settle: impl Fn(&[&Put<'_>], Result<(), WriteError>),
+    ) {
+        let mut pause_limit = FIRST_PAUSE;
+        let mut remaining = vec![puts];
+        while let Some(puts) = remaining.pop() {
             let (text, mut puts, refused) = self.request(puts);
             for (put, refusal) in refused {
-                settle(&[put], Err(Error::Refused(refusal)));
+                settle(&[put], Err(WriteError::Refused(refusal)));
             }
             if puts.is_empty() {
                 continue;
             }
             match self.send(text).await {
-                Ok(answer) => {
-                    let (left, written) = partition(puts, &answer);
+                Ok(response) => {
+                    let (left, written) = partition(puts, &response);
                     settle(&written, Ok(()));
                     if left.is_empty() {
                         continue;
                     }
-                    let pause = longest_pause.mul_f64(fastrand::f64());
+                    let pause = pause_limit.mul_f64(fastrand::f64());
                     if pause >= invocation.time_left() {
-                        settle(&left, Err(Error::Unprocessed));
+                        settle(&left, Err(WriteError::Unprocessed));
                         continue;
                     }
                     invocation.add("Unprocessed", count(&left));
                     sleep(pause).await;
-                    longest_pause = most.min(longest_pause * 2);
-                    open.push(left);
+                    pause_limit = MAX_PAUSE.min(pause_limit * 2);
+                    remaining.push(left);
                 }
-                Err(error) if !is_about_an_item(&error) => settle(&puts, Err(Error::NotWritten(Arc::new(error)))),
+                Err(error) if !is_about_an_item(&error) => settle(&puts, Err(WriteError::Call(Arc::new(error)))),
                 Err(_) if puts.len() > 1 => {
                     let half = puts.split_off(puts.len() / 2);
-                    open.extend([half, puts]);
+                    remaining.extend([half, puts]);
                 }
-                Err(_) => settle(&puts, Err(Error::Refused(not_storable(&puts)))),
+                Err(_) => settle(&puts, Err(WriteError::Refused(not_storable(&puts)))),
             }
         }
     }
 
     async fn send(&self, text: Bytes) -> Result<BatchWriteItemOutput, SdkError<BatchWriteItemError>> {
-        // Signing, time-outs, retries and the answer are the SDK's. The text alone is ours: what the SDK would make of
-        // a tree of attribute values, several times as slowly.
+        // Only the text is ours: the SDK would take several times as long to make it from a tree of attribute values.
+        // Signing, timeouts, retries and the response are the SDK's.
         let request = self.client.batch_write_item().customize().mutate_request(move |request| {
             request.headers_mut().insert("content-length", text.len().to_string());
             *request.body_mut() = SdkBody::from(text.clone());
@@ -92,7 +120,7 @@ impl Table {
         request.send().await
     }
 
-    /// The text of a request, the puts that are in it, and those that DynamoDB could not hold.
+    /// Returns the text of a request, the puts in it, and those that DynamoDB cannot store.
     fn request<'p, 'a>(&self, puts: Vec<&'p Put<'a>>) -> (Bytes, Vec<&'p Put<'a>>, Vec<(&'p Put<'a>, Refusal)>) {
         let mut text = Vec::with_capacity(self.opening.len() + puts.len() * 1024);
         text.extend_from_slice(&self.opening);
@@ -115,9 +143,9 @@ impl Table {
     }
 }
 
-/// What DynamoDB left unprocessed, and what it has written.
-fn partition<'p, 'a>(puts: Vec<&'p Put<'a>>, answer: &BatchWriteItemOutput) -> (Vec<&'p Put<'a>>, Vec<&'p Put<'a>>) {
-    let requests = || answer.unprocessed_items.iter().flat_map(|tables| tables.values().flatten());
+/// Separates puts into those that DynamoDB left unprocessed, and those that it wrote.
+fn partition<'p, 'a>(puts: Vec<&'p Put<'a>>, response: &BatchWriteItemOutput) -> (Vec<&'p Put<'a>>, Vec<&'p Put<'a>>) {
+    let requests = || response.unprocessed_items.iter().flat_map(|tables| tables.values().flatten());
     let key = |request: &'_ WriteRequest| {
         let item = &request.put_request.as_ref()?.item;
         Some((text(item, "thing")?.to_owned(), text(item, "at")?.to_owned()))
@@ -128,11 +156,11 @@ fn partition<'p, 'a>(puts: Vec<&'p Put<'a>>, answer: &BatchWriteItemOutput) -> (
         !keys.is_empty() && keys.contains(&(thing.to_owned(), at.to_string()))
     };
     let (left, written): (Vec<_>, Vec<_>) = puts.iter().partition(|put| is_left(put));
-    // Where it cannot be told what was left, nothing counts as written.
+    // If it is unclear what was left, nothing counts as written.
     if left.len() == requests().count() { (left, written) } else { (puts, Vec::new()) }
 }
 
-/// Whether DynamoDB would have taken the call without one of its items.
+/// Whether DynamoDB would have accepted the call without one of its items.
 fn is_about_an_item(error: &SdkError<BatchWriteItemError>) -> bool {
     let code = error.as_service_error().and_then(ProvideErrorMetadata::code);
     matches!(code, Some("ValidationException" | "SerializationException"))
@@ -141,10 +169,10 @@ fn is_about_an_item(error: &SdkError<BatchWriteItemError>) -> bool {
 fn not_storable(puts: &[&Put<'_>]) -> Refusal {
     let position = puts.iter().find_map(|put| put.reading.position);
     let noun = position.map_or_else(|| "The payload".to_owned(), |position| format!("Item {position}"));
-    Refusal::new("not-storable", format!("{noun} is no reading that DynamoDB takes, for a reason of its own."))
+    Refusal::new("not-storable", format!("{noun} is a reading that DynamoDB rejected."))
 }
 
-/// How many these are, as a metric counts.
+/// The number of puts, for a metric.
 fn count(puts: &[&Put<'_>]) -> u64 {
     u64::try_from(puts.len()).unwrap_or(u64::MAX)
 }

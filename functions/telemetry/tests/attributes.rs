@@ -1,25 +1,25 @@
-//! JSON becomes DynamoDB's JSON without losing anything, or is refused with the place of what is at fault.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what it expects by failing there")]
+//! JSON becomes DynamoDB's JSON without loss, or is refused with the place of the error.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use proptest::prelude::*;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
-use telemetry::attributes::{Pointer, Wanted, append};
-use telemetry::decimal::{Decimal, NotHeld};
+use telemetry::attributes::{FieldPath, FieldSearch, append};
+use telemetry::decimal::{Decimal, DecimalError};
 
 fn transcoded(json: &str) -> Result<Value, String> {
     let mut out = Vec::new();
-    append(json, &mut [], &mut out).map_err(|fault| fault.refusal(None).why.into_owned())?;
+    append(json, &mut [], &mut out).map_err(|error| error.refusal(None).why.into_owned())?;
     Ok(serde_json::from_slice(&out).unwrap())
 }
 
-/// What is found at this pointer.
+/// Returns the JSON at this pointer.
 fn found<'a>(json: &'a str, pointer: &str) -> Option<&'a str> {
-    let pointer: Pointer = pointer.parse().unwrap();
-    let mut wanted = [Wanted::new(None), Wanted::new(Some(&pointer))];
-    append(json, &mut wanted, &mut Vec::new()).unwrap();
-    let [_, wanted] = wanted;
-    wanted.found
+    let path: FieldPath = pointer.parse().unwrap();
+    let mut searches = [FieldSearch::new(None), FieldSearch::new(Some(&path))];
+    append(json, &mut searches, &mut Vec::new()).unwrap();
+    let [_, search] = searches;
+    search.found
 }
 
 /// Reads DynamoDB's JSON, with each number as its digits and exponent.
@@ -34,12 +34,12 @@ fn read(attribute: &Value) -> Value {
         "NULL" => Value::Null,
         "L" => value.as_array().unwrap().iter().map(read).collect(),
         "M" => Value::Object(value.as_object().unwrap().iter().map(|(k, v)| (k.clone(), read(v))).collect()),
-        other => panic!("{other} is no type that a reading has"),
+        other => panic!("{other} is not a type of a reading"),
     }
 }
 
-/// A number's value, by another way than the code's: its digits without zeros at either end, and the power of ten of
-/// the last one.
+/// A number's value, computed independently: its digits without zeros at either end, and the power of ten of the last
+/// one.
 fn exact(number: &str) -> Value {
     let (mantissa, power) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |mantissa| ("-", mantissa));
@@ -56,7 +56,7 @@ fn exact(number: &str) -> Value {
     }
 }
 
-/// JSON as a device may write it, and what it says.
+/// JSON as a device may write it, and its meaning.
 #[derive(Debug, Clone)]
 struct Sample {
     text: String,
@@ -143,13 +143,13 @@ fn size(attribute: &Value) -> usize {
 
 proptest! {
     #[test]
-    fn what_is_read_back_says_what_the_device_said(sample in sample()) {
+    fn converted_value_equals_the_original(sample in sample()) {
         prop_assert!(serde_json::from_str::<&RawValue>(&sample.text).is_ok(), "{} is not JSON", sample.text);
         prop_assert_eq!(read(&transcoded(&sample.text).unwrap()), sample.says);
     }
 
     #[test]
-    fn it_grows_no_more_than_is_reckoned_with(sample in sample()) {
+    fn growth_stays_within_the_limit(sample in sample()) {
         let mut out = Vec::new();
         append(&sample.text, &mut [], &mut out).unwrap();
         prop_assert!(out.len() <= 5 * sample.text.len() + 9, "{} to {}", sample.text.len(), out.len());
@@ -157,7 +157,7 @@ proptest! {
     }
 
     #[test]
-    fn a_field_is_found_where_its_pointer_leads(sample in sample(), name in "[a-z~/]{1,5}", index in 0..5_usize) {
+    fn field_is_found_at_its_pointer(sample in sample(), name in "[a-z~/]{1,5}", index in 0..5_usize) {
         let zeros = "0,".repeat(index);
         let json = format!(r#"{{"other":[{{"{name}":1}}],"a":{{"{name}":[{zeros} {}, 7]}}}}"#, sample.text);
         let pointer = format!("/a/{}/{index}", name.replace('~', "~0").replace('/', "~1"));
@@ -166,7 +166,7 @@ proptest! {
     }
 
     #[test]
-    fn a_number_is_held_if_it_has_38_digits_and_lies_in_the_range(
+    fn number_of_38_digits_in_range_is_stored(
         digits in "[1-9][0-9]{0,44}", point in 0..45_usize, power in -200..200_i64,
     ) {
         let point = point.min(digits.len() - 1);
@@ -179,19 +179,19 @@ proptest! {
                 prop_assert!(significant <= 38 && (-130..=125).contains(&magnitude));
                 prop_assert_eq!(exact(&decimal.to_string()), exact(&text));
             }
-            Err(NotHeld::TooManyDigits(count)) => prop_assert!(count == significant && count > 38),
-            Err(NotHeld::OutOfRange) => prop_assert!(significant <= 38 && !(-130..=125).contains(&magnitude)),
-            Err(NotHeld::NotANumber) => prop_assert!(false, "{} is a number", text),
+            Err(DecimalError::TooManyDigits(count)) => prop_assert!(count == significant && count > 38),
+            Err(DecimalError::OutOfRange) => prop_assert!(significant <= 38 && !(-130..=125).contains(&magnitude)),
+            Err(DecimalError::NotANumber) => prop_assert!(false, "{} is a number", text),
         }
     }
 
     #[test]
-    fn no_text_makes_it_panic_or_go_on_for_ever(text in r#"([\[\]{}":,\\u0-9a-f .eE+-]|true|null|"a":|\PC){0,60}"#) {
+    fn arbitrary_text_does_not_panic_or_loop(text in r#"([\[\]{}":,\\u0-9a-f .eE+-]|true|null|"a":|\PC){0,60}"#) {
         let _ = append(&text, &mut [], &mut Vec::new());
     }
 
     #[test]
-    fn a_refusal_never_repeats_what_the_device_sent(secret in "[k-z]{12}") {
+    fn refusal_never_repeats_the_payload(secret in "[k-z]{12}") {
         for json in [
             format!(r#"{{"{secret}":{{"a":1e999}}}}"#),
             format!(r#"{{"{secret}":1,"{secret}":2}}"#),
@@ -205,40 +205,40 @@ proptest! {
 }
 
 #[test]
-fn what_grows_most_stays_within_what_is_reckoned_with() {
+fn largest_growth_stays_within_the_limit() {
     for (part, json) in [(2, "0,"), (3, "[],"), (3, "{},"), (3, "\"\","), (5, "true,"), (5, "null,"), (4, "1e9,")] {
         let list = format!("[{}0]", json.repeat(10_000));
         let mut out = Vec::new();
         append(&list, &mut [], &mut out).unwrap();
         assert!(out.len() <= 5 * list.len() + 9, "{json}");
-        // In 128 KB there is room for so many; an item has 400 KB, and the facts around a reading take one.
+        // A payload of 128 KB has room for this many; an item has 400 KB, and the facts around a reading take one.
         let largest = (128 * 1024 / part) * size(&serde_json::from_slice(&out).unwrap()) / 10_000;
         assert!(largest < 399 * 1024, "{json} takes {largest} bytes");
     }
 }
 
 #[test]
-fn names_are_compared_as_what_they_say_however_many_there_are() {
+fn names_are_compared_by_meaning_however_many_there_are() {
     for count in [2, 8, 9, 100] {
         let mut names: Vec<_> = (0..count).map(|n| format!(r#""n{n}":{{"n1":0}}"#)).collect();
         assert!(transcoded(&format!("{{{}}}", names.join(","))).is_ok());
         names.push(r#""\u006e1":0"#.to_owned());
         let why = transcoded(&format!("{{{}}}", names.join(","))).unwrap_err();
-        assert_eq!(why, format!("The name of value {count} stands there twice."));
+        assert_eq!(why, format!("The name of value {count} appears twice."));
     }
 }
 
 #[test]
-fn thirty_two_levels_are_held_and_no_more() {
+fn thirty_two_levels_are_stored_and_no_more() {
     let nested = |levels| format!("{}1{}", "{\"a\":".repeat(levels), "}".repeat(levels));
     assert!(transcoded(&nested(32)).is_ok());
-    assert!(transcoded(&nested(33)).unwrap_err().ends_with("stands 32 levels deep and holds more; DynamoDB does not."));
+    assert!(transcoded(&nested(33)).unwrap_err().ends_with("is nested too deep; DynamoDB stores at most 32 levels."));
 }
 
 #[test]
-fn half_of_a_surrogate_pair_is_refused_in_a_value_and_in_a_name() {
+fn half_a_surrogate_pair_is_refused() {
     for json in [r#"{"a":"\ud83d"}"#, r#"{"\ude00":1}"#, r#"{"a":"\ude00\ud83d"}"#] {
-        assert_eq!(transcoded(json).unwrap_err(), "Value 0 is not JSON that can be read.");
+        assert_eq!(transcoded(json).unwrap_err(), "Value 0 is not JSON that can be parsed.");
     }
     assert_eq!(transcoded(r#"{"a":"\ud83d\ude00"}"#), Ok(json!({"M": {"a": {"S": "😀"}}})));
 }

@@ -75,8 +75,10 @@ pub fn too_bright(seconds: u64) -> Value {
 
 /// A device's message, received this long after the start.
 pub fn event(id: &str, thing: &str, millis: u64, payload: Value) -> Value {
-    json!({"traceId": id, "thing": thing, "topic": format!("telemetry/{thing}"), "receivedAt": START + millis,
-           "payload": payload})
+    let mut event = json!({"traceId": id, "thing": thing, "topic": format!("telemetry/{thing}")});
+    event["receivedAt"] = (START + millis).into();
+    event["payload"] = payload;
+    event
 }
 
 pub fn reading(id: &str, millis: u64, lux: u64) -> Value {

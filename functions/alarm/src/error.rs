@@ -3,7 +3,8 @@ use gatehouse::{Key, OutboxError, PublishError, TableError};
 
 use crate::due_index::DueQueryError;
 
-/// Why a record was not evaluated, or its notifications not sent. One failure may hand back many events, which share it.
+/// Why a record was not evaluated, or its notifications not sent. One failure may hand back many events, which share
+/// it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AlarmError {
     /// A record could not be read or written.

@@ -1,5 +1,5 @@
-//! The decision: a threshold, a device's status and a new value (or none for too long) give the next status, and perhaps
-//! a state change.
+//! The decision: a threshold, a device's status and a new value (or none for too long) give the next status, and
+//! perhaps a state change.
 //!
 //! ```text
 //!        `raise` is sustained                     no data for `stale`

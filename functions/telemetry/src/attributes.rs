@@ -112,8 +112,8 @@ impl AttributeError {
 
 /// Appends the value in DynamoDB's JSON, such as `{"M":{"lux":{"N":"41250"}}}`, and looks for fields on the way.
 ///
-/// The JSON must be that of a `RawValue`, or a part of it: well-formed except for its escapes. On error, discard whatever
-/// was appended.
+/// The JSON must be that of a `RawValue`, or a part of it: well-formed except for its escapes. On error, discard
+/// whatever was appended.
 pub fn append<'a>(
     json: &'a str,
     searches: &mut [FieldSearch<'a, '_>],

@@ -13,15 +13,15 @@ use crate::reading::{Fields, Reading};
 use crate::sigfox;
 use crate::table::{Table, WriteError};
 
-/// The maximum size of AWS IoT's messages in bytes. No reading in one can become an item of more than DynamoDB's 400 KB:
-/// numbers grow most, `0,` to three bytes.
+/// The maximum size of AWS IoT's messages in bytes. No reading in one can become an item of more than DynamoDB's 400
+/// KB: numbers grow most, `0,` to three bytes.
 pub const MAX_PAYLOAD_BYTES: usize = 128 * 1024;
 
 /// The maximum number of readings in a message: a whole batch of them must fit into memory, however small they are.
 pub const MAX_READINGS: usize = 1000;
 
-/// How many calls are in flight concurrently: enough to hide the latency of DynamoDB. Each needs a connection, which must
-/// be opened first.
+/// How many calls are in flight concurrently: enough to hide the latency of DynamoDB. Each needs a connection, which
+/// must be opened first.
 const MAX_CONCURRENT_CALLS: usize = 8;
 
 /// Handles readings.
@@ -41,7 +41,8 @@ impl TelemetryHandler {
     }
 
     /// Reads `TELEMETRY_TABLE`, `RETENTION_DAYS` (default 90), `IDENTITY_FIELD` (the name or JSON pointer of the field
-    /// that identifies a device's reading, if there is one), `TIME_FIELD` (that of a reading's own time; default `time`),
+    /// that identifies a device's reading, if there is one), `TIME_FIELD` (that of a reading's own time; default
+    /// `time`),
     /// `CLOCK_TOLERANCE_SECONDS` (default 86400) and `SIGFOX_TOPIC` (default `sigfox`).
     pub fn from_environment(environment: &Environment, client: Client) -> Result<Self, InitError> {
         const DAY: Duration = Duration::from_hours(24);

@@ -1,9 +1,9 @@
 //! The function `telemetry`: stores every reading in DynamoDB.
 //!
-//! A payload is one JSON object, a *reading*, or an array of readings. Each reading becomes one item: the thing's name, a
-//! sort key that stays the same however often the reading is delivered ([`reading`]), the facts around it, and all its
-//! fields as DynamoDB's typed attributes ([`attributes`]). A reading delivered again writes the same item, so that none
-//! is lost, and none is stored twice.
+//! A payload is one JSON object, a *reading*, or an array of readings. Each reading becomes one item: the thing's name,
+//! a sort key that stays the same however often the reading is delivered ([`reading`]), the facts around it, and all
+//! its fields as DynamoDB's typed attributes ([`attributes`]). A reading delivered again writes the same item, so that
+//! none is lost, and none is stored twice.
 //!
 //! A batch takes these steps:
 //!

@@ -11,8 +11,8 @@ use crate::reading::{Reading, SortKey};
 /// The most puts that DynamoDB accepts in a call.
 const MAX_PUTS: usize = 25;
 
-/// The approximate limit of a call in bytes. DynamoDB accepts 16 MB, but an attempt has a timeout, and several calls are in
-/// memory.
+/// The approximate limit of a call in bytes. DynamoDB accepts 16 MB, but an attempt has a timeout, and several calls
+/// are in memory.
 const MAX_BYTES: usize = 2 * 1024 * 1024;
 
 /// The most that JSON grows when it becomes DynamoDB's: `0,` to `{"N":"0"},`.

@@ -38,7 +38,8 @@ impl Fields {
 /// The sort key, which sorts a thing's readings by time.
 ///
 /// It consists of the time of receipt and the event's id, with the position if the payload is an array. If the reading
-/// has an identity, it consists of the reading's own time and that identity, so that a device's own resend overwrites it.
+/// has an identity, it consists of the reading's own time and that identity, so that a device's own resend overwrites
+/// it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SortKey<'a> {
     time: Timestamp,

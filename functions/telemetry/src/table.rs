@@ -65,8 +65,8 @@ impl Table {
 
     /// Writes puts with as few calls as possible, and settles each as soon as its result is known.
     ///
-    /// Unprocessed items are sent again while there is time. A call that is rejected because of one invalid item is split
-    /// until that item is alone.
+    /// Unprocessed items are sent again while there is time. A call that is rejected because of one invalid item is
+    /// split until that item is alone.
     pub async fn write(
         &self,
         puts: Vec<&Put<'_>>,

@@ -42,8 +42,7 @@ impl TelemetryHandler {
 
     /// Reads `TELEMETRY_TABLE`, `RETENTION_DAYS` (default 90), `IDENTITY_FIELD` (the name or JSON pointer of the field
     /// that identifies a device's reading, if there is one), `TIME_FIELD` (that of a reading's own time; default
-    /// `time`),
-    /// `CLOCK_TOLERANCE_SECONDS` (default 86400) and `SIGFOX_TOPIC` (default `sigfox`).
+    /// `time`), `CLOCK_TOLERANCE_SECONDS` (default 86400) and `SIGFOX_TOPIC` (default `sigfox`).
     pub fn from_environment(environment: &Environment, client: Client) -> Result<Self, InitError> {
         const DAY: Duration = Duration::from_hours(24);
         let days: u16 = environment.optional("RETENTION_DAYS")?.unwrap_or(90);

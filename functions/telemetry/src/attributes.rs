@@ -41,7 +41,7 @@ pub struct FieldSearch<'a, 'p> {
 }
 
 impl<'p> FieldSearch<'_, 'p> {
-    /// Looks for the field at this path; for none without a path.
+    /// Looks for the field at this path. Without a path, nothing is found.
     pub fn new(path: Option<&'p FieldPath>) -> Self {
         Self { path, found: None }
     }
@@ -123,7 +123,7 @@ pub fn append<'a>(
     Pass { text: json, at: 0, names: Vec::with_capacity(2 * MAX_PAIRWISE), searches, out }.value(0, all)
 }
 
-/// Returns the text of a JSON string; `None` for any other value, and for an escape that is no character.
+/// Returns the text of a JSON string; `None` for any other value, and for an escape that is not a character.
 pub fn text(json: &str) -> Option<Cow<'_, str>> {
     let inner = json.strip_prefix('"')?.strip_suffix('"')?;
     // Only escapes need parsing.

@@ -57,7 +57,7 @@ impl TelemetryHandler {
         })
     }
 
-    /// Returns what is to be written. Events without anything to write are settled.
+    /// Returns the puts of these events. Settles what is refused, and events without readings.
     fn puts<'a>(
         &'a self,
         events: &'a [DeviceEvent],

@@ -9,11 +9,11 @@ use gatehouse::{Invocation, PartialOutcomes, Refusal};
 use crate::reading::{Reading, SortKey};
 
 /// The most puts that DynamoDB accepts in a call.
-const MAX_PUTS: usize = 25;
+const MAX_PUTS_PER_CALL: usize = 25;
 
 /// The approximate limit of a call in bytes. DynamoDB accepts 16 MB, but an attempt has a timeout, and several calls
 /// are in memory.
-const MAX_BYTES: usize = 2 * 1024 * 1024;
+const MAX_CALL_BYTES: usize = 2 * 1024 * 1024;
 
 /// The most that JSON grows when it becomes DynamoDB's: `0,` to `{"N":"0"},`.
 const MAX_GROWTH: usize = 5;
@@ -91,11 +91,11 @@ pub fn calls<'p, 'a>(puts: &'p [Put<'a>]) -> impl Iterator<Item = Vec<&'p Put<'a
     let mut rest = puts.iter().peekable();
     std::iter::from_fn(move || {
         let mut bytes = 0;
-        let mut taken = Vec::with_capacity(MAX_PUTS);
-        while taken.len() < MAX_PUTS {
+        let mut taken = Vec::with_capacity(MAX_PUTS_PER_CALL);
+        while taken.len() < MAX_PUTS_PER_CALL {
             let fits = |put: &&Put<'_>| {
                 bytes += put.reading.size() * MAX_GROWTH;
-                taken.is_empty() || bytes <= MAX_BYTES
+                taken.is_empty() || bytes <= MAX_CALL_BYTES
             };
             let Some(put) = rest.next_if(fits) else { break };
             taken.push(put);

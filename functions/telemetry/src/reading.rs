@@ -138,7 +138,7 @@ impl<'a> Reading<'a> {
         } else {
             self.append_fields(out)?.0
         };
-        // A list or a map is no time. It is still among the fields.
+        // A list or a map is not a time. It is still among the fields.
         if let Some(time) = time.filter(|json| !json.starts_with(['[', '{'])) {
             out.extend_from_slice(b",\"deviceTime\":");
             // It cannot fail: it was converted among the fields.

@@ -60,7 +60,7 @@ async fn identity_and_own_time_make_the_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn time_beyond_the_tolerance_is_stored_but_is_no_key() {
+async fn time_beyond_the_tolerance_is_stored_but_not_in_the_key() {
     let table = account();
     for (id, time) in [("e-1", "0"), ("e-2", "\"1.8e9\""), ("e-3", "-1"), ("e-4", "\"noon\""), ("e-5", "true")] {
         let payload = format!(r#"{{"seq":1,"time":{time}}}"#);

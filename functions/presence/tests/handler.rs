@@ -1,5 +1,5 @@
-//! The whole function but for the Lambda runtime, against a small AWS: lifecycle events and checks go in, and whatever
-//! happens in between, the record is right and each absence is told once.
+//! The handler against the fake AWS: whatever happens to lifecycle events and checks, the record is right, and each
+//! absence is announced once.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -8,61 +8,66 @@
     reason = "a test says what it expects by failing there"
 )]
 
-mod aws;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 
-use aws::{Aws, Delivered, FAULTS, Fault, Process, VISIBILITY};
-use gatehouse::{Idempotency, InitError, Concurrent, Queue, Records, Timestamp, Topic};
-use presence::Handler;
+use gatehouse::{Concurrent, Idempotency, InitError, Queue, Timestamp, Topic, VersionedTable};
+use presence::PresenceHandler;
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use test_support::{
+    Delivered, FAULTS, FakeAws, Fault, NOW, Process, State, Table, label_by_kind_and_sort_key, sqs_batch,
+};
 
-const NOW: Timestamp = Timestamp::from_millis(1_763_715_600_000);
 const GRACE: Duration = Duration::from_mins(5);
+/// How long the queue waits before it delivers a message again.
+const VISIBILITY_TIMEOUT: Duration = Duration::from_mins(3);
+const QUEUE_URL: &str = "https://sqs.eu-west-1.amazonaws.com/123456789012/presence";
+const DEVICES: Table =
+    Table::new("devices", &["id", "part"], &["GetItem", "PutItem"]).label(label_by_kind_and_sort_key);
 
-fn handler(process: &Process) -> Result<Concurrent<Handler>, InitError> {
-    let (environment, dynamodb) = (process.environment(), client!(aws_sdk_dynamodb, process));
-    let handler = Handler::from(
+fn account() -> FakeAws {
+    FakeAws::new("presence")
+        .timeout(Duration::from_secs(30))
+        .visibility_timeout(VISIBILITY_TIMEOUT)
+        .env("DEVICES_TABLE", "devices")
+        .env("TOPIC_ARN", "arn:aws:sns:eu-west-1:123456789012:presence")
+        .env("QUEUE_URL", QUEUE_URL)
+        .table(DEVICES)
+        .queue(QUEUE_URL)
+}
+
+fn handler(process: &Process) -> Result<Concurrent<PresenceHandler>, InitError> {
+    let environment = process.environment();
+    let handler = PresenceHandler::from_environment(
         &environment,
-        Records::new(dynamodb.clone(), "devices"),
-        Queue::from(&environment, client!(aws_sdk_sqs, process))?,
-        Topic::from(&environment, client!(aws_sdk_sns, process))?,
-        Idempotency::from(&environment, dynamodb, "presence")?,
+        VersionedTable::new(process.dynamodb(), "devices"),
+        Queue::from_environment(&environment, process.sqs())?,
+        Topic::from_environment(&environment, process.sns())?,
+        Idempotency::from_environment(&environment, process.dynamodb(), "presence")?,
     )?;
-    Ok(Concurrent(handler, NonZeroUsize::new(10).unwrap()))
+    Ok(Concurrent::new(handler, NonZeroUsize::new(10).unwrap()))
 }
 
-/// Hands an event to a process, by this clock.
 async fn deliver(process: &Process, event: &Value, now: Timestamp) -> Delivered {
-    process.deliver(handler(process).unwrap(), event, now).await
+    process.deliver_to(handler(process).unwrap(), event, now).await
 }
 
-/// Hands an event to this process, and as long as it comes back, to others, as the queue does: the last answer, and
-/// when.
-async fn deliver_until_done(mut process: Process, event: &Value, mut now: Timestamp) -> (Delivered, Timestamp) {
-    for _ in 0..5 {
-        let delivered = deliver(&process, event, now).await;
-        if !delivered.is_handed_back() {
-            return (delivered, now);
-        }
-        now = now.plus(VISIBILITY);
-        process = process.aws.process();
-    }
-    panic!("the event came back five times");
+/// Delivers an event until it is not retried, as the queue does.
+async fn deliver_until_done(process: Process, event: &Value, now: Timestamp) -> (Delivered, Timestamp) {
+    process.deliver_until_done(|process| handler(process).unwrap(), event, now).await
 }
 
-/// Hands one event each to two processes at the same moment, and what comes back to others, once the queue lets it.
+/// Delivers one event each to two processes at the same time, and retried ones to others after the visibility timeout.
 async fn deliver_together([one, other]: [(Process, Value); 2], now: Timestamp) {
     let aws = one.0.aws.clone();
     let delivered = tokio::join!(deliver(&one.0, &one.1, now), deliver(&other.0, &other.1, now));
     for (delivered, (_, event)) in [(delivered.0, one), (delivered.1, other)] {
-        if delivered.is_handed_back() {
-            deliver_until_done(aws.process(), &event, now.plus(VISIBILITY)).await;
+        if delivered.is_retried() {
+            deliver_until_done(aws.process(), &event, now.plus(VISIBILITY_TIMEOUT)).await;
         }
     }
 }
@@ -96,31 +101,44 @@ fn check(version: u64) -> Value {
     json!({"check": "away", "thing": "greenhouse-1", "version": version, "session": format!("session-{version}")})
 }
 
-fn record(aws: &Aws) -> Value {
-    aws.state().record("thing#greenhouse-1", "presence")
+/// A device's record, without the attributes that every versioned item has; null if there is none.
+fn record_of(state: &State, thing: &str) -> Value {
+    let Some(item) = state.item("devices", &[&format!("thing#{thing}"), "presence"]) else { return Value::Null };
+    let own = |name: &str| !["id", "part", "version", "writer"].contains(&name);
+    item.iter().filter(|(name, _)| own(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-fn is_connected(aws: &Aws) -> Value {
+fn record(aws: &FakeAws) -> Value {
+    record_of(&aws.state(), "greenhouse-1")
+}
+
+fn is_connected(aws: &FakeAws) -> Value {
     record(aws)["connected"]["BOOL"].clone()
 }
 
-/// The subjects of what was told, in order.
-fn told(aws: &Aws) -> Vec<String> {
-    aws.state().published.iter().map(|form| form["Subject"].replace("greenhouse-1 is ", "")).collect()
+/// The checks that were sent to the queue, with their delays in seconds.
+fn sent_checks(aws: &FakeAws) -> Vec<(Value, u64)> {
+    let sent = aws.state().queues[QUEUE_URL].sent();
+    sent.iter().map(|message| (serde_json::from_str(&message.body).unwrap(), message.delay.as_secs())).collect()
+}
+
+/// What subscribers were notified of, in order.
+fn notified(aws: &FakeAws) -> Vec<String> {
+    aws.state().published.iter().map(|message| message.data()["presence"].as_str().unwrap().to_owned()).collect()
 }
 
 const NOBODY: [&str; 0] = [];
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_and_its_end_are_recorded_and_a_check_is_sent_for_after_the_grace_period() {
-    let aws = Aws::default();
+async fn disconnect_is_recorded_and_checked_after_the_grace_period() {
+    let aws = account();
     assert!(deliver(&aws.process(), &connected(3, NOW), NOW).await.is_done());
     let connection = json!({
         "connected": {"BOOL": true}, "since": {"N": NOW.to_string()}, "versionNumber": {"N": "3"},
         "sessionIdentifier": {"S": "session-3"}, "ipAddress": {"S": "192.0.2.1"},
     });
     assert_eq!(record(&aws), connection);
-    assert!(aws.state().sent.is_empty());
+    assert!(sent_checks(&aws).is_empty());
 
     let later = NOW.plus(GRACE);
     assert!(deliver(&aws.process(), &disconnected(3, later), later).await.is_done());
@@ -130,41 +148,40 @@ async fn a_connection_and_its_end_are_recorded_and_a_check_is_sent_for_after_the
         "disconnectReason": {"S": "CONNECTION_LOST"},
     });
     assert_eq!(record(&aws), end);
-    assert_eq!(aws.state().sent, [(check(3), 300)]);
-    assert_eq!(told(&aws), NOBODY);
+    assert_eq!(sent_checks(&aws), [(check(3), 300)]);
+    assert_eq!(notified(&aws), NOBODY);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_device_that_stays_away_is_told_once_however_often_it_is_checked() {
-    let aws = Aws::default();
+async fn repeated_checks_notify_once() {
+    let aws = account();
     deliver(&aws.process(), &disconnected(3, NOW), NOW).await;
     let now = NOW.plus(GRACE);
     let delivered = deliver(&aws.process(), &check(3), now).await;
-    assert!(delivered.is_done() && delivered.count("Told") == 1);
+    assert!(delivered.is_done() && delivered.count("Notified") == 1);
     let delivered = deliver(&aws.process(), &check(3), now).await;
-    assert!(delivered.is_done() && delivered.count("Told") == 0);
-    assert_eq!(told(&aws), ["away"]);
+    assert!(delivered.is_done() && delivered.count("Notified") == 0);
+    assert_eq!(notified(&aws), ["away"]);
     assert_eq!((&record(&aws)["awaySince"]["N"], &record(&aws)["owed"]), (&json!(NOW.to_string()), &Value::Null));
 
-    let form = aws.state().published[0].clone();
-    let message: Value = serde_json::from_str(&form["Message"]).unwrap();
-    let data: Value = serde_json::from_str(message["sqs"].as_str().unwrap()).unwrap();
+    let published = aws.state().published[0].clone();
+    let data = published.data();
     assert_eq!((&data["thing"], &data["presence"]), (&json!("greenhouse-1"), &json!("away")));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_return_within_the_grace_period_is_told_to_nobody() {
-    let aws = Aws::default();
+async fn return_within_the_grace_period_notifies_nobody() {
+    let aws = account();
     for event in [disconnected(3, NOW), connected(4, NOW.plus(GRACE)), check(3)] {
         assert!(deliver(&aws.process(), &event, NOW.plus(GRACE)).await.is_done());
     }
-    assert_eq!(told(&aws), NOBODY);
+    assert_eq!(notified(&aws), NOBODY);
     assert_eq!(is_connected(&aws), true);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_return_from_what_was_told_is_told_too_and_the_next_absence_again() {
-    let aws = Aws::default();
+async fn announced_absence_is_followed_by_its_return() {
+    let aws = account();
     let mut now = NOW;
     for version in 0..2 {
         for event in [disconnected(2 * version, now), check(2 * version), connected(2 * version + 1, now.plus(GRACE))] {
@@ -172,37 +189,37 @@ async fn a_return_from_what_was_told_is_told_too_and_the_next_absence_again() {
         }
         now = now.plus(2 * GRACE);
     }
-    assert_eq!(told(&aws), ["away", "back", "away", "back"]);
+    assert_eq!(notified(&aws), ["away", "back", "away", "back"]);
     assert_eq!(record(&aws)["awaySince"], Value::Null);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_check_of_an_earlier_disconnect_tells_nobody_of_a_later_one() {
-    let aws = Aws::default();
+async fn check_of_an_earlier_disconnect_ignores_a_later_one() {
+    let aws = account();
     for event in [disconnected(3, NOW), connected(4, NOW), disconnected(4, NOW), check(3)] {
         assert!(deliver(&aws.process(), &event, NOW).await.is_done());
     }
-    assert_eq!(told(&aws), NOBODY);
-    let checks: Vec<_> = aws.state().sent.iter().map(|(check, _)| check["version"].clone()).collect();
+    assert_eq!(notified(&aws), NOBODY);
+    let checks: Vec<_> = sent_checks(&aws).iter().map(|(check, _)| check["version"].clone()).collect();
     assert_eq!(checks, [3, 4]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn late_and_repeated_events_change_nothing_and_are_counted() {
-    let aws = Aws::default();
+async fn late_and_duplicate_events_are_counted_and_change_nothing() {
+    let aws = account();
     deliver(&aws.process(), &disconnected(3, NOW), NOW).await;
     deliver(&aws.process(), &connected(4, NOW), NOW).await;
     let held = record(&aws);
-    assert_eq!(deliver(&aws.process(), &connected(4, NOW), NOW).await.count("Repeated"), 1);
-    assert_eq!(deliver(&aws.process(), &disconnected(3, NOW), NOW).await.count("Late"), 1);
-    assert_eq!(deliver(&aws.process(), &connected(3, NOW), NOW).await.count("Late"), 1);
+    assert_eq!(deliver(&aws.process(), &connected(4, NOW), NOW).await.count("Duplicate"), 1);
+    assert_eq!(deliver(&aws.process(), &disconnected(3, NOW), NOW).await.count("OutOfOrder"), 1);
+    assert_eq!(deliver(&aws.process(), &connected(3, NOW), NOW).await.count("OutOfOrder"), 1);
     assert_eq!(record(&aws), held);
-    assert_eq!(aws.state().sent.len(), 1);
+    assert_eq!(sent_checks(&aws).len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_disconnect_that_comes_before_its_connect_stands_and_learns_the_address_from_it() {
-    let aws = Aws::default();
+async fn early_disconnect_takes_the_address_from_its_late_connect() {
+    let aws = account();
     deliver(&aws.process(), &disconnected(3, NOW), NOW).await;
     assert!(deliver(&aws.process(), &connected(3, NOW), NOW).await.is_done());
     assert_eq!(is_connected(&aws), false);
@@ -210,76 +227,76 @@ async fn a_disconnect_that_comes_before_its_connect_stands_and_learns_the_addres
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_dies_between_the_record_and_the_check_leaves_the_check_to_the_next() {
-    let aws = Aws::default();
+async fn retry_sends_the_check_that_a_crash_left_unsent() {
+    let aws = account();
     let process = aws.process().fail(3, Fault::DiesBefore);
-    assert_eq!(deliver(&process, &disconnected(3, NOW), NOW).await.answer, None);
-    assert_eq!((is_connected(&aws), aws.state().sent.len()), (json!(false), 0));
-    let delivered = deliver(&aws.process(), &disconnected(3, NOW), NOW.plus(VISIBILITY)).await;
-    assert!(delivered.is_done() && delivered.count("Repeated") == 1);
-    assert_eq!(aws.state().sent, [(check(3), 300)]);
+    assert_eq!(deliver(&process, &disconnected(3, NOW), NOW).await.response, None);
+    assert_eq!((is_connected(&aws), sent_checks(&aws).len()), (json!(false), 0));
+    let delivered = deliver(&aws.process(), &disconnected(3, NOW), NOW.plus(VISIBILITY_TIMEOUT)).await;
+    assert!(delivered.is_done() && delivered.count("Duplicate") == 1);
+    assert_eq!(sent_checks(&aws), [(check(3), 300)]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_dies_between_the_record_and_the_topic_leaves_the_notice_to_whatever_comes_next() {
-    let aws = Aws::default();
+async fn next_event_sends_the_notification_that_a_crash_left_pending() {
+    let aws = account();
     deliver(&aws.process(), &disconnected(3, NOW), NOW).await;
-    // Read, written, and then the claim.
+    // After the read and the write comes the claim.
     let process = aws.process().fail(3, Fault::DiesBefore);
-    assert_eq!(deliver(&process, &check(3), NOW).await.answer, None);
-    assert_eq!(told(&aws), NOBODY);
-    assert!(deliver(&aws.process(), &connected(4, NOW), NOW.plus(VISIBILITY)).await.is_done());
-    assert_eq!(told(&aws), ["away", "back"]);
-    assert!(deliver(&aws.process(), &check(3), NOW.plus(VISIBILITY)).await.is_done());
-    assert_eq!(told(&aws), ["away", "back"]);
+    assert_eq!(deliver(&process, &check(3), NOW).await.response, None);
+    assert_eq!(notified(&aws), NOBODY);
+    assert!(deliver(&aws.process(), &connected(4, NOW), NOW.plus(VISIBILITY_TIMEOUT)).await.is_done());
+    assert_eq!(notified(&aws), ["away", "back"]);
+    assert!(deliver(&aws.process(), &check(3), NOW.plus(VISIBILITY_TIMEOUT)).await.is_done());
+    assert_eq!(notified(&aws), ["away", "back"]);
 }
 
-/// Whatever goes wrong once, at whichever call: all ends as if nothing had.
+/// Whatever fails once, at whichever call, the result is the same.
 #[tokio::test(start_paused = true)]
-async fn any_one_fault_at_any_call_changes_nothing_in_the_end() {
+async fn one_fault_at_any_call_does_not_change_the_result() {
     let journey = [
         connected(3, NOW),
         ended(3, NOW.plus(GRACE), "DUPLICATE_CLIENTID"),
         check(3),
         connected(4, NOW.plus(3 * GRACE)),
     ];
-    let whole = Aws::default();
+    let whole = account();
     let mut calls = Vec::new();
     for event in &journey {
         let process = whole.process();
         assert!(deliver(&process, event, NOW).await.is_done());
-        calls.push(process.calls());
+        calls.push(process.call_count());
     }
-    assert_eq!(told(&whole), ["away", "back"]);
+    assert_eq!(notified(&whole), ["away", "back"]);
     assert_eq!(calls, [2, 5, 6, 6]);
 
     for (broken, calls) in calls.into_iter().enumerate() {
-        for (invocation, fault) in (1..=calls).flat_map(|invocation| FAULTS.map(|fault| (invocation, fault))) {
-            let (aws, mut now) = (Aws::default(), NOW);
+        for (call, fault) in (1..=calls).flat_map(|call| FAULTS.map(|fault| (call, fault))) {
+            let (aws, mut now) = (account(), NOW);
             let mut calls = Vec::new();
             for (index, event) in journey.iter().enumerate() {
                 let process = aws.process();
                 let number = process.number;
-                let process = if index == broken { process.fail(invocation, fault) } else { process };
+                let process = if index == broken { process.fail(call, fault) } else { process };
                 let (delivered, at) = deliver_until_done(process, event, now).await;
                 now = at;
                 assert!(delivered.is_done(), "{event} with {fault:?} at call {call}: {delivered:?}");
                 if index == broken {
-                    calls.extend(aws.state().calls_of(number).into_iter().take(invocation).map(str::to_owned));
+                    calls.extend(aws.state().calls_of(number).into_iter().take(call));
                 }
             }
             let case = format!("{fault:?} at call {call} of {}: {calls:?}", journey[broken]);
             assert_eq!(record(&aws), record(&whole), "{case}");
-            let checks: Vec<_> = aws.state().sent.iter().map(|(check, _)| check.clone()).collect();
+            let checks: Vec<_> = sent_checks(&aws).iter().map(|(check, _)| check.clone()).collect();
             assert!(!checks.is_empty() && checks.iter().all(|sent| *sent == check(3)), "{case}: {checks:?}");
-            let mut told = told(&aws);
-            // SNS has no idempotency of its own: twice only where it took the message and that could not be noted.
-            let is_unheard = matches!(fault, Fault::DiesBefore | Fault::DiesAfter | Fault::Lost);
-            if is_unheard && calls.last().is_some_and(|last| last == "Publish") {
-                assert_eq!(told.len(), 3, "{case}");
-                told.dedup();
+            let mut notified = notified(&aws);
+            // SNS has no idempotency of its own: twice only if it accepted the message and that could not be recorded.
+            let is_unconfirmed = matches!(fault, Fault::DiesBefore | Fault::DiesAfter | Fault::Lost);
+            if is_unconfirmed && calls.last().is_some_and(|last| last == "Publish") {
+                assert_eq!(notified.len(), 3, "{case}");
+                notified.dedup();
             }
-            assert_eq!(told, ["away", "back"], "{case}");
+            assert_eq!(notified, ["away", "back"], "{case}");
         }
     }
 }
@@ -287,18 +304,18 @@ async fn any_one_fault_at_any_call_changes_nothing_in_the_end() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
     #[test]
-    fn a_check_and_a_return_at_the_same_moment_tell_nobody_or_both_in_order(
+    fn concurrent_check_and_return_notify_of_neither_or_both(
         turns in proptest::collection::vec(2..=3_usize, 0..16),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let aws = Aws::default();
+            let aws = account();
             deliver(&aws.process(), &disconnected(3, NOW), NOW).await;
             let (one, other) = (aws.process(), aws.process());
             aws.serve_in_order(turns);
             deliver_together([(one, check(3)), (other, connected(4, NOW.plus(GRACE)))], NOW.plus(GRACE)).await;
-            let told = told(&aws);
-            prop_assert!(told.is_empty() || told == ["away", "back"], "{told:?}");
+            let notified = notified(&aws);
+            prop_assert!(notified.is_empty() || notified == ["away", "back"], "{notified:?}");
             prop_assert_eq!(&record(&aws)["owed"], &Value::Null);
             prop_assert_eq!(is_connected(&aws), true);
             Ok(())
@@ -306,46 +323,38 @@ proptest! {
     }
 
     #[test]
-    fn two_checks_at_the_same_moment_tell_it_once(turns in proptest::collection::vec(2..=3_usize, 0..16)) {
+    fn concurrent_checks_notify_once(turns in proptest::collection::vec(2..=3_usize, 0..16)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let aws = Aws::default();
+            let aws = account();
             deliver(&aws.process(), &disconnected(3, NOW), NOW).await;
             let (one, other) = (aws.process(), aws.process());
             aws.serve_in_order(turns);
             deliver_together([(one, check(3)), (other, check(3))], NOW.plus(GRACE)).await;
-            prop_assert_eq!(told(&aws), ["away"]);
+            prop_assert_eq!(notified(&aws), ["away"]);
             prop_assert_eq!(&record(&aws)["owed"], &Value::Null);
             Ok(())
         })?;
     }
 }
 
-fn batch(events: &[Value]) -> Value {
-    let record = |(index, event): (usize, &Value)| {
-        let (id, body) = (format!("m-{index}"), event.to_string());
-        json!({"eventSource": "aws:sqs", "messageId": id, "body": body, "attributes": {}})
-    };
-    json!({"Records": events.iter().enumerate().map(record).collect::<Vec<_>>()})
-}
-
 #[tokio::test(start_paused = true)]
-async fn a_batch_of_one_device_in_the_wrong_order_ends_as_the_true_order_does() {
-    let aws = Aws::default();
+async fn batch_in_the_wrong_order_gives_the_right_record() {
+    let aws = account();
     let mut events: Vec<_> = (0..5).flat_map(|version| [connected(version, NOW), disconnected(version, NOW)]).collect();
     events.rotate_left(3);
     events.swap(1, 8);
-    let delivered = deliver(&aws.process(), &batch(&events), NOW).await;
-    assert_eq!(delivered.answer, Some(Ok(json!({"batchItemFailures": []}))));
+    let delivered = deliver(&aws.process(), &sqs_batch(&events), NOW).await;
+    assert_eq!(delivered.response, Some(Ok(json!({"batchItemFailures": []}))));
     assert_eq!((is_connected(&aws), &record(&aws)["versionNumber"]["N"]), (json!(false), &json!("4")));
     assert_eq!(record(&aws)["ipAddress"]["S"], "192.0.2.1");
-    assert!(aws.state().sent.contains(&(check(4), 300)));
+    assert!(sent_checks(&aws).contains(&(check(4), 300)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_what_failed_of_a_batch_comes_again() {
-    let aws = Aws::default();
-    // The read of one of the two.
+async fn only_the_failed_event_of_a_batch_is_retried() {
+    let aws = account();
+    // The read for one of the two.
     let process = aws.process().fail(1, Fault::Denied);
     let mut other = connected(1, NOW);
     for (at, value) in [("/payload/clientId", "other"), ("/thing", "other")] {
@@ -353,68 +362,68 @@ async fn only_what_failed_of_a_batch_comes_again() {
     }
     other["topic"] = "$aws/events/presence/connected/other".into();
     let events = [connected(1, NOW), other, json!({"check": "everything"})];
-    let delivered = deliver(&process, &batch(&events), NOW).await;
-    let failed = |thing: &str| aws.state().record(thing, "presence") == Value::Null;
-    let (first, second) = (failed("thing#greenhouse-1"), failed("thing#other"));
+    let delivered = deliver(&process, &sqs_batch(&events), NOW).await;
+    let failed = |thing: &str| record_of(&aws.state(), thing) == Value::Null;
+    let (first, second) = (failed("greenhouse-1"), failed("other"));
     assert!(first != second);
     let id = if first { "m-0" } else { "m-1" };
-    assert_eq!(delivered.answer, Some(Ok(json!({"batchItemFailures": [{"itemIdentifier": id}]}))));
+    assert_eq!(delivered.response, Some(Ok(json!({"batchItemFailures": [{"itemIdentifier": id}]}))));
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_devices_with_one_client_id_are_counted_once_for_each_meeting_also_when_it_comes_late() {
-    let aws = Aws::default();
+async fn duplicate_client_id_counts_once_per_event_even_late() {
+    let aws = account();
     deliver(&aws.process(), &connected(4, NOW), NOW).await;
     let delivered = deliver(&aws.process(), &ended(3, NOW, "DUPLICATE_CLIENTID"), NOW).await;
-    assert_eq!(delivered.counted, BTreeMap::from([("DuplicateClientId", 1), ("Late", 1)]));
+    assert_eq!(delivered.counts, BTreeMap::from([("DuplicateClientId", 1), ("OutOfOrder", 1)]));
     let delivered = deliver(&aws.process(), &ended(3, NOW, "DUPLICATE_CLIENTID"), NOW).await;
-    assert_eq!(delivered.counted, BTreeMap::from([("Late", 1)]));
+    assert_eq!(delivered.counts, BTreeMap::from([("OutOfOrder", 1)]));
     let delivered = deliver(&aws.process(), &ended(4, NOW, "DUPLICATE_CLIENTID"), NOW).await;
     assert_eq!(delivered.count("DuplicateClientId"), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn authorisation_failures_are_counted_and_one_at_the_door_leaves_the_record_alone() {
+async fn rejected_client_is_counted_without_changing_the_record() {
     for reason in ["AUTH_ERROR", "FORBIDDEN_ACCESS"] {
-        let aws = Aws::default();
+        let aws = account();
         deliver(&aws.process(), &connected(3, NOW), NOW).await;
         for (version, is_still_there) in [(4, true), (3, false)] {
             let later = NOW.plus(2 * GRACE);
             let delivered = deliver(&aws.process(), &ended(version, later, reason), later).await;
-            assert!(delivered.is_done() && delivered.count("AuthorisationFailures") == 1, "{reason}");
+            assert!(delivered.is_done() && delivered.count("AuthorizationFailures") == 1, "{reason}");
             assert_eq!(is_connected(&aws), is_still_there);
         }
-        assert_eq!(aws.state().sent, [(check(3), 300)]);
+        assert_eq!(sent_checks(&aws), [(check(3), 300)]);
     }
-    let aws = Aws::default();
+    let aws = account();
     let mut failed = event("connect_failed", 0, NOW, &json!({"connectFailureReason": "AUTHORIZATION_FAILED"}));
     failed["payload"].as_object_mut().unwrap().remove("versionNumber");
     for times in [1, 0] {
         let delivered = deliver(&aws.process(), &failed, NOW).await;
-        assert!(delivered.is_done() && delivered.count("AuthorisationFailures") == times);
+        assert!(delivered.is_done() && delivered.count("AuthorizationFailures") == times);
     }
     assert_eq!(record(&aws), Value::Null);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_that_overtakes_its_own_connect_is_checked_once_that_has_come() {
-    let aws = Aws::default();
+async fn early_rejection_is_checked_once_its_connect_arrives() {
+    let aws = account();
     deliver(&aws.process(), &ended(3, NOW, "FORBIDDEN_ACCESS"), NOW).await;
-    assert_eq!((is_connected(&aws), aws.state().sent.len()), (Value::Null, 0));
+    assert_eq!((is_connected(&aws), sent_checks(&aws).len()), (Value::Null, 0));
     deliver(&aws.process(), &connected(3, NOW), NOW).await;
-    assert_eq!((is_connected(&aws), &aws.state().sent), (json!(false), &vec![(check(3), 300)]));
+    assert_eq!((is_connected(&aws), &sent_checks(&aws)), (json!(false), &vec![(check(3), 300)]));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reason_that_is_not_known_is_taken() {
-    let aws = Aws::default();
+async fn unknown_disconnect_reason_is_accepted() {
+    let aws = account();
     let delivered = deliver(&aws.process(), &ended(3, NOW, "GONE_FISHING"), NOW).await;
-    assert!(delivered.is_done() && delivered.counted.is_empty());
+    assert!(delivered.is_done() && delivered.counts.is_empty());
     assert_eq!(record(&aws)["disconnectReason"]["S"], "GONE_FISHING");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_lifecycle_event_or_check_is_refused() {
+async fn anything_else_is_refused() {
     let with = |at: &str, value: Value| {
         let mut event = connected(3, NOW);
         let (parent, name) = at.rsplit_once('/').unwrap();
@@ -437,14 +446,14 @@ async fn what_is_no_lifecycle_event_or_check_is_refused() {
         (json!({"check": "runs-out"}), "unknown-value"),
         (json!({"check": "away", "thing": "a", "version": 1, "session": "s", "now": true}), "unknown-field"),
     ] {
-        let delivered = deliver(&Aws::default().process(), &event, NOW).await;
-        assert_eq!(delivered.quarantined(), reason, "{event}");
+        let delivered = deliver(&account().process(), &event, NOW).await;
+        assert_eq!(delivered.refusal_code(), reason, "{event}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_grace_period_that_the_queue_cannot_wait_for_is_refused_at_the_start() {
-    let handler = |grace: &str| handler(&Aws::default().process().with("GRACE_SECONDS", grace));
+async fn grace_period_beyond_the_queues_limit_is_rejected_at_start() {
+    let handler = |grace: &str| handler(&account().process().env("GRACE_SECONDS", grace));
     assert!(handler("0").is_ok() && handler("900").is_ok());
     for grace in ["901", "-1", "soon"] {
         let error = handler(grace).unwrap_err().to_string();
@@ -453,14 +462,14 @@ async fn a_grace_period_that_the_queue_cannot_wait_for_is_refused_at_the_start()
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_grace_period_the_check_comes_at_once() {
-    let aws = Aws::default();
-    deliver(&aws.process().with("GRACE_SECONDS", "0"), &disconnected(3, NOW), NOW).await;
-    assert_eq!(aws.state().sent, [(check(3), 0)]);
+async fn zero_grace_period_sends_the_check_immediately() {
+    let aws = account();
+    deliver(&aws.process().env("GRACE_SECONDS", "0"), &disconnected(3, NOW), NOW).await;
+    assert_eq!(sent_checks(&aws), [(check(3), 0)]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_sample_event_is_taken_as_its_name_says() {
+async fn sample_events_have_the_outcome_that_their_name_says() {
     let refused = BTreeMap::from([
         ("another-client", "topic-mismatch"),
         ("bad-thing-name", "bad-thing-name"),
@@ -476,14 +485,14 @@ async fn every_sample_event_is_taken_as_its_name_says() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
         let event: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        let delivered = deliver(&Aws::default().process(), &event, NOW).await;
+        let delivered = deliver(&account().process(), &event, NOW).await;
         match refused.get(name.as_str()) {
             Some(reason) => {
-                assert_eq!(delivered.quarantined(), *reason, "{name}");
+                assert_eq!(delivered.refusal_code(), *reason, "{name}");
                 found += 1;
             }
             None if name == "sqs-batch" => {
-                assert_eq!(delivered.answer, Some(Ok(json!({"batchItemFailures": []}))));
+                assert_eq!(delivered.response, Some(Ok(json!({"batchItemFailures": []}))));
             }
             None => assert!(delivered.is_done(), "{name}: {delivered:?}"),
         }

@@ -107,8 +107,8 @@ fn listed_certificate_is_revoked_for_any_reason() {
 #[test]
 fn pem_is_parsed_like_der_and_nothing_may_follow_it() {
     let text = pem("X509 CRL", &GOOD);
-    for good in [text.clone(), text.replace('\n', "\r\n"), format!("{text}\n")] {
-        assert!(read(good.as_bytes()).unwrap().lists(&Serial::new(&LONG)));
+    for valid in [text.clone(), text.replace('\n', "\r\n"), format!("{text}\n")] {
+        assert!(read(valid.as_bytes()).unwrap().lists(&Serial::new(&LONG)));
     }
     for bad in [
         format!("{text}{text}"),

@@ -39,7 +39,7 @@ impl Claims {
         self.claim(format!("thing#{thing}"), "name", certificate, from.unwrap_or(certificate), now).await
     }
 
-    /// Claims signed content, by its digest, for the certificate in which it is seen first, for good.
+    /// Claims signed content, by its digest, for the certificate in which it is seen first, permanently.
     pub async fn claim_signed_content(
         &self,
         digest: &str,

@@ -44,7 +44,7 @@ fn check(der: &[u8]) -> Result<DeviceCertificate, RejectionReason> {
     DeviceCertificate::validate(der, &AUTHORITY, NOW, SKEW)
 }
 
-/// The code of the reason to turn it away.
+/// The code of the rejection.
 fn code(der: &[u8]) -> &'static str {
     check(der).map_or_else(|reason| reason.code(), |_| "accepted")
 }
@@ -231,15 +231,17 @@ fn common_name_must_be_a_thing_name() {
     let teletex = |text: &str| DnValue::TeletexString(text.try_into().unwrap());
     let printable = |text: &str| DnValue::PrintableString(text.try_into().unwrap());
     let longest = "x".repeat(128);
-    for good in ["a", "thermometer-1", "A:b_c-9", &*longest] {
+    for name in ["a", "thermometer-1", "A:b_c-9", &*longest] {
         assert_eq!(
-            thing(&issued(|params| params.distinguished_name = device_params(good).distinguished_name)).as_deref(),
-            Ok(good)
+            thing(&issued(|params| params.distinguished_name = device_params(name).distinguished_name)).as_deref(),
+            Ok(name)
         );
     }
     let ia5 = DnValue::Ia5String("thermometer-1".try_into().unwrap());
-    for good in [printable("thermometer-1"), ia5] {
-        assert!(thing(&issued(|params| params.distinguished_name = device_params(good).distinguished_name)).is_ok());
+    for common_name in [printable("thermometer-1"), ia5] {
+        assert!(
+            thing(&issued(|params| params.distinguished_name = device_params(common_name).distinguished_name)).is_ok()
+        );
     }
     let bad: [DnValue; 18] = [
         "".into(),
@@ -449,7 +451,7 @@ fn rsa_signatures_are_accepted_with_each_digest() {
     }
 }
 
-/// A CA's key, the options of its signature, and what comes of it: nothing, or the words by which it is refused.
+/// A CA's key, the options of its signature, and the expected result: accepted, or the sentence of the rejection.
 const SIGNATURES: [(&str, &str, Option<&str>); 26] = [
     (P256, "-sha256", None),
     (P256, "-sha384", None),
@@ -546,8 +548,8 @@ fn unverifiable_certificate_is_made_inactive_not_revoked() {
 #[test]
 fn pem_must_be_a_single_block() {
     let text = pki::pem("CERTIFICATE", &GOOD);
-    for good in [text.clone(), text.replace('\n', "\r\n"), format!("{text}\n \n")] {
-        assert_eq!(parse_pem(&good).as_ref(), Ok(&*GOOD));
+    for valid in [text.clone(), text.replace('\n', "\r\n"), format!("{text}\n \n")] {
+        assert_eq!(parse_pem(&valid).as_ref(), Ok(&*GOOD));
     }
     for bad in [
         String::new(),

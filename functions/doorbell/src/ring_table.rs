@@ -100,9 +100,13 @@ impl RingTable {
         loop {
             let updated = self.table.update(&key, invocation, async |old| {
                 let (rings, now) = (parse(&old.item)?, invocation.now());
+                // The response to our write was lost, and another invocation has written since.
+                if rings.is_claimed_by(&owner) {
+                    return Ok::<_, RingTableError>(Update::Keep(Debounce::Send));
+                }
                 let decision = rings.decide(&ring, self.window, now);
                 if decision != Debounce::Send {
-                    return Ok::<_, RingTableError>(Update::Keep(decision));
+                    return Ok(Update::Keep(decision));
                 }
                 let claim = RingClaim { ring: ring.clone(), owner: owner.clone(), expires: invocation.deadline() };
                 Ok(Update::Write(self.item(&rings.with_claim(claim, self.window, now), invocation)?, decision))

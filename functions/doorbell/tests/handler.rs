@@ -166,6 +166,19 @@ async fn claim_whose_response_was_lost_is_recognized() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn claim_is_recognized_even_if_the_record_has_changed_since() {
+    let aws = aws();
+    aws.fail_next("PutItem", [Fault::Lost]);
+    // Before the SDK sends the claim again.
+    aws.change(3, |state| {
+        let other = json!({"version": {"N": "2"}, "writer": {"S": "another"}});
+        state.set_attributes("idempotency", &["doorbell#front-door"], &other);
+    });
+    assert_eq!(counted(&deliver(&aws, &ring("e-1", NOW)).await), ["Conflicts", "Notified"]);
+    assert_eq!(aws.state().published.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn mark_whose_response_was_lost_is_recognized() {
     let aws = deliver_with_lost_response(2).await;
     assert_eq!(rings(&aws)["told"].as_array().unwrap().len(), 1);

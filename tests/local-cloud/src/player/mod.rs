@@ -29,7 +29,7 @@ use crate::destination::DestinationQueue;
 use crate::device::{Broker, Device, Identity};
 use crate::observer::{Effect, Observer, now};
 use crate::pki::IssuedCertificate;
-use crate::scenario::{Action, Expectation, Scenario, Step};
+use crate::scenario::{Expectation, Scenario, Step, StepAction};
 
 pub use enrollment::Enrollment;
 pub use result::StepResult;
@@ -176,12 +176,12 @@ impl Player {
         actor.last_step_at = Some(Instant::now());
         let result = StepResult::new(scenario, index, step);
         match action {
-            Action::Connect(connect) => {
+            StepAction::Connect(connect) => {
                 let result = self.connect(&mut actor, connect, result).await?;
                 self.played.fetch_add(1, Ordering::Relaxed);
                 Ok(StepOutcome::Complete(vec![result]))
             }
-            Action::Publish { topic, payload } => {
+            StepAction::Publish { topic, payload } => {
                 let result = StepResult { topic: Some(topic.to_owned()), ..result };
                 let Some(device) = &mut actor.device else {
                     let problem = Some("the device never connected".to_owned());
@@ -190,7 +190,7 @@ impl Player {
                 };
                 self.publish(device, step, topic, &payload, result).await
             }
-            Action::Disconnect => {
+            StepAction::Disconnect => {
                 let Some(device) = actor.device.as_mut().filter(|device| device.is_connected()) else {
                     self.played.fetch_add(1, Ordering::Relaxed);
                     let problem = Some("the device was not connected".to_owned());
@@ -200,9 +200,9 @@ impl Player {
                 device.disconnect();
                 Ok(self.compare(self.await_presence("disconnected", skip, started_at, result).await?))
             }
-            Action::Command(command) => Ok(self.compare(self.send_command(command, result).await?)),
-            Action::ReadShadow(shadow) => Ok(self.compare(self.read_shadow(shadow, result).await?)),
-            Action::UpdateShadow(shadow, desired) => {
+            StepAction::Command(command) => Ok(self.compare(self.send_command(command, result).await?)),
+            StepAction::ReadShadow(shadow) => Ok(self.compare(self.read_shadow(shadow, result).await?)),
+            StepAction::UpdateShadow(shadow, desired) => {
                 Ok(self.compare(self.update_shadow(shadow, desired, result).await?))
             }
         }

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Action, Connect, confirmation_topic};
+use super::{Connect, StepAction, confirmation_topic};
 
 /// The expected outcome of a step.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
@@ -110,23 +110,26 @@ impl fmt::Display for ShadowState {
 
 impl Expectation {
     /// Whether such an action can have this outcome.
-    pub(super) fn is_possible_for(&self, action: &Action<'_>) -> bool {
+    pub(super) fn is_possible_for(&self, action: &StepAction<'_>) -> bool {
         match self {
-            Self::Nothing | Self::Denied => matches!(action, Action::Connect(_) | Action::Publish { .. }),
-            Self::Admitted | Self::Rejected(_) => matches!(action, Action::Connect(_)),
+            Self::Nothing | Self::Denied => matches!(action, StepAction::Connect(_) | StepAction::Publish { .. }),
+            Self::Admitted | Self::Rejected(_) => matches!(action, StepAction::Connect(_)),
             Self::Notification(_) => {
-                matches!(action, Action::Publish { .. } | Action::Connect(Connect::Again) | Action::Disconnect)
+                matches!(
+                    action,
+                    StepAction::Publish { .. } | StepAction::Connect(Connect::Again) | StepAction::Disconnect
+                )
             }
-            Self::Connected => matches!(action, Action::Connect(Connect::Again)),
-            Self::Disconnected => matches!(action, Action::Disconnect),
+            Self::Connected => matches!(action, StepAction::Connect(Connect::Again)),
+            Self::Disconnected => matches!(action, StepAction::Disconnect),
             Self::Quarantine(_) | Self::Suppressed | Self::Stored(_) | Self::Forwarded(_) => {
-                matches!(action, Action::Publish { .. })
+                matches!(action, StepAction::Publish { .. })
             }
-            Self::Done | Self::Refused(_) => matches!(action, Action::Command(_)),
-            Self::Desired(_) => matches!(action, Action::ReadShadow(_)),
+            Self::Done | Self::Refused(_) => matches!(action, StepAction::Command(_)),
+            Self::Desired(_) => matches!(action, StepAction::ReadShadow(_)),
             Self::Recorded(_) => match action {
-                Action::Publish { topic, .. } => confirmation_topic(topic).is_some(),
-                other => matches!(other, Action::ReadShadow(_) | Action::UpdateShadow(..)),
+                StepAction::Publish { topic, .. } => confirmation_topic(topic).is_some(),
+                other => matches!(other, StepAction::ReadShadow(_) | StepAction::UpdateShadow(..)),
             },
         }
     }

@@ -18,7 +18,7 @@ use crate::tools;
 
 pub use certificate::{CertificateOptions, Connect};
 pub use expectation::{Expectation, ExpectedForward, ExpectedNotification, Reason, ShadowState, Stored};
-pub use step::{Action, Command, Shadow, Step, confirmation_topic};
+pub use step::{Command, Shadow, Step, StepAction, confirmation_topic};
 
 /// A scenario file.
 #[derive(Debug, Clone, Deserialize)]

@@ -70,7 +70,7 @@ struct Repeat {
 
 /// What a step does.
 #[derive(Debug, Clone)]
-pub enum Action<'a> {
+pub enum StepAction<'a> {
     /// The device publishes a message.
     Publish {
         /// The topic.
@@ -90,7 +90,7 @@ pub enum Action<'a> {
     UpdateShadow(&'a Shadow, &'a Value),
 }
 
-impl Action<'_> {
+impl StepAction<'_> {
     /// Returns what an error message calls the action, with an article.
     pub(super) fn description(&self) -> &'static str {
         match self {
@@ -147,7 +147,7 @@ pub fn confirmation_topic(topic: &str) -> Option<String> {
 
 impl Step {
     /// Returns what the step does.
-    pub fn action(&self) -> Result<Action<'_>> {
+    pub fn action(&self) -> Result<StepAction<'_>> {
         let payloads = [
             self.payload.is_some(),
             self.payload_text.is_some(),
@@ -155,14 +155,14 @@ impl Step {
             self.payload_repeat.is_some(),
         ];
         match (&self.topic, &self.connect, self.disconnect, &self.command, &self.shadow) {
-            (Some(topic), None, false, None, None) => Ok(Action::Publish { topic, payload: self.payload()? }),
+            (Some(topic), None, false, None, None) => Ok(StepAction::Publish { topic, payload: self.payload()? }),
             (None, ..) if payloads.contains(&true) => bail!("a payload requires a topic"),
-            (None, Some(connect), false, None, None) => Ok(Action::Connect(connect)),
-            (None, None, true, None, None) => Ok(Action::Disconnect),
-            (None, None, false, Some(command), None) => Ok(Action::Command(command)),
+            (None, Some(connect), false, None, None) => Ok(StepAction::Connect(connect)),
+            (None, None, true, None, None) => Ok(StepAction::Disconnect),
+            (None, None, false, Some(command), None) => Ok(StepAction::Command(command)),
             (None, None, false, None, Some(shadow)) => Ok(match &shadow.desired {
-                Some(desired) => Action::UpdateShadow(shadow, desired),
-                None => Action::ReadShadow(shadow),
+                Some(desired) => StepAction::UpdateShadow(shadow, desired),
+                None => StepAction::ReadShadow(shadow),
             }),
             _ => bail!("must have exactly one of topic, connect, disconnect, command and shadow"),
         }

@@ -61,7 +61,7 @@ fn certificate_has_the_given_options() {
     );
     let scenario = Scenario::parse(&text).expect("valid");
     let step = scenario.steps.first().expect("one");
-    let Ok(Action::Connect(Connect::Certificate(options))) = step.action() else { panic!("{step:?}") };
+    let Ok(StepAction::Connect(Connect::Certificate(options))) = step.action() else { panic!("{step:?}") };
     assert!(options.signed_by_unknown_ca && options.revoked);
     let certificate = options.spec("t");
     assert_eq!(certificate.common_name.as_deref(), Some("a/b"));

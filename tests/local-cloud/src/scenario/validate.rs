@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail, ensure};
 
-use super::{Action, Connect, Expectation, Scenario, Step};
+use super::{Connect, Expectation, Scenario, Step, StepAction};
 use crate::isolation::Account;
 
 /// Maximum number of copies of a message.
@@ -99,22 +99,22 @@ impl Step {
         ensure!(!self.together || self.times.get() > 1, "together: requires `times` of 2 or more");
         ensure!(self.expect_others.is_none() || self.times.get() > 1, "expectOthers: requires `times` of 2 or more");
         let action = self.action()?;
-        let is_message = matches!(action, Action::Publish { .. });
+        let is_message = matches!(action, StepAction::Publish { .. });
         ensure!(is_message || self.times.get() == 1, "times: must be 1 for {}", action.description());
         let is_one_message = is_message && self.times.get() == 1;
         ensure!(self.wait_for_outcome || is_one_message, "waitForOutcome: may be false for a single message only");
         match &action {
-            Action::Publish { topic, .. } => {
+            StepAction::Publish { topic, .. } => {
                 let is_topic = !topic.is_empty() && topic.len() <= 256 && !topic.contains(['+', '#', '\0']);
                 ensure!(is_topic, "topic: must be 1 to 256 bytes without + and #");
             }
-            Action::Connect(Connect::Certificate(options)) => options.validate()?,
-            Action::ReadShadow(shadow) | Action::UpdateShadow(shadow, _) => {
+            StepAction::Connect(Connect::Certificate(options)) => options.validate()?,
+            StepAction::ReadShadow(shadow) | StepAction::UpdateShadow(shadow, _) => {
                 ensure!(is_name(&shadow.thing), "shadow.thing: must be 1 to 128 of the characters a-z A-Z 0-9 : _ -");
                 let is_shadow = shadow.name.as_ref().is_none_or(|name| is_name(name) && name.len() <= 64);
                 ensure!(is_shadow, "shadow.name: must be 1 to 64 of the characters a-z A-Z 0-9 : _ -");
             }
-            Action::Connect(Connect::Again) | Action::Disconnect | Action::Command(_) => {}
+            StepAction::Connect(Connect::Again) | StepAction::Disconnect | StepAction::Command(_) => {}
         }
         let others = self.expect_others.as_ref();
         for (name, expect) in [("expect", Some(&self.expect)), ("expectOthers", others)] {

@@ -118,12 +118,12 @@ async fn conflict_is_counted_and_decided_anew_from_what_was_written() {
 #[tokio::test(start_paused = true)]
 async fn conflicts_are_bounded() {
     let (aws, invocation) = (account(), invocation());
-    let rivals = (1..=20).map(|attempt| 2 * attempt);
+    let rivals = (1..=30).map(|attempt| 2 * attempt);
     let process = rivals.fold(aws.process(), |process, put| process.change(put, |state| write_as_another(state, "x")));
     let error = append(&process, "a", &invocation).await.unwrap_err();
     assert!(matches!(&error, TableError::Conflict(table) if table == "table"), "{error:?}");
-    assert_eq!(invocation.counts()["Conflicts"], 10);
-    assert_eq!(aws.state().calls_to("PutItem").len(), 10);
+    assert_eq!(invocation.counts()["Conflicts"], 20);
+    assert_eq!(aws.state().calls_to("PutItem").len(), 20);
     assert_eq!(aws.state().attribute("table", &KEY, "value").as_deref(), Some("x"));
 }
 

@@ -85,7 +85,7 @@ async fn list_and_show(suite: Arc<Suite>) -> Result<()> {
 
     let (code, output) = quarantine(&stage, &["show", function, "listed"]).await?;
     ensure!(code == Some(0), "the exit code is {code:?}: {output}");
-    ensure_contains(&output, &["does not match the pattern", "iotbutton/thing-1", r#""clickType":"SINGLE""#])?;
+    ensure_contains(&output, &["must match the pattern", "iotbutton/thing-1", r#""clickType":"SINGLE""#])?;
     let (code, output) = quarantine(&stage, &["show", function, "unknown"]).await?;
     ensure!(code == Some(1), "an unknown event is shown; the exit code is {code:?}: {output}");
     Ok(())

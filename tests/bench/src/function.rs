@@ -239,7 +239,7 @@ fn admission(device: &Device, is_first: bool) -> Vec<ExpectedCall> {
         [iot("DescribeCACertificate", ca, &[]), ca_status]
     };
 
-    let mut calls = vec![record("GetItem", &[]), status(), record("UpdateItem", &["\"admitting\""])];
+    let mut calls = vec![record("GetItem", &[]), status(), record("PutItem", &["\"admitting\""])];
     calls.extend(authority());
     if is_first {
         calls.push(table("PutItem", format!("\"ca#{ca}\""), &["notAfter"]));
@@ -258,7 +258,7 @@ fn admission(device: &Device, is_first: bool) -> Vec<ExpectedCall> {
     calls.extend(again());
     calls.push(iot("UpdateCertificate", certificate, &["newStatus=ACTIVE"]));
     calls.extend(again());
-    calls.push(record("UpdateItem", &["\"admitted\"", thing, serial]));
+    calls.push(record("PutItem", &["\"admitted\"", thing, serial]));
     calls
 }
 

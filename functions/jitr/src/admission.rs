@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use gatehouse::aws::registry::{CertificateStatus, RegisteredCertificate};
 use gatehouse::pki::{CaCertificate, CertificateId, parse_pem};
 use gatehouse::store::CrlFetchError;
 use gatehouse::{CaStatus, Failure, Invocation, Refusal, ThingName, error_chain};
+use iot_registry::{CertificateStatus, RegisteredCertificate};
 use tokio::time::sleep;
 
 use crate::admission_record::{AdmissionLease, AdmissionState};

@@ -3,11 +3,11 @@ use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use gatehouse::aws::registry::{CertificateStatus, Registry};
 use gatehouse::pki::{CaCertificate, CertificateId};
 use gatehouse::{
     Devices, Environment, EventHandler, Failure, Idempotency, Incoming, InitError, Invocation, Setup, Topic,
 };
+use iot_registry::{CertificateStatus, Registry};
 use regex_lite::Regex;
 
 use crate::admission::Admission;

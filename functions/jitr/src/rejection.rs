@@ -1,6 +1,6 @@
 //! Why a device is rejected. That is a result of the function, not an error.
 
-use gatehouse::aws::registry::CertificateStatus;
+use iot_registry::CertificateStatus;
 
 /// Why a certificate is not admitted, with a code for machines and a sentence for people. Neither repeats what the
 /// certificate says.

@@ -10,8 +10,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use gatehouse::Timestamp;
-use gatehouse::aws::registry::CertificateStatus;
 use gatehouse::pki::{CaCertificate, CertificateError, parse_pem};
+use iot_registry::CertificateStatus;
 use jitr::certificate::DeviceCertificate;
 use jitr::rejection::RejectionReason;
 use proptest::prelude::*;

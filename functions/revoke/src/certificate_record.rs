@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::AttributeValue;
-use gatehouse::aws::registry::ListedCertificate;
 use gatehouse::pki::{CertificateId, Serial};
 use gatehouse::store::item::{number, string, text};
 use gatehouse::{Failure, Invocation, Item, Key, TableError, Timestamp, Update, VersionedItem, VersionedTable};
+use iot_registry::ListedCertificate;
 
 /// The admission records of certificates, which `jitr` writes too, and the status of CAs.
 #[derive(Debug, Clone)]

@@ -1,6 +1,6 @@
 //! What to do about one certificate, given its status and its record. No I/O.
 
-use gatehouse::aws::registry::CertificateStatus;
+use iot_registry::CertificateStatus;
 
 use crate::certificate_record::CertificateRecord;
 

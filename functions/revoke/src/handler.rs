@@ -1,9 +1,9 @@
 use std::time::Duration;
 
-use gatehouse::aws::registry::Registry;
 use gatehouse::{
     Command, Devices, Environment, EventHandler, Failure, Idempotency, InitError, Invocation, Queue, Setup, Topic,
 };
+use iot_registry::Registry;
 
 use crate::certificate_record::CertificateRecords;
 use crate::command::{CommandKind, RevocationCommand};

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gatehouse::aws::registry::{CertificatePage, CertificateStatus, ListedCertificate};
 use gatehouse::pki::{CertificateId, Crl, Serial, parse_certificate, parse_pem};
 use gatehouse::store::CrlFetchError;
 use gatehouse::{Failure, Invocation, Refusal, VersionedItem, error_chain};
+use iot_registry::{CertificatePage, CertificateStatus, ListedCertificate};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
 use crate::certificate_record::{CertificateRecord, RevocationReason};

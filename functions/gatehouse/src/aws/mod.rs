@@ -2,8 +2,6 @@
 
 pub(crate) mod config;
 mod queue;
-#[cfg(feature = "iot-registry")]
-pub mod registry;
 mod topic;
 
 pub use queue::{Queue, SendError};

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use gatehouse::aws::registry::Registry;
 use gatehouse::pki::Crl;
 use gatehouse::{Concurrent, Devices, Idempotency, InitError, Timestamp, Topic};
+use iot_registry::Registry;
 use jitr::JitrHandler;
 use rcgen::{CertificateParams, CertificateRevocationListParams, KeyPair, SerialNumber};
 use serde_json::{Value, json};

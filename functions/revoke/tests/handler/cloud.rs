@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use gatehouse::aws::registry::Registry;
 use gatehouse::{Concurrent, Devices, Idempotency, InitError, Queue, Timestamp, Topic};
+use iot_registry::Registry;
 use revoke::RevokeHandler;
 use serde_json::{Value, json};
 use test_support::{

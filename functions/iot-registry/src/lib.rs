@@ -1,6 +1,7 @@
 //! AWS IoT's registry of certificates, CAs and things. Every call may be repeated: a second one changes nothing.
 //!
-//! Behind the feature `iot-registry`, so that functions which never call AWS IoT do not compile its SDK.
+//! A crate of its own, because AWS IoT's SDK takes longer to compile than all others together: eight functions, and the
+//! library they share, do not wait for it.
 
 use aws_sdk_iot::Client;
 use aws_sdk_iot::error::SdkError;
@@ -13,9 +14,8 @@ use aws_sdk_iot::operation::update_certificate::UpdateCertificateError;
 pub use aws_sdk_iot::types::CertificateStatus;
 use aws_sdk_iot::types::{AttributePayload, AutoRegistrationStatus, CaCertificateStatus, Certificate};
 
-use crate::event::ThingName;
-use crate::pki::{CaCertificate, CertificateId};
-use crate::runtime::{BoxError, Failure, Setup};
+use gatehouse::pki::{CaCertificate, CertificateId};
+use gatehouse::{BoxError, Failure, Setup, ThingName};
 
 /// The most certificates that AWS IoT returns per page.
 const PAGE_SIZE: i32 = 250;

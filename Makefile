@@ -18,6 +18,7 @@ AWS := $(TOOLS)/aws/bin/aws
 # cargo-lambda finds zig, which links the functions against an old enough glibc, as the first python3's module.
 CARGO_LAMBDA := PATH="$(CURDIR)/$(TOOLS)/build/bin:$$PATH" cargo lambda
 CLOUD = cargo run --quiet --package local-cloud --bin
+PROGRESS := $(TOOLS)/build/bin/python tests/tools/progress
 
 # Only these reach an account. Everything else runs without anything that could name or open one.
 ifeq ($(filter deploy destroy ca-register ca-publish-crl ca-deactivate,$(MAKECMDGOALS)),)
@@ -64,28 +65,28 @@ local_tools := $(foreach tool,cloud aws build,$(TOOLS)/$(tool)/.installed)
 .PHONY: replay
 replay: build $(local_tools) ## play the sample events on the local cloud (EVENTS=file.json for your own)
 	$(call say,compiling the local cloud and replay)
-	@cargo build --package local-cloud --bins
+	@$(PROGRESS) crates cargo build --package local-cloud --bins
 	@$(CLOUD) replay -- $(if $(JSON),--json) $(EVENTS)
 
 .PHONY: test
 test: $(TOOLS)/device-sdk/.installed
 test: build $(local_tools) ## run every test: units, properties, and whole journeys on the local cloud
 	$(call say,compiling all tests and running them: first those of the functions, then those on the local cloud)
-	@cargo test --workspace --lib --bins --tests
+	@$(PROGRESS) crates cargo test --workspace --lib --bins --tests
 	$(call say,running the commands in the documentation)
 	@tests/tools/run-docs
 
 .PHONY: local
 local: build $(local_tools) ## leave the local cloud running, and print how to publish to it
 	$(call say,compiling the local cloud)
-	@cargo build --package local-cloud --bins
+	@$(PROGRESS) crates cargo build --package local-cloud --bins
 	@$(CLOUD) local
 
 .PHONY: watch
 watch: build $(local_tools) ## run the functions under cargo-lambda's emulator, on a local cloud; rebuilds on change
 	$(call say,compiling the local cloud and the functions for the emulator)
-	@cargo build --package local-cloud --bins
-	@cargo build
+	@$(PROGRESS) crates cargo build --package local-cloud --bins
+	@$(PROGRESS) crates cargo build
 	@$(CLOUD) local -- --watch
 
 .PHONY: invoke
@@ -96,7 +97,8 @@ invoke: $(TOOLS)/build/.installed ## send an event to a function under `make wat
 .PHONY: build
 build: $(TOOLS)/build/.installed ## build the zips that ship (ARCH=x86_64 or arm64)
 	$(call say,building the functions for $(ARCH))
-	@$(CARGO_LAMBDA) build --release --output-format zip --$(subst _,-,$(ARCH))
+	@PATH="$(CURDIR)/$(TOOLS)/build/bin:$$PATH" \
+		$(PROGRESS) crates cargo lambda build --release --output-format zip --$(subst _,-,$(ARCH))
 
 # The Node peers, each with its own modules, so that the size of one is not the other's. Not below .tools/peers: that
 # directory is made anew whenever its Python packages change.
@@ -114,7 +116,7 @@ bench: build $(TOOLS)/peers/.installed $(node_peers) ## measure cold start, spee
 	$(call say,building the empty function and the benchmark)
 	@cd tests/bench/peers/empty && CARGO_TARGET_DIR=$(CURDIR)/target/peers \
 		$(CARGO_LAMBDA) build --release --output-format zip --$(subst _,-,$(ARCH))
-	@cargo bench --package bench --bench bench --profile dev -- $(BENCH)
+	@cargo bench --package bench --bench bench --profile harness -- $(BENCH)
 
 .PHONY: fuzz
 fuzz: ## fuzz what parses certificates and lists, ten minutes each; needs nightly Rust and cargo-fuzz
@@ -128,8 +130,12 @@ fuzz: ## fuzz what parses certificates and lists, ten minutes each; needs nightl
 scripts := infra/quarantine infra/bridge/configure $(filter-out %.cnf,$(wildcard infra/ca/*)) tests/tools/check \
 	tests/tools/check-shipped .ci/run
 
-.PHONY: lint
-lint: $(foreach tool,lint schema checkov guard,$(TOOLS)/$(tool)/.installed) ## check the code and the templates
+# In three parts, for `--jobs`: most of the first waits for compilers, and the others for nothing that it makes.
+.PHONY: lint lint-code lint-docs lint-infra
+lint: lint-code lint-docs lint-infra ## check the code, the documentation and the templates
+	$(call say,all is well)
+
+lint-code: | check
 	$(call say,rustfmt)
 	@cargo fmt --all --check
 	$(call say,clippy)
@@ -138,6 +144,8 @@ lint: $(foreach tool,lint schema checkov guard,$(TOOLS)/$(tool)/.installed) ## c
 	@tests/tools/check-shipped
 	$(call say,API documentation)
 	@RUSTDOCFLAGS='--deny warnings' cargo doc --no-deps --quiet
+
+lint-docs: $(foreach tool,lint schema,$(TOOLS)/$(tool)/.installed)
 	$(call say,shellcheck)
 	@$(TOOLS)/lint/bin/shellcheck --external-sources --shell=bash $(scripts)
 	$(call say,documentation)
@@ -149,6 +157,8 @@ lint: $(foreach tool,lint schema checkov guard,$(TOOLS)/$(tool)/.installed) ## c
 		$(TOOLS)/schema/bin/check-jsonschema --check-metaschema $$schema; \
 		$(TOOLS)/schema/bin/check-jsonschema --schemafile $$schema $${schema%.schema.json}.json; \
 	done
+
+lint-infra: $(foreach tool,lint checkov guard,$(TOOLS)/$(tool)/.installed)
 	$(call say,cfn-lint)
 	@mkdir -p target
 	@infra/bridge/configure --policy --thing sample --out telemetry/sample --in commands/sample > target/bridge.yaml
@@ -164,7 +174,6 @@ lint: $(foreach tool,lint schema checkov guard,$(TOOLS)/$(tool)/.installed) ## c
 		$(TOOLS)/guard/bin/cfn-guard validate --show-summary fail --rules infra/guard/$$template.guard \
 			--data infra/$$template.yaml; \
 	done
-	$(call say,all is well)
 
 # --- a real account
 

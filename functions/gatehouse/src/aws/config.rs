@@ -9,12 +9,16 @@ use std::time::Duration;
 use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_smithy_http_client::Connector;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode};
-use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_runtime_api::client::http::{
+    HttpConnectorSettings, SharedHttpClient, SharedHttpConnector, http_client_fn,
+};
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 use aws_types::SdkConfig;
 
+use crate::aws::resolver::Resolver;
 use crate::runtime::environment::{Environment, InitError};
 
 /// The roots that AWS endpoints chain to: Amazon Root CA 1 to 4 and Starfield Services Root G2, as published at
@@ -32,7 +36,7 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1400);
 const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
 
 /// Loads the configuration from the environment.
-pub(crate) async fn load(environment: &Environment) -> Result<SdkConfig, InitError> {
+pub(crate) async fn load(environment: &Environment, resolver: Resolver) -> Result<SdkConfig, InitError> {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(ATTEMPT_TIMEOUT)
         .operation_attempt_timeout(ATTEMPT_TIMEOUT)
@@ -49,7 +53,7 @@ pub(crate) async fn load(environment: &Environment) -> Result<SdkConfig, InitErr
     let config = aws_config::defaults(BehaviorVersion::latest())
         .region(Region::new(environment.required::<String>("AWS_REGION")?))
         .credentials_provider(SharedCredentialsProvider::new(credentials))
-        .http_client(http_client(environment)?)
+        .http_client(http_client(environment, resolver)?)
         .timeout_config(timeouts)
         .load()
         .await;
@@ -63,7 +67,9 @@ pub(crate) fn single_attempt_timeouts() -> TimeoutConfig {
     TimeoutConfig::builder().operation_attempt_timeout(OPERATION_TIMEOUT).operation_timeout(OPERATION_TIMEOUT).build()
 }
 
-fn http_client(environment: &Environment) -> Result<SharedHttpClient, InitError> {
+/// Returns one connector for all clients, whatever their timeouts are: the SDK's own HTTP client parses the roots again
+/// for each client, and for each set of timeouts.
+fn http_client(environment: &Environment, resolver: Resolver) -> Result<SharedHttpClient, InitError> {
     // Takes precedence if set: other partitions, proxies, private endpoints, and a test's own endpoint.
     let roots = match environment.get("SSL_CERT_FILE") {
         Some(path) => {
@@ -75,10 +81,13 @@ fn http_client(environment: &Environment) -> Result<SharedHttpClient, InitError>
         .with_trust_store(TrustStore::empty().with_pem_certificate(roots))
         .build()
         .map_err(|error| InitError::Tls(error.into()))?;
-    Ok(aws_smithy_http_client::Builder::new()
+    let connector = Connector::builder()
+        .connector_settings(HttpConnectorSettings::builder().connect_timeout(ATTEMPT_TIMEOUT).build())
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
         .tls_context(context)
-        .build_https())
+        .build_with_resolver(resolver);
+    let connector = SharedHttpConnector::new(connector);
+    Ok(http_client_fn(move |_settings, _components| connector.clone()))
 }
 
 #[cfg(test)]
@@ -92,19 +101,20 @@ mod tests {
 
     #[tokio::test]
     async fn variables_that_lambda_sets_are_required() {
-        let error = load(&[("AWS_REGION", "eu-west-1")].into_iter().collect()).await.unwrap_err();
+        let error = load(&[("AWS_REGION", "eu-west-1")].into_iter().collect(), Resolver::default()).await.unwrap_err();
         assert_eq!(error.to_string(), "environment variable AWS_ACCESS_KEY_ID is missing");
     }
 
     #[tokio::test]
     async fn unreadable_certificate_file_is_named() {
-        let error = load(&environment(&[("SSL_CERT_FILE", "/nowhere/roots.pem")])).await.unwrap_err();
+        let error =
+            load(&environment(&[("SSL_CERT_FILE", "/nowhere/roots.pem")]), Resolver::default()).await.unwrap_err();
         assert!(error.to_string().starts_with("failed to read /nowhere/roots.pem: "), "{error}");
     }
 
     #[tokio::test]
     async fn region_timeouts_and_backoff_are_ours() {
-        let config = load(&environment(&[])).await.unwrap();
+        let config = load(&environment(&[]), Resolver::default()).await.unwrap();
         assert_eq!(config.region().map(Region::as_ref), Some("eu-west-1"));
         assert_eq!(config.timeout_config().and_then(TimeoutConfig::operation_timeout), Some(OPERATION_TIMEOUT));
         assert_eq!(config.retry_config().map(RetryConfig::initial_backoff), Some(INITIAL_BACKOFF));
@@ -115,6 +125,6 @@ mod tests {
         let pem = std::str::from_utf8(AMAZON_ROOTS).unwrap();
         assert_eq!(pem.matches("-----BEGIN CERTIFICATE-----").count(), 5);
         // A client builds its trust store immediately, and panics if one does not parse.
-        assert!(http_client(&environment(&[])).is_ok());
+        assert!(http_client(&environment(&[]), Resolver::default()).is_ok());
     }
 }

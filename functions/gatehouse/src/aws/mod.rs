@@ -2,6 +2,7 @@
 
 pub(crate) mod config;
 mod queue;
+pub(crate) mod resolver;
 mod topic;
 
 pub use queue::{Queue, SendError};

@@ -158,7 +158,8 @@ impl<H: BatchHandler> Function<H> {
 
     /// Handles events, quarantines refused ones, and reports. Returns one outcome per envelope, in their order.
     async fn settle(&self, envelopes: &[Envelope<'_>], invocation: &Invocation) -> Vec<Outcome> {
-        let mut outcomes = self.run_handler(envelopes, invocation).await;
+        // Boxed, because it would be copied on the stack, page by page for the first time.
+        let mut outcomes = Box::pin(self.run_handler(envelopes, invocation)).await;
         let failed = outcomes.iter_mut().zip(envelopes).filter(|(outcome, _)| outcome.is_err());
         stream::iter(failed)
             .for_each_concurrent(MAX_QUARANTINE_WRITES, async |(outcome, envelope)| {

@@ -16,7 +16,8 @@ REGION ?= us-east-1
 TOOLS := .tools
 AWS := $(TOOLS)/aws/bin/aws
 # cargo-lambda finds zig, which links the functions against an old enough glibc, as the first python3's module.
-CARGO_LAMBDA := PATH="$(CURDIR)/$(TOOLS)/build/bin:$$PATH" cargo lambda
+# aws-lc, if it is built at all, must not gather entropy in every cold start (docs/decisions/0001-tls-provider.md).
+CARGO_LAMBDA := PATH="$(CURDIR)/$(TOOLS)/build/bin:$$PATH" AWS_LC_SYS_NO_JITTER_ENTROPY=1 cargo lambda
 CLOUD = cargo run --quiet --package local-cloud --bin
 PROGRESS := $(TOOLS)/build/bin/python tests/tools/progress
 
@@ -95,10 +96,11 @@ invoke: $(TOOLS)/build/.installed ## send an event to a function under `make wat
 		--invoke-address 127.0.0.1 --data-file $(or $(EVENT),$(error EVENT is missing: make invoke FN=button EVENT=events/button/single.json))
 
 .PHONY: build
-build: $(TOOLS)/build/.installed ## build the zips that ship (ARCH=x86_64 or arm64)
+build: $(TOOLS)/build/.installed ## build the zips that ship (ARCH=x86_64 or arm64, TLS=ring or aws-lc)
 	$(call say,building the functions for $(ARCH))
-	@PATH="$(CURDIR)/$(TOOLS)/build/bin:$$PATH" \
-		$(PROGRESS) crates cargo lambda build --release --output-format zip --$(subst _,-,$(ARCH))
+	@PATH="$(CURDIR)/$(TOOLS)/build/bin:$$PATH" AWS_LC_SYS_NO_JITTER_ENTROPY=1 \
+		$(PROGRESS) crates cargo lambda build --release --output-format zip --$(subst _,-,$(ARCH)) \
+		$(if $(filter aws-lc,$(TLS)),--features gatehouse/tls-aws-lc)
 
 # The Node peers, each with its own modules, so that the size of one is not the other's. Not below .tools/peers: that
 # directory is made anew whenever its Python packages change.
@@ -111,11 +113,17 @@ $(TOOLS)/peers-node/%/.installed: tests/bench/peers/node/%/package-lock.json | c
 		cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund --silent && touch .installed; \
 	else echo 'npm is missing: the Node peer of $* is skipped'; fi
 
+# Whether `button` is measured.
+bench_button := $(if $(findstring --only,$(BENCH)),$(findstring button,$(BENCH)),button)
+
 .PHONY: bench
 bench: build $(TOOLS)/peers/.installed $(node_peers) ## measure cold start, speed and size beside Node and Python
 	$(call say,building the empty function and the benchmark)
 	@cd tests/bench/peers/empty && CARGO_TARGET_DIR=$(CURDIR)/target/peers \
 		$(CARGO_LAMBDA) build --release --output-format zip --$(subst _,-,$(ARCH))
+	$(if $(bench_button),$(call say,building button with aws-lc for comparison))
+	$(if $(bench_button),@$(CARGO_LAMBDA) build --release --output-format zip \
+		--$(subst _,-,$(ARCH)) --lambda-dir target/peers/aws-lc --bin button --features gatehouse/tls-aws-lc)
 	@cargo bench --package bench --bench bench --profile harness -- $(BENCH)
 
 .PHONY: fuzz

@@ -33,6 +33,12 @@ const OPERATION_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest that one attempt takes: a call that hangs leaves time for a second one.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1400);
 
+/// What the TLS connections are encrypted with.
+#[cfg(not(feature = "tls-aws-lc"))]
+const CRYPTO: CryptoMode = CryptoMode::Ring;
+#[cfg(feature = "tls-aws-lc")]
+const CRYPTO: CryptoMode = CryptoMode::AwsLc;
+
 const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
 
 /// Loads the configuration from the environment.
@@ -83,7 +89,7 @@ fn http_client(environment: &Environment, resolver: Resolver) -> Result<SharedHt
         .map_err(|error| InitError::Tls(error.into()))?;
     let connector = Connector::builder()
         .connector_settings(HttpConnectorSettings::builder().connect_timeout(ATTEMPT_TIMEOUT).build())
-        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .tls_provider(Provider::Rustls(CRYPTO))
         .tls_context(context)
         .build_with_resolver(resolver);
     let connector = SharedHttpConnector::new(connector);

@@ -30,7 +30,11 @@ use tokio_rustls::{
     },
 };
 
-use crate::{dynamodb::Tables, iot::Registry, sqs::sqs};
+use crate::{
+    dynamodb::Tables,
+    iot::{Registry, shadows},
+    sqs::sqs,
+};
 
 /// The region.
 pub const REGION: &str = "eu-west-1";
@@ -64,6 +68,8 @@ pub struct FakeAws {
     pub sqs: String,
     /// `AWS_ENDPOINT_URL_IOT`
     pub iot: String,
+    /// `AWS_ENDPOINT_URL_IOT_DATA_PLANE`
+    pub shadows: String,
     /// The certificates of AWS IoT.
     pub registry: Registry,
     /// The tables of DynamoDB.
@@ -86,8 +92,9 @@ impl FakeAws {
         let sns = listen(tls.clone(), calls.clone(), sns).await?;
         let sqs = listen(tls.clone(), calls.clone(), sqs).await?;
         let iot_registry = registry.clone();
-        let iot = listen(tls, calls.clone(), move |request| iot_registry.handle(request)).await?;
-        Ok(Self { dynamodb, sns, sqs, iot, registry, tables, ca, calls })
+        let iot = listen(tls.clone(), calls.clone(), move |request| iot_registry.handle(request)).await?;
+        let shadows = listen(tls, calls.clone(), shadows).await?;
+        Ok(Self { dynamodb, sns, sqs, iot, shadows, registry, tables, ca, calls })
     }
 
     /// Returns the calls since this was last called.

@@ -1,5 +1,6 @@
-//! The part of DynamoDB that the functions use. Only the alarms table stores items; no benchmark reads what it has written
-//! to the others, so their reads return nothing and every condition holds.
+//! The part of DynamoDB that the functions use. Only the alarms table stores items, and documents are put by the
+//! benchmark; no benchmark reads what it has written to the others, so their reads return nothing and every condition
+//! holds.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,6 +19,8 @@ pub const TELEMETRY_TABLE: &str = "gatehouse-telemetry";
 pub const ALARMS_TABLE: &str = "gatehouse-alarms";
 /// The table of device records and the destinations document.
 pub const DEVICES_TABLE: &str = "gatehouse-devices";
+/// The table of the commands to devices and the actions document.
+pub const ACTUATOR_TABLE: &str = "gatehouse-actuator";
 
 /// The limits of batch calls.
 const MAX_PUTS: usize = 25;
@@ -75,22 +78,31 @@ impl Tables {
         })
     }
 
-    /// Puts an item into the alarms table.
-    pub fn put_alarm_item(&self, item: &Value) -> Result<()> {
-        self.put(ALARMS_TABLE, item.as_object().context("the item is not an object")?)
+    /// Puts an operator's document into a table.
+    pub fn put_document(&self, table: &str, name: &str, document: &Value) -> Result<()> {
+        let item = json!({
+            "id": { "S": format!("document#{name}") },
+            "part": { "S": "current" },
+            "document": { "S": document.to_string() },
+            "givenAt": { "N": "1763715600000" },
+            "version": { "N": "1" },
+        });
+        self.store(table, item.as_object().context("the item is not an object")?)
     }
 
     fn put(&self, table: &str, item: &Item) -> Result<()> {
         well_formed(item)?;
-        if table == ALARMS_TABLE {
-            let key = key(table, item)?;
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, item.clone());
-        }
+        if table == ALARMS_TABLE { self.store(table, item) } else { Ok(()) }
+    }
+
+    fn store(&self, table: &str, item: &Item) -> Result<()> {
+        let key = key(table, item)?;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, item.clone());
         Ok(())
     }
 
     fn get(&self, table: &str, wanted: &Item) -> Result<Option<Item>> {
-        if table != ALARMS_TABLE {
+        if !matches!(table, ALARMS_TABLE | ACTUATOR_TABLE) {
             return Ok(None);
         }
         let key = key(table, wanted)?;
@@ -152,7 +164,7 @@ fn array<'a>(fields: &'a Value, name: &str) -> Result<&'a Vec<Value>> {
 fn key(table: &str, item: &Item) -> Result<Key> {
     let (hash, range) = match table {
         TELEMETRY_TABLE => ("thing", "at"),
-        ALARMS_TABLE => ("id", "part"),
+        ALARMS_TABLE | ACTUATOR_TABLE | DEVICES_TABLE => ("id", "part"),
         other => bail!("the key of {other} is unknown"),
     };
     Ok((text(item, hash)?.to_owned(), text(item, range)?.to_owned()))

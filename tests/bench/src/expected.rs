@@ -1,6 +1,6 @@
 //! The expected effects of events.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{aws::Call, batch::Batch, event::QUARANTINE_TABLE, iot::UNKNOWN_CERTIFICATE};
@@ -10,6 +10,8 @@ use crate::{aws::Call, batch::Batch, event::QUARANTINE_TABLE, iot::UNKNOWN_CERTI
 pub enum Expected {
     /// These calls, in order.
     Calls(Vec<ExpectedCall>),
+    /// These calls, in any order.
+    Unordered(Vec<ExpectedCall>),
     /// Every reading of the batch is stored, once.
     Stored(Batch),
     /// Every thing of the batch is evaluated against its threshold, and its state written once.
@@ -30,6 +32,12 @@ impl ExpectedCall {
     /// Returns a call of this operation on a table, topic, queue, or AWS IoT resource.
     pub fn new(operation: &'static str, target: &str, contains: impl IntoIterator<Item = String>) -> Self {
         Self { operation, target: target.to_owned(), contains: contains.into_iter().collect() }
+    }
+
+    fn matches(&self, call: &Call) -> bool {
+        call.operation == self.operation
+            && call.target == self.target
+            && self.contains.iter().all(|text| call.body.contains(text))
     }
 }
 
@@ -53,7 +61,7 @@ impl BenchEvent {
         let is_warm_up = |call: &&Call| {
             matches!(
                 (call.operation.as_str(), call.target.as_str()),
-                ("GetTopicAttributes" | "GetQueueAttributes", _)
+                ("GetTopicAttributes" | "GetQueueAttributes" | "GetThingShadow", _)
                     | ("GetItem", QUARANTINE_TABLE)
                     | ("DescribeCertificate", UNKNOWN_CERTIFICATE)
             )
@@ -65,6 +73,7 @@ impl BenchEvent {
         }
         match &self.expected {
             Expected::Calls(expected) => ensure_calls(expected, &calls),
+            Expected::Unordered(expected) => ensure_unordered(expected, &calls),
             Expected::Stored(batch) => batch.ensure_stored(&calls),
             Expected::Evaluated(batch) => batch.ensure_evaluated(&calls),
             Expected::Forwarded(batch) => batch.ensure_forwarded(&calls),
@@ -74,20 +83,28 @@ impl BenchEvent {
 
 /// Ensures that the calls are the expected ones, in order, and no others.
 fn ensure_calls(expected: &[ExpectedCall], calls: &[&Call]) -> Result<()> {
-    let as_expected = calls.len() == expected.len()
-        && calls.iter().zip(expected).all(|(call, expected)| {
-            call.operation == expected.operation
-                && call.target == expected.target
-                && expected.contains.iter().all(|text| call.body.contains(text))
-        });
-    if as_expected {
-        return Ok(());
+    let as_expected = calls.len() == expected.len() && calls.iter().zip(expected).all(|(call, it)| it.matches(call));
+    ensure!(as_expected, "{}", difference(expected, calls));
+    Ok(())
+}
+
+/// Ensures that the calls are the expected ones, in any order, and no others.
+fn ensure_unordered(expected: &[ExpectedCall], calls: &[&Call]) -> Result<()> {
+    let mut missing: Vec<&ExpectedCall> = expected.iter().collect();
+    for call in calls {
+        let found = missing.iter().position(|it| it.matches(call));
+        missing.swap_remove(found.with_context(|| difference(expected, calls))?);
     }
+    ensure!(missing.is_empty(), "{}", difference(expected, calls));
+    Ok(())
+}
+
+fn difference(expected: &[ExpectedCall], calls: &[&Call]) -> String {
     let expected: Vec<String> =
         expected.iter().map(|call| format!("  {} {} {:?}\n", call.operation, call.target, call.contains)).collect();
     let actual: Vec<String> = calls
         .iter()
         .map(|call| format!("  {} {} {}\n", call.operation, call.target, call.body.escape_debug()))
         .collect();
-    bail!("\nexpected calls:\n{}actual calls:\n{}", expected.concat(), actual.concat())
+    format!("\nexpected calls:\n{}actual calls:\n{}", expected.concat(), actual.concat())
 }

@@ -4,12 +4,14 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::{
+    actuation,
     aws::ACCOUNT,
     batch::Size,
-    dynamodb::{ALARMS_TABLE, DEVICES_TABLE, TELEMETRY_TABLE},
+    dynamodb::{ACTUATOR_TABLE, ALARMS_TABLE, DEVICES_TABLE, TELEMETRY_TABLE},
     event::{DEVICE_POLICY, IDEMPOTENCY_TABLE, Turn, queue, topic_arn},
     expected::{Expected, ExpectedCall},
     iot::Device,
+    revocation,
     subject::Peer,
 };
 
@@ -24,7 +26,7 @@ pub struct Function {
     pub event: fn(&Turn) -> Result<(Value, Expected)>,
     /// Whether each event needs a new device.
     pub needs_devices: bool,
-    /// Its implementations in other languages.
+    /// What it is compared with: implementations in other languages, or another build of it.
     pub peers: &'static [Peer],
     /// The batch sizes to compare; single events are compared if there are none.
     pub batches: &'static [Size],
@@ -33,7 +35,8 @@ pub struct Function {
 }
 
 /// Every function, in the order of the report.
-pub const FUNCTIONS: &[Function] = &[BUTTON, DOORBELL, JITR, TELEMETRY, ALARM, FORWARD, PRESENCE, SHADOW];
+pub const FUNCTIONS: &[Function] =
+    &[BUTTON, DOORBELL, JITR, REVOKE, TELEMETRY, ALARM, ACTUATOR, FORWARD, PRESENCE, SHADOW];
 
 /// `button`, whose events the empty function gets too.
 pub const BUTTON: Function = Function {
@@ -60,7 +63,7 @@ pub const BUTTON: Function = Function {
         Ok((turn.device_event("iotbutton", "G030JF055364XVRB", &payload), Expected::Calls(calls)))
     },
     needs_devices: false,
-    peers: &[Peer::Python, Peer::Node],
+    peers: &[Peer::AwsLc, Peer::Python, Peer::Node],
     batches: &[],
     note: None,
 };
@@ -111,6 +114,18 @@ const JITR: Function = Function {
     ),
 };
 
+const REVOKE: Function = Function {
+    name: "revoke",
+    // As fast as the function can go; AWS IoT allows about 10 revocations per second.
+    environment: &[("DEVICES_TABLE", DEVICES_TABLE), ("REVOCATIONS_PER_SECOND", "1000")],
+    event: |turn| Ok((revocation::delivery(turn), Expected::Calls(revocation::calls(turn)))),
+    needs_devices: false,
+    peers: &[],
+    // A page of AWS IoT's list.
+    batches: &[Size::of(250)],
+    note: Some("A batch of revoke is one command for a CA that has signed this many certificates."),
+};
+
 const TELEMETRY: Function = Function {
     name: "telemetry",
     environment: &[
@@ -139,6 +154,16 @@ const ALARM: Function = Function {
     needs_devices: false,
     peers: &[Peer::Python, Peer::Node],
     batches: &[Size::of(1000)],
+    note: None,
+};
+
+const ACTUATOR: Function = Function {
+    name: "actuator",
+    environment: &[("ACTUATOR_TABLE", ACTUATOR_TABLE)],
+    event: |turn| Ok((actuation::delivery(turn), Expected::Unordered(actuation::calls(turn)))),
+    needs_devices: false,
+    peers: &[],
+    batches: &[Size::of(10)],
     note: None,
 };
 

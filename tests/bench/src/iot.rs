@@ -1,5 +1,5 @@
-//! The part of the AWS IoT control plane that admissions use: one CA, and real certificates of its devices, each of which
-//! is admitted once.
+//! The part of AWS IoT that the functions use: one CA and real certificates of its devices, each of which is admitted
+//! once; CAs with invented certificates, to be revoked; and device shadows.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -96,6 +96,8 @@ impl Registry {
         let (operation, target, found) = match (request.method(), &*path) {
             (&Method::GET, ["certificates", id]) => ("DescribeCertificate", id, self.certificate(id)),
             (&Method::PUT, ["certificates", id]) => ("UpdateCertificate", id, self.update(id, request)?),
+            (&Method::GET, ["certificates-by-ca", id]) => ("ListCertificatesByCA", id, Some(signed_by(id)?)),
+            (&Method::PUT, ["cacertificate", id]) => ("UpdateCACertificate", id, Some(Value::Null)),
             (&Method::GET, ["cacertificate", id]) => ("DescribeCACertificate", id, self.authority(id)),
             (&Method::GET, ["things", thing, "principals"]) => ("ListThingPrincipals", thing, None),
             (&Method::PUT, ["things", thing, "principals"]) => ("AttachThingPrincipal", thing, Some(json!({}))),
@@ -138,6 +140,9 @@ impl Registry {
         let query = request.uri().query().unwrap_or_default();
         let status = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "newStatus");
         let (_, status) = status.context("no newStatus")?;
+        if status == "REVOKED" {
+            return Ok(Some(Value::Null));
+        }
         ensure!(status == "ACTIVE", "no benchmark sets a certificate to {status}");
         let mut certificates = locked(&self.0.certificates);
         Ok(certificates.get_mut(id).map(|certificate| {
@@ -145,6 +150,52 @@ impl Registry {
             Value::Null
         }))
     }
+}
+
+/// Returns the id of a CA that is to be revoked with this many certificates.
+pub fn compromised_ca(n: usize, certificates: usize) -> String {
+    format!("{n:032x}{certificates:032x}")
+}
+
+/// Returns the id of a certificate of such a CA.
+pub fn compromised_certificate(n: usize, index: usize) -> String {
+    format!("{n:032x}{index:032x}")
+}
+
+/// Returns the only page of the certificates of such a CA.
+fn signed_by(ca: &str) -> Result<Value> {
+    let (n, certificates) = ca.split_at_checked(32).context("the id of the CA is too short")?;
+    let (n, certificates) = (usize::from_str_radix(n, 16)?, usize::from_str_radix(certificates, 16)?);
+    let certificate = |index| {
+        let id = compromised_certificate(n, index);
+        json!({
+            "certificateArn": arn("cert", &id),
+            "certificateId": id,
+            "status": "ACTIVE",
+            "certificateMode": "DEFAULT",
+            "creationDate": 1_763_715_600,
+        })
+    };
+    Ok(json!({ "certificates": (0..certificates).map(certificate).collect::<Vec<_>>() }))
+}
+
+/// Handles a call about a classic shadow. No thing has one yet.
+pub fn shadows(request: &Request<Bytes>) -> Result<FakeResponse> {
+    let path: Vec<&str> = request.uri().path().split('/').skip(1).collect();
+    let (operation, thing) = match (request.method(), &*path) {
+        (&Method::GET, ["things", thing, "shadow"]) => ("GetThingShadow", thing),
+        (&Method::POST, ["things", thing, "shadow"]) => ("UpdateThingShadow", thing),
+        (method, _) => anyhow::bail!("{method} {} is not supported by the fake", request.uri()),
+    };
+    let is_update = operation == "UpdateThingShadow";
+    Ok(FakeResponse {
+        call: Call { operation: operation.to_owned(), target: (*thing).to_owned(), body: request_text(request)? },
+        status: if is_update { StatusCode::OK } else { StatusCode::NOT_FOUND },
+        error_type: (!is_update).then_some("ResourceNotFoundException"),
+        content_type: "application/json",
+        // AWS IoT adds metadata, which the function does not read.
+        body: if is_update { request_text(request)? } else { json!({ "message": "No shadow exists" }).to_string() },
+    })
 }
 
 /// Returns the query, the principal and the body of a request.

@@ -8,6 +8,7 @@
 
 #![allow(clippy::cast_precision_loss, reason = "no measurement here is exact to 52 bits")]
 
+mod actuation;
 mod aws;
 mod batch;
 mod cgroup;
@@ -20,6 +21,7 @@ mod iot;
 mod measurement;
 mod process;
 mod report;
+mod revocation;
 mod runtime_api;
 mod sandbox;
 mod sqs;

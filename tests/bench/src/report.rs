@@ -58,8 +58,7 @@ pub fn tables(events: &[EventMeasurements], batches: &[BatchMeasurements], notes
         table(&mut out, events, mode);
     }
     batch_table(&mut out, batches);
-    out.push_str(&targets::events(events));
-    out.push_str(&targets::batches(batches));
+    out.push_str(&targets::table(events, batches));
     out += "\ncold: init (start to first poll) + first (first event to its response); medians.\n";
     out += "warm: one event after another; at 128mb they exhaust the CPU share and wait for\n";
     out += "the next 20 ms period, so each takes about 14 times its CPU time.\n";
@@ -116,7 +115,7 @@ fn table(out: &mut String, events: &[EventMeasurements], mode: Mode) {
         if it.subject.peer != Peer::Rust {
             continue;
         }
-        for peer in [Peer::Python, Peer::Node] {
+        for peer in [Peer::AwsLc, Peer::Python, Peer::Node] {
             if let Some(theirs) = rows.iter().find(|row| row.is(function, peer, mode)) {
                 let _ = writeln!(
                     out,

@@ -23,6 +23,8 @@ use crate::{
 pub enum Peer {
     /// A function as it ships.
     Rust,
+    /// The same with the SDK's default TLS provider.
+    AwsLc,
     /// An empty Rust function.
     Empty,
     /// JavaScript with the AWS SDK.
@@ -36,6 +38,7 @@ impl Peer {
     pub fn name(self) -> &'static str {
         match self {
             Self::Rust => "rust",
+            Self::AwsLc => "aws-lc",
             Self::Empty => "empty",
             Self::Node => "node",
             Self::Python => "python",

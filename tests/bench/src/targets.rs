@@ -1,4 +1,4 @@
-//! The performance targets.
+//! The goals, and whether they are met.
 
 use std::fmt::Write;
 
@@ -9,59 +9,94 @@ use crate::{
     subject::Peer,
 };
 
-/// Compares `button` at 128 MB with its targets.
-pub fn events(events: &[EventMeasurements]) -> String {
+/// Goals for batches: how many times the CPU time of the function each peer takes at least.
+const BATCHES: [(&str, Size, f64, f64); 4] = [
+    ("telemetry", Size::of(1000), 30.0, 12.0),
+    ("telemetry", Size { messages: 1000, each: 10 }, 40.0, 15.0),
+    ("alarm", Size::of(1000), 15.0, 10.0),
+    ("forward", Size::of(100), 10.0, 6.0),
+];
+
+/// A bound on a measurement.
+#[derive(Clone, Copy)]
+enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+/// A measurement, its bound, and its unit.
+struct Goal {
+    what: String,
+    bound: Bound,
+    value: f64,
+    unit: &'static str,
+}
+
+/// Compares the measurements with their goals.
+pub fn table(events: &[EventMeasurements], batches: &[BatchMeasurements]) -> String {
+    let goals: Vec<Goal> = cold_start(events).into_iter().chain(cpu(batches)).collect();
     let mut out = String::new();
+    if goals.is_empty() {
+        return out;
+    }
+    out.push_str("\ngoals                                                  goal  measured\n\n");
+    for Goal { what, bound, value, unit } in goals {
+        let (word, limit, is_met) = match bound {
+            Bound::AtLeast(limit) => ("at least", limit, value >= limit),
+            Bound::AtMost(limit) => ("at most", limit, value <= limit),
+        };
+        let verdict = if is_met { "met" } else { "MISSED" };
+        let _ = writeln!(out, "{what:<46} {word:>8} {limit:>4} {:>9} {unit:<3} {verdict}", short(value));
+    }
+    out
+}
+
+/// Returns the goals of `button` at 128 MB, including its first TLS handshakes.
+fn cold_start(events: &[EventMeasurements]) -> Vec<Goal> {
     let find = |function: &str, peer| events.iter().find(|it| it.is(function, peer, Mode::Throttled));
     let (Some(button), Some(empty)) = (find("button", Peer::Rust), find("empty", Peer::Empty)) else {
-        return out;
+        return Vec::new();
     };
-    let slower = |peer| find("button", peer).map(|it| it.cold_ms() / button.cold_ms());
+    let goal = |what: &str, bound, value, unit| Goal { what: format!("button at 128 MB: {what}"), bound, value, unit };
+    let slower = |peer, limit| {
+        let theirs = find("button", peer)?;
+        let what = format!("cold, {} takes", peer.name());
+        Some(goal(&what, Bound::AtLeast(limit), theirs.cold_ms() / button.cold_ms(), "x"))
+    };
     let of_empty = button.cold_ms() / empty.cold_ms();
-    out.push_str("\nbutton at 128 MB, including its first TLS handshakes\n\n");
-    let mut line = |what, value, unit, holds: &dyn Fn(f64) -> bool| verdict(&mut out, what, value, unit, holds);
-    line("cold start at most 4 times the empty function", Some(of_empty), "times", &at_most(4.0));
-    line("cold start at least 40 times faster than Python", slower(Peer::Python), "times", &at_least(40.0));
-    line("cold start at least 80 times faster than Node", slower(Peer::Node), "times", &at_least(80.0));
-    line("zip under 3 MB", Some(button.zip_mib() * 1.048_576), "MB", &at_most(3.0));
-    line("peak memory under 12 MiB", Some(button.peak_mib), "MiB", &at_most(12.0));
-    out
+    let mut goals = vec![goal("cold, of the empty function", Bound::AtMost(3.5), of_empty, "x")];
+    goals.extend(slower(Peer::Python, 40.0));
+    goals.extend(slower(Peer::Node, 80.0));
+    goals.push(goal("zip", Bound::AtMost(3.0), button.zip_mib() * 1.048_576, "MB"));
+    goals.push(goal("peak memory", Bound::AtMost(12.0), button.peak_mib, "MiB"));
+    goals
 }
 
-/// Compares batches of `telemetry` with their targets.
-pub fn batches(batches: &[BatchMeasurements]) -> String {
-    let mut out = String::new();
-    let find = |peer, readings| {
-        let is_it = |it: &&BatchMeasurements| it.subject.peer == peer && it.size == Size::of(readings);
-        batches.iter().filter(|it| it.subject.function_name() == "telemetry").find(is_it)
+/// Returns the goals of batches.
+fn cpu(batches: &[BatchMeasurements]) -> Vec<Goal> {
+    let find = |function: &str, size, peer| {
+        let is_it = |it: &&BatchMeasurements| it.subject.peer == peer && it.size == size;
+        batches.iter().filter(|it| it.subject.function_name() == function).find(is_it)
     };
-    let Some(telemetry) = find(Peer::Rust, 1000) else { return out };
-    let ours = telemetry.cpu_us_per_reading();
-    let slower = |peer| find(peer, 1000).map(|it| it.cpu_us_per_reading() / ours);
-    let large = find(Peer::Rust, 10_000);
-    let growth = large.map(|it| it.cpu_us_per_reading() / ours);
-    out.push_str("\ntelemetry with 1,000 readings, one per message\n\n");
-    verdict(&mut out, "30 times less CPU than Python", slower(Peer::Python), "times", &at_least(30.0));
-    verdict(&mut out, "12 times less CPU than Node", slower(Peer::Node), "times", &at_least(12.0));
-    verdict(&mut out, "CPU per reading at 10,000 at most 1.15 times that", growth, "times", &at_most(1.15));
-    verdict(&mut out, "peak memory at 10,000 under 40 MiB", large.map(|it| it.peak_mib), "MiB", &at_most(40.0));
-    out
-}
-
-fn at_least(wanted: f64) -> impl Fn(f64) -> bool {
-    move |it| it >= wanted
-}
-
-fn at_most(wanted: f64) -> impl Fn(f64) -> bool {
-    move |it| it <= wanted
-}
-
-/// Writes a target and whether it is met.
-fn verdict(out: &mut String, what: &str, value: Option<f64>, unit: &str, holds: &dyn Fn(f64) -> bool) {
-    let verdict = match value {
-        None => "not events".to_owned(),
-        Some(value) if holds(value) => format!("yes: {} {unit}", short(value)),
-        Some(value) => format!("NO:  {} {unit}", short(value)),
-    };
-    let _ = writeln!(out, "{what:<58}{verdict}");
+    let mut goals = Vec::new();
+    for (function, size, python, node) in BATCHES {
+        let Some(ours) = find(function, size, Peer::Rust) else { continue };
+        for (peer, limit) in [(Peer::Python, python), (Peer::Node, node)] {
+            let Some(theirs) = find(function, size, peer) else { continue };
+            goals.push(Goal {
+                what: format!("{function}, {size}: CPU, {} takes", peer.name()),
+                bound: Bound::AtLeast(limit),
+                value: theirs.cpu_us_per_reading() / ours.cpu_us_per_reading(),
+                unit: "x",
+            });
+        }
+    }
+    let telemetry = |messages| find("telemetry", Size::of(messages), Peer::Rust);
+    if let (Some(ours), Some(large)) = (telemetry(1000), telemetry(10_000)) {
+        let goal = |what: &str, bound, value, unit| Goal { what: what.to_owned(), bound, value, unit };
+        let growth = large.cpu_us_per_reading() / ours.cpu_us_per_reading();
+        goals.push(goal("telemetry, 10000x1: CPU, of that at 1000x1", Bound::AtMost(1.15), growth, "x"));
+        goals.push(goal("telemetry, 10000x1: peak memory", Bound::AtMost(40.0), large.peak_mib, "MiB"));
+    }
+    goals
 }

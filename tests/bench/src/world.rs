@@ -12,8 +12,10 @@ use tempfile::TempDir;
 use zip::{CompressionMethod, ZipArchive, ZipWriter, write::SimpleFileOptions};
 
 use crate::{
+    actuation::actions,
     aws::{ACCOUNT, FakeAws, REGION},
     batch::{DESTINATION, thresholds},
+    dynamodb::{ACTUATOR_TABLE, ALARMS_TABLE},
     event::{IDEMPOTENCY_TABLE, PREFIX, QUARANTINE_TABLE, queue, topic_arn},
     function::{FUNCTIONS, Function},
     sandbox::which,
@@ -30,11 +32,12 @@ pub struct World {
 }
 
 impl World {
-    /// Starts a fake AWS with the thresholds, and creates an empty directory.
+    /// Starts a fake AWS with the documents of thresholds and actions, and creates an empty directory.
     pub async fn new() -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("gatehouse-bench-").tempdir()?;
         let aws = FakeAws::start(dir.path()).await?;
-        aws.tables.put_alarm_item(&thresholds())?;
+        aws.tables.put_document(ALARMS_TABLE, "thresholds", &thresholds())?;
+        aws.tables.put_document(ACTUATOR_TABLE, "answers", &actions())?;
         Ok(Self { aws, dir })
     }
 
@@ -54,6 +57,7 @@ impl World {
             ("AWS_ENDPOINT_URL_SNS", self.aws.sns.clone()),
             ("AWS_ENDPOINT_URL_SQS", self.aws.sqs.clone()),
             ("AWS_ENDPOINT_URL_IOT", self.aws.iot.clone()),
+            ("AWS_ENDPOINT_URL_IOT_DATA_PLANE", self.aws.shadows.clone()),
             ("AWS_LAMBDA_FUNCTION_NAME", format!("{PREFIX}-{function}")),
             ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST".to_owned()),
             ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128".to_owned()),
@@ -71,7 +75,7 @@ impl World {
             ("DESTINATION_QUEUE_URL", format!("{}/222222222222/{DESTINATION}", self.aws.sqs)),
         ];
         let trust = match subject.peer {
-            Peer::Rust | Peer::Empty => "SSL_CERT_FILE",
+            Peer::Rust | Peer::AwsLc | Peer::Empty => "SSL_CERT_FILE",
             Peer::Node => "NODE_EXTRA_CA_CERTS",
             Peer::Python => "AWS_CA_BUNDLE",
         };
@@ -89,14 +93,17 @@ impl World {
         zips: &Path,
         wanted: impl Fn(&str) -> bool,
     ) -> Result<(Vec<Subject>, Vec<String>)> {
-        let mut subjects = vec![self.native(None, &root.join("target/peers/lambda/empty"))?];
+        let mut subjects = vec![self.native(None, Peer::Empty, &root.join("target/peers/lambda/empty"))?];
         let mut notes = Vec::new();
         for function in FUNCTIONS.iter().filter(|function| wanted(function.name)) {
-            subjects.push(self.native(Some(function), &zips.join(function.name))?);
+            subjects.push(self.native(Some(function), Peer::Rust, &zips.join(function.name))?);
             for peer in function.peers {
                 let subject = match peer {
                     Peer::Python => self.python(root, function)?,
                     Peer::Node => self.node(root, function)?,
+                    Peer::AwsLc => {
+                        Ok(self.native(Some(function), *peer, &root.join("target/peers/aws-lc").join(function.name))?)
+                    }
                     Peer::Rust | Peer::Empty => continue,
                 };
                 match subject {
@@ -116,8 +123,7 @@ impl World {
     }
 
     /// Returns a function as deployed: the `bootstrap` in its zip.
-    fn native(&self, function: Option<&'static Function>, dir: &Path) -> Result<Subject> {
-        let peer = if function.is_some() { Peer::Rust } else { Peer::Empty };
+    fn native(&self, function: Option<&'static Function>, peer: Peer, dir: &Path) -> Result<Subject> {
         let zip = dir.join("bootstrap.zip");
         let file = fs::File::open(&zip)
             .with_context(|| format!("failed to read {} (`make bench` builds it)", zip.display()))?;

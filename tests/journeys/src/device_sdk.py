@@ -13,7 +13,7 @@ from awscrt.mqtt_request_response import ClientOptions, SubscriptionStatusEventT
 from awsiot import ServiceStreamOptions, iotshadow, mqtt5_client_builder
 
 # Seconds per step.
-TIMEOUT = 60
+TIMEOUT = 300
 
 
 def log(line):

@@ -1,18 +1,16 @@
 //! Each call of a handler fails in turn, and every event is notified nevertheless.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 use local_cloud::fault_proxy::{Call, Fault, FaultProxy};
-use local_cloud::observer::{Effect, Notification, Observer};
+use local_cloud::observer::{Effect, Notification};
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
 
 use crate::events::{click, device_event, ring};
 use crate::stage::Stage;
-use crate::suite::{Suite, TIMEOUT};
+use crate::suite::Suite;
 
 /// A function under test.
 #[derive(Clone, Copy)]
@@ -50,10 +48,10 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     for (fault, condition) in FAULTS.into_iter().rev() {
         for subject in SUBJECTS {
             let name = format!("{}_is_notified_when_{condition}", subject.what);
-            trials.push(suite.trial(name, move |suite| every_call(suite, subject, fault)));
+            trials.push(suite.trial(subject.function, name, move |suite| every_call(suite, subject, fault)));
         }
     }
-    trials.push(suite.trial("click_that_cannot_be_notified_ends_in_the_dead_letter_queue", missing_topic));
+    trials.push(suite.trial("button", "click_that_cannot_be_notified_ends_in_the_dead_letter_queue", missing_topic));
     trials
 }
 
@@ -63,30 +61,32 @@ async fn every_call(suite: Arc<Suite>, subject: Subject, fault: Fault) -> Result
     if let Some(command) = subject.setup {
         stage.invoke(subject.function, &command()).await?;
     }
-    // The schedule would add calls.
-    stage.disconnect_queue(subject.function).await?;
     let proxy = FaultProxy::start(&stage.cloud).await?;
     stage.put_behind(&proxy, subject.function).await?;
-    let mut nth = 1;
+    let (mut nth, mut round) = (1, 0);
     loop {
+        round += 1;
         // A new process each time, so that its warm-up calls count.
         proxy.kill(&stage.cloud);
         proxy.fail_nth_call(nth, fault);
-        let (event_id, thing) = (format!("event-{nth}"), format!("thing-{nth}"));
-        stage.invoke_async(subject.function, &(subject.event)(&event_id, &thing)).await?;
+        let (event_id, thing) = (format!("event-{round}"), format!("thing-{round}"));
+        let invoked = stage.invoke_until_done(subject.function, &(subject.event)(&event_id, &thing)).await;
         let calls = || proxy.calls().into_iter().map(|call| call.operation).collect::<Vec<_>>().join(", ");
-        stage.done(&event_id, 1).await.with_context(|| format!("call {nth} of: {}", calls()))?;
+        let attempts = invoked.with_context(|| format!("call {nth} of: {}", calls()))?;
 
+        stage.observer.catch_up().await?;
         let calls_made = proxy.calls();
         let failed = calls_made.iter().position(|call| call.fault.is_some());
-        let is_notified = |_: &Observer| (notifications(&stage, &thing) > 0).then_some(());
-        let _ = stage.observer.until(Instant::now() + TIMEOUT, is_notified).await;
         let notified = notifications(&stage, &thing);
-        let allowed = if may_repeat(&calls_made, failed, fault) { 1..=2 } else { 1..=1 };
+        let allowed = 1..=1 + possible_repeats(&calls_made);
         ensure!(allowed.contains(&notified), "notified {notified} times after {fault:?} at call {nth} of: {}", calls());
         let effects = stage.observer.effects(&event_id);
         let is_refused = effects.iter().any(|timed| matches!(timed.effect, Effect::Quarantined { .. }));
         ensure!(!is_refused, "quarantined after {fault:?} at call {nth} of: {}", calls());
+        if failed.is_none() && attempts > 1 {
+            // On a busy machine the function may time out before that call.
+            continue;
+        }
         if failed.is_none() {
             // On a busy machine the SDK may have retried a call.
             ensure!(nth > subject.calls, "expected {} calls, got: {}", subject.calls, calls());
@@ -94,7 +94,6 @@ async fn every_call(suite: Arc<Suite>, subject: Subject, fault: Fault) -> Result
         }
         nth += 1;
     }
-    ensure!(dead_letters(&stage, subject.function).await?.is_empty(), "the dead-letter queue is not empty");
     Ok(())
 }
 
@@ -119,19 +118,19 @@ fn notifications(stage: &Stage, thing: &str) -> usize {
     stage.observer.notifications().iter().filter(is_of_thing).count()
 }
 
-/// Whether SNS accepted the message and the function cannot know: the only case in which it is published twice.
-fn may_repeat(calls: &[Call], failed: Option<usize>, fault: Fault) -> bool {
-    let operation = |at: usize| calls.get(at).map(|call| &*call.operation);
-    failed.is_some_and(|at| match fault {
-        Fault::LostResponse | Fault::KilledAfter => operation(at) == Some("Publish"),
-        Fault::KilledBefore => at > 0 && operation(at - 1) == Some("Publish"),
-        Fault::LostRequest
-        | Fault::Throttled
-        | Fault::Hangs
-        | Fault::ServerError
-        | Fault::UnprocessedItems
-        | Fault::PartialFailure => false,
-    })
+/// Returns how often SNS accepted a message without the function's remembering it: because it did not get the response, or
+/// was killed before it could record it. Only then is a message published twice.
+fn possible_repeats(calls: &[Call]) -> usize {
+    let is_unknown = |at: usize, call: &Call| match call.fault {
+        Some(Fault::LostResponse | Fault::KilledAfter) => true,
+        Some(_) => false,
+        None => {
+            let next = calls.get(at + 1).and_then(|next| next.fault);
+            !call.is_answered || next == Some(Fault::KilledBefore)
+        }
+    };
+    let published = calls.iter().enumerate().filter(|(_, call)| call.operation == "Publish");
+    published.filter(|(at, call)| is_unknown(*at, call)).count()
 }
 
 /// The topic is deleted, so no retry can succeed.
@@ -141,23 +140,14 @@ async fn missing_topic(suite: Arc<Suite>) -> Result<()> {
     stage.clients.sns.delete_topic().topic_arn(topic).send().await?;
     let event = click("missing-topic", "thing-1");
     stage.invoke_async("button", &event).await?;
-    for _ in 0..60 {
-        sleep(Duration::from_secs(1)).await;
-        let letters = dead_letters(&stage, "button").await?;
-        if let Some(letter) = letters.first() {
-            ensure!(letters.len() == 1, "the event is in the dead-letter queue {} times", letters.len());
-            ensure!(letter.get("requestPayload") == Some(&event), "the event was modified: {letter}");
-            return Ok(());
-        }
-    }
-    anyhow::bail!("the event is not in the dead-letter queue")
-}
-
-/// Receives the messages of a function's dead-letter queue.
-async fn dead_letters(stage: &Stage, function: &str) -> Result<Vec<Value>> {
-    let output = if function == "button" { "ButtonDeadLetterQueueUrl" } else { "DoorbellDeadLetterQueueUrl" };
-    let url = stage.deployment.output(output)?;
-    let received = stage.clients.sqs.receive_message().queue_url(url).max_number_of_messages(10).send().await?;
-    let bodies = received.messages().iter().filter_map(|message| message.body());
-    bodies.map(|body| Ok(serde_json::from_str(body)?)).collect()
+    let url = stage.deployment.output("ButtonDeadLetterQueueUrl")?;
+    let receive = async || {
+        let received = stage.clients.sqs.receive_message().queue_url(url).max_number_of_messages(10).send().await?;
+        Ok(received.messages.filter(|messages| !messages.is_empty()))
+    };
+    let letters = stage.observer.poll(receive).await?.context("the event is not in the dead-letter queue")?;
+    let [letter] = letters.as_slice() else { bail!("it is in the dead-letter queue {} times", letters.len()) };
+    let letter: Value = serde_json::from_str(letter.body().unwrap_or_default())?;
+    ensure!(letter.get("requestPayload") == Some(&event), "the event was modified: {letter}");
+    Ok(())
 }

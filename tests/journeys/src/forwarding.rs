@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
@@ -18,22 +17,18 @@ use local_cloud::observer::{self, Effect, Observer, QueueMessage};
 use local_cloud::tools;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
 
 use crate::stage::Stage;
-use crate::suite::{Suite, TIMEOUT};
+use crate::suite::Suite;
 
 pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     vec![
-        suite.trial("forward_delivers_1000_messages_once_despite_faults", messages_despite_faults),
-        suite.trial("forward_keeps_messages_without_the_receivers_grant", receivers_grant),
-        suite.trial("forward_keeps_messages_without_the_senders_grant", senders_grant),
-        suite.trial("forward_can_invoke_a_function_of_another_account", function_destination),
+        suite.trial("forward", "delivers_1000_messages_once_despite_faults", messages_despite_faults),
+        suite.trial("forward", "keeps_messages_without_the_receivers_grant", receivers_grant),
+        suite.trial("forward", "keeps_messages_without_the_senders_grant", senders_grant),
+        suite.trial("forward", "can_invoke_a_function_of_another_account", function_destination),
     ]
 }
-
-/// How long everything may take on a busy machine.
-const LONG_TIMEOUT: Duration = Duration::from_mins(3);
 
 const TOPIC: &str = "Weather/Corp/temperature";
 
@@ -88,23 +83,20 @@ async fn grant(stage: &Stage, queues: &Value) -> Result<()> {
     let role = stage.deployment.output("ForwardRoleName")?;
     let statement =
         json!({"Effect": "Allow", "Action": ["sqs:SendMessage", "sqs:SendMessageBatch"], "Resource": queues});
-    let document = json!({"Version": "2012-10-17", "Statement": [statement]}).to_string();
-    let put = ["iam", "put-role-policy", "--role-name", role, "--policy-name", "local-cloud-only"];
-    let put = put.into_iter().chain(["--policy-document", &document]);
-    aws(&stage.cloud, &stage.account, put).await.map(drop)
+    let document = json!({"Version": "2012-10-17", "Statement": [statement]});
+    deploy::put_local_policy(&stage.cloud, &stage.account, role, &document).await
 }
 
-/// Waits until the destination queue has this many messages, and a moment for surplus ones.
-async fn received(queue: &DestinationQueue, count: usize) -> Result<Vec<QueueMessage>> {
-    let deadline = Instant::now() + LONG_TIMEOUT;
+/// Waits until the function has handled its whole queue, and returns the messages in the destination queue.
+async fn received(stage: &Stage, queue: &DestinationQueue) -> Result<Vec<QueueMessage>> {
+    stage.queue_shrinks_to("ForwardQueueUrl", 0).await?;
     let mut all = Vec::new();
     loop {
         let some = queue.receive().await?;
-        let is_empty = some.is_empty();
-        all.extend(some);
-        if (is_empty && all.len() >= count) || Instant::now() >= deadline {
+        if some.is_empty() {
             return Ok(all);
         }
+        all.extend(some);
     }
 }
 
@@ -117,22 +109,20 @@ async fn retry_error(stage: &Stage, event_id: &str) -> Result<String> {
             _ => None,
         })
     };
-    stage.observer.until(Instant::now() + TIMEOUT, find).await.context("the message was not retried")
+    stage.observer.until(find).await.context("the message was not retried")
 }
 
 /// Waits until a message is in the sender's dead-letter queue, and receives it.
 async fn receive_dead_letter(stage: &Stage) -> Result<String> {
     let url = stage.output("forward", "DeadLetterQueueUrl")?;
-    let deadline = Instant::now() + TIMEOUT;
-    loop {
-        let received = stage.clients.sqs.receive_message().queue_url(url).wait_time_seconds(1).send().await?;
-        if let [message] = received.messages() {
-            let delete = stage.clients.sqs.delete_message().queue_url(url);
-            delete.set_receipt_handle(message.receipt_handle.clone()).send().await?;
-            return Ok(message.body().unwrap_or_default().to_owned());
-        }
-        ensure!(Instant::now() < deadline, "the message is not in the dead-letter queue");
-    }
+    let receive = async || {
+        let received = stage.clients.sqs.receive_message().queue_url(url).send().await?;
+        Ok(received.messages.and_then(|messages| messages.into_iter().next()))
+    };
+    let message = stage.observer.poll(receive).await?.context("the message is not in the dead-letter queue")?;
+    let delete = stage.clients.sqs.delete_message().queue_url(url);
+    delete.set_receipt_handle(message.receipt_handle).send().await?;
+    Ok(message.body.unwrap_or_default())
 }
 
 /// Publishes a message that fails without a grant. Returns the event id and the dead letter.
@@ -169,11 +159,11 @@ async fn redrive(
     (event_id, dead_letter): (String, String),
     payload: &[u8],
 ) -> Result<()> {
-    // Longer than a busy machine takes, because the message must arrive once.
+    // Longer than the function's timeout, because the message must arrive once.
     stage.redeliver_after("forward", 60).await?;
     let url = stage.output("forward", "QueueUrl")?;
     stage.clients.sqs.send_message().queue_url(url).message_body(dead_letter).send().await?;
-    let [message] = received(queue, 1)
+    let [message] = received(stage, queue)
         .await?
         .try_into()
         .map_err(|all: Vec<_>| anyhow::anyhow!("received {} messages", all.len()))?;
@@ -188,7 +178,7 @@ async fn receivers_grant(suite: Arc<Suite>) -> Result<()> {
 
     let payload = br#"{"celsius": 22.50}"#;
     let event_id = stage.publish(&mut device, TOPIC, payload).await?;
-    let message = received(&queue, 1).await?;
+    let message = received(&stage, &queue).await?;
     let [message] = message.as_slice() else { bail!("{} messages were forwarded", message.len()) };
     ensure!(message.body.as_bytes() == payload, "the forwarded body differs: {}", message.body);
     let mut attributes = message.attributes.clone();
@@ -237,7 +227,7 @@ async fn function_destination(suite: Arc<Suite>) -> Result<()> {
     let arn = queue.create_function(suite.cloud().await?, "forecast").await?;
     let stage = suite.stage_with(&[("ForwardDestinationFunctionArn", &arn)]).await?;
     let rule = stage.deployment.output("ForwardLambdaRule")?;
-    let template = tools::root().join("infra/forward-lambda-destination.yaml");
+    let template = deploy::read(&tools::root().join("infra/forward-lambda-destination.yaml"))?;
     let parameters = [("FunctionName", "forecast"), ("SenderAccountId", stage.account.id()), ("SenderRuleName", rule)];
     deploy::deploy_stack(&stage.cloud, queue.account(), &template, "forecast-corp", &parameters).await?;
 
@@ -305,14 +295,8 @@ async fn messages_despite_faults(suite: Arc<Suite>) -> Result<()> {
     while let Some(done) = publishing.join_next().await {
         done??;
     }
-    let mut all = received(&queue, DEVICES * EACH).await?;
     // Messages of a killed function are redelivered to it, and must not reach the destination twice.
-    let deadline = Instant::now() + LONG_TIMEOUT;
-    while stage.queue_length("ForwardQueueUrl").await? > 0 {
-        ensure!(Instant::now() < deadline, "the queue is not empty");
-        sleep(Duration::from_millis(500)).await;
-    }
-    all.extend(received(&queue, 0).await?);
+    let all = received(&stage, &queue).await?;
     let mut counts: HashMap<(String, u64), usize> = HashMap::new();
     for QueueMessage { body, attributes, .. } in &all {
         let body: Value = serde_json::from_str(body)?;

@@ -15,14 +15,14 @@ use crate::suite::Suite;
 
 pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     vec![
-        suite.trial("click_delivered_three_times_is_notified_once", |suite| {
+        suite.trial("button", "click_delivered_three_times_is_notified_once", |suite| {
             delivered_three_times(suite, "button", click)
         }),
-        suite.trial("ring_delivered_three_times_is_notified_once", |suite| {
+        suite.trial("doorbell", "ring_delivered_three_times_is_notified_once", |suite| {
             delivered_three_times(suite, "doorbell", ring)
         }),
-        suite.trial("two_rings_at_the_same_moment_are_notified_once", concurrent_rings),
-        suite.trial("event_is_notified_again_after_its_idempotency_record_expired", expired_record),
+        suite.trial("doorbell", "two_rings_at_the_same_moment_are_notified_once", concurrent_rings),
+        suite.trial("button", "event_is_notified_again_after_its_idempotency_record_expired", expired_record),
     ]
 }
 

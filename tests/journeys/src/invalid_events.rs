@@ -8,27 +8,26 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use libtest_mimic::Trial;
 use local_cloud::device::{Device, Identity, Published};
-use local_cloud::observer::{Effect, Timed};
+use local_cloud::observer::{Effect, PATIENCE, Timed};
 use local_cloud::tools;
 use serde_json::Value;
-use tokio::time::Instant;
 
 use crate::events::device_event;
 use crate::stage::Stage;
-use crate::suite::{Suite, TIMEOUT};
+use crate::suite::Suite;
 
 pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     vec![
-        suite.trial("invalid_click_is_quarantined_and_the_next_is_notified", |suite| {
+        suite.trial("button", "invalid_click_is_quarantined_and_the_next_is_notified", |suite| {
             invalid_payloads(suite, "button", "iotbutton", VALID_CLICK, &INVALID_CLICKS)
         }),
-        suite.trial("invalid_ring_is_quarantined_and_the_next_is_notified", |suite| {
+        suite.trial("doorbell", "invalid_ring_is_quarantined_and_the_next_is_notified", |suite| {
             invalid_payloads(suite, "doorbell", "doorbell", VALID_RING, &INVALID_RINGS)
         }),
-        suite.trial("thing_name_that_is_a_wildcard_is_quarantined", wildcards),
-        suite.trial("every_sample_event_is_accepted_by_its_function", samples),
-        suite.trial("device_cannot_publish_for_or_connect_as_another", other_things),
-        suite.trial("function_without_its_topic_fails_to_start", missing_topic),
+        suite.trial("button+doorbell", "thing_name_that_is_a_wildcard_is_quarantined", wildcards),
+        suite.trial("stack", "every_sample_event_is_accepted_by_its_function", samples),
+        suite.trial("button", "device_cannot_publish_for_or_connect_as_another", other_things),
+        suite.trial("button+doorbell", "function_without_its_topic_fails_to_start", missing_topic),
     ]
 }
 
@@ -94,7 +93,7 @@ async fn invalid_payloads(
 
 /// Waits until an event is in quarantine for this reason.
 async fn await_quarantine(stage: &Stage, function: &str, event_id: &str, reason: &str) -> Result<()> {
-    let outcome = stage.observer.outcome(event_id, Instant::now() + TIMEOUT).await;
+    let outcome = stage.observer.outcome(event_id, PATIENCE).await;
     let Some(Timed { effect: Effect::Quarantined { reason: found, why }, .. }) = outcome else {
         anyhow::bail!("{function} did not quarantine the event: {outcome:?}");
     };
@@ -139,7 +138,7 @@ async fn wildcards(suite: Arc<Suite>) -> Result<()> {
             let reason = response.get("reason").and_then(Value::as_str);
             ensure!(reason == Some("bad-thing-name"), "{function} returned {response} for {thing:?}");
         }
-        let last = stage.observer.outcome(&format!("wildcard-{function}-6"), Instant::now() + TIMEOUT).await;
+        let last = stage.observer.outcome(&format!("wildcard-{function}-6"), PATIENCE).await;
         ensure!(
             last.is_some_and(|last| matches!(last.effect, Effect::Quarantined { .. })),
             "the event is not in quarantine"

@@ -21,9 +21,9 @@ use crate::suite::Suite;
 
 pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     vec![
-        suite.trial("replay_reaches_no_real_account", async |_| replay_is_isolated()),
-        suite.trial("local_cloud_and_watched_functions_reach_no_real_account", async |_| local_is_isolated()),
-        suite.trial("make_removes_every_aws_variable", async |_| make_is_isolated()),
+        suite.trial("replay", "reaches_no_real_account", async |_| replay_is_isolated()),
+        suite.trial("replay", "local_cloud_and_watched_functions_reach_no_real_account", async |_| local_is_isolated()),
+        suite.trial("replay", "make_removes_every_aws_variable", async |_| make_is_isolated()),
     ]
 }
 
@@ -204,7 +204,7 @@ fn local_is_isolated() -> Result<()> {
     }
     ensure!(functions >= 2, "{functions} functions are running");
     let started_at = Instant::now();
-    while machine.recorded("cargo-lambda").is_err() && started_at.elapsed() < Duration::from_secs(10) {
+    while machine.recorded("cargo-lambda").is_err() && started_at.elapsed() < Duration::from_mins(5) {
         std::thread::sleep(Duration::from_millis(50));
     }
     for environment in machine.recorded("cargo-lambda")? {

@@ -6,6 +6,7 @@
 mod admission;
 mod alarm;
 mod bridge;
+mod deployment;
 mod device_sdk;
 mod events;
 mod faults;
@@ -33,7 +34,7 @@ use local_cloud::{cli, supervisor, tools};
 use crate::suite::Suite;
 
 /// Number of tests that run concurrently. They wait more than they compute.
-const THREADS: usize = 4;
+const THREADS: usize = 8;
 
 fn main() -> ExitCode {
     if let Some(code) = supervisor::main() {
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
     stop_on_signal(&suite);
 
     let mut trials: Vec<Trial> = Vec::new();
+    trials.extend(deployment::trials(&suite));
     trials.extend(revocation::trials(&suite));
     trials.extend(telemetry::trials(&suite));
     trials.extend(alarm::trials(&suite));

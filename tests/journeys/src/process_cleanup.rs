@@ -17,19 +17,29 @@ use serde_json::json;
 use crate::programs::replay;
 use crate::suite::Suite;
 
+/// How long the supervisor of a killed command may take to kill what is left. It takes a second on an idle machine.
+const SUPERVISOR_GRACE: Duration = Duration::from_mins(1);
+
+/// How long a command may take to start what is waited for. It takes seconds on an idle machine.
+const START_TIMEOUT: Duration = Duration::from_mins(15);
+
 pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     // A killed command cannot wait; its supervisor kills what is left a moment later.
     let cases = [
         ("interrupted", Signal::INT, Duration::ZERO),
         ("terminated", Signal::TERM, Duration::ZERO),
-        ("killed", Signal::KILL, Duration::from_secs(5)),
+        ("killed", Signal::KILL, SUPERVISOR_GRACE),
     ];
     let trial = |(how, signal, grace): (&str, Signal, Duration)| {
-        suite.trial(format!("no_process_outlives_a_replay_that_is_{how}"), async move |_| ended_by(signal, grace))
+        suite.trial("replay", format!("no_process_outlives_a_replay_that_is_{how}"), async move |_| {
+            ended_by(signal, grace)
+        })
     };
     let mut trials: Vec<_> = cases.into_iter().map(trial).collect();
-    trials.push(suite.trial("no_process_outlives_a_replay_that_is_killed_while_it_starts", async |_| starting()));
-    trials.push(suite.trial("no_process_outlives_a_replay_whose_parent_is_killed", async |_| orphaned()));
+    trials.push(
+        suite.trial("replay", "no_process_outlives_a_replay_that_is_killed_while_it_starts", async |_| starting()),
+    );
+    trials.push(suite.trial("replay", "no_process_outlives_a_replay_whose_parent_is_killed", async |_| orphaned()));
     trials
 }
 
@@ -40,7 +50,7 @@ fn starting() -> Result<()> {
         String::from_utf8_lossy(&line).contains("cloudformation")
     };
     watched.wait_for("the AWS CLI", is_cli)?;
-    watched.end(Signal::KILL, Duration::from_secs(5))
+    watched.end(Signal::KILL, SUPERVISOR_GRACE)
 }
 
 /// Kills the parent of a replay, as if `make` was killed.
@@ -53,7 +63,7 @@ fn orphaned() -> Result<()> {
     shell.arg("-c").arg("\"$0\" \"$1\"; exit 0").arg(program.get_program()).arg(&path);
     let mut watched = WatchedCommand::spawn(shell.stdout(Stdio::null()).stderr(Stdio::null()))?;
     watched.wait_for_a_function()?;
-    watched.end(Signal::KILL, Duration::from_secs(10))
+    watched.end(Signal::KILL, SUPERVISOR_GRACE)
 }
 
 fn ended_by(signal: Signal, grace: Duration) -> Result<()> {
@@ -142,7 +152,7 @@ impl WatchedCommand {
     /// Waits until a descendant satisfies a condition.
     fn wait_for(&mut self, what: &str, is_it: impl Fn(Pid) -> bool) -> Result<()> {
         let started_at = Instant::now();
-        while started_at.elapsed() < Duration::from_mins(3) {
+        while started_at.elapsed() < START_TIMEOUT {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the command ended with {status}");
             }

@@ -18,10 +18,10 @@ use crate::suite::Suite;
 
 pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     vec![
-        suite.trial("refused_event_is_listed_with_reason_and_shown_with_payload", list_and_show),
-        suite.trial("resent_event_that_is_still_invalid_stays_in_quarantine", still_invalid),
-        suite.trial("resent_event_that_is_now_valid_is_notified_once_and_removed", now_valid),
-        suite.trial("resent_event_stays_in_quarantine_when_its_function_fails", function_fails),
+        suite.trial("button", "refused_event_is_listed_with_reason_and_shown_with_payload", list_and_show),
+        suite.trial("button", "resent_event_that_is_still_invalid_stays_in_quarantine", still_invalid),
+        suite.trial("button", "resent_event_that_is_now_valid_is_notified_once_and_removed", now_valid),
+        suite.trial("button", "resent_event_stays_in_quarantine_when_its_function_fails", function_fails),
     ]
 }
 

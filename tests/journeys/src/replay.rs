@@ -16,10 +16,11 @@ use crate::suite::Suite;
 
 pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     vec![
-        suite.trial("shipped_scenarios_succeed_and_the_report_fits_80_columns", async |_| shipped_scenarios()),
-        suite.trial("replay_fails_and_names_the_step_with_another_outcome", async |_| unexpected_outcome()),
-        suite.trial("replay_names_the_file_and_field_of_an_invalid_scenario", async |_| invalid_scenario()),
-        suite.trial("mosquitto_pub_commands_of_the_local_cloud_work", async |_| mosquitto_pub()),
+        suite
+            .trial("replay", "shipped_scenarios_succeed_and_the_report_fits_80_columns", async |_| shipped_scenarios()),
+        suite.trial("replay", "fails_and_names_the_step_with_another_outcome", async |_| unexpected_outcome()),
+        suite.trial("replay", "names_the_file_and_field_of_an_invalid_scenario", async |_| invalid_scenario()),
+        suite.trial("replay", "mosquitto_pub_commands_of_the_local_cloud_work", async |_| mosquitto_pub()),
     ]
 }
 

@@ -11,7 +11,7 @@ use aws_sdk_lambda::types::{Environment, InvocationType};
 use aws_sdk_sqs::types::QueueAttributeName;
 use local_cloud::aws::Clients;
 use local_cloud::cloud::Cloud;
-use local_cloud::deploy::Deployment;
+use local_cloud::deploy::{self, Deployment};
 use local_cloud::device::{Device, Identity, Published};
 use local_cloud::fault_proxy::{FaultProxy, SERVICES};
 use local_cloud::isolation::Account;
@@ -19,13 +19,14 @@ use local_cloud::observer::{Effect, Notification, Observer};
 use local_cloud::supervisor;
 use rustix::process::Pid;
 use serde_json::Value;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
-use crate::suite::TIMEOUT;
+/// The timeout of a function behind a fault proxy. A call can hang until the function gives up, and the function can still
+/// release its claims.
+const FUNCTION_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// The timeout of a function behind a fault proxy, in seconds. A call can hang until the function gives up, and the
-/// function can still release its claims.
-const FUNCTION_TIMEOUT: i32 = 6;
+/// Lambda makes three attempts. This many allows for some that time out because the machine is busy.
+const MAX_ATTEMPTS: usize = 10;
 
 /// An item of a table.
 pub type Item = HashMap<String, AttributeValue>;
@@ -60,7 +61,7 @@ impl Stage {
             let mut new = observer.messages(before).into_iter();
             new.find(|message| message.topic == topic && message.payload == payload)
         };
-        let message = self.observer.until(Instant::now() + TIMEOUT, find).await;
+        let message = self.observer.until(find).await;
         Ok(message.with_context(|| format!("a message on {topic} did not arrive"))?.trace_id)
     }
 
@@ -97,6 +98,21 @@ impl Stage {
         serde_json::from_str(&response).with_context(|| format!("{function} returned {response}"))
     }
 
+    /// Invokes a function until it succeeds, as Lambda does asynchronously, but without a minute between the attempts.
+    /// Returns their number.
+    pub async fn invoke_until_done(&self, function: &str, event: &Value) -> Result<usize> {
+        let mut attempt = 1;
+        loop {
+            match self.invoke(function, event).await {
+                Ok(_) => return Ok(attempt),
+                Err(error) => ensure!(attempt < MAX_ATTEMPTS, "{attempt} attempts failed: {error:#}"),
+            }
+            // By then, what a killed process has claimed is no longer claimed.
+            sleep(FUNCTION_TIMEOUT).await;
+            attempt += 1;
+        }
+    }
+
     /// Changes a function's environment variables.
     pub async fn configure(&self, function: &str, change: impl FnOnce(&mut HashMap<String, String>)) -> Result<()> {
         let name = self.name(function)?;
@@ -108,7 +124,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Puts a function behind a fault proxy, with a timeout shorter than Lambda's first retry delay, as in AWS.
+    /// Puts a function behind a fault proxy, with [`FUNCTION_TIMEOUT`].
     pub async fn put_behind(&self, proxy: &FaultProxy, function: &str) -> Result<()> {
         let redirect = |variables: &mut HashMap<String, String>| {
             let services = SERVICES.map(|service| (format!("AWS_ENDPOINT_URL_{service}"), proxy.url()));
@@ -116,17 +132,7 @@ impl Stage {
         };
         self.configure(function, redirect).await?;
         let update = self.clients.lambda.update_function_configuration().function_name(self.name(function)?);
-        update.timeout(FUNCTION_TIMEOUT).send().await?;
-        Ok(())
-    }
-
-    /// Disconnects a function from its queue, so only the test invokes it.
-    pub async fn disconnect_queue(&self, function: &str) -> Result<()> {
-        let lambda = &self.clients.lambda;
-        let found = lambda.list_event_source_mappings().function_name(self.name(function)?).send().await?;
-        for mapping in found.event_source_mappings() {
-            lambda.delete_event_source_mapping().set_uuid(mapping.uuid.clone()).send().await?;
-        }
+        update.timeout(i32::try_from(FUNCTION_TIMEOUT.as_secs())?).send().await?;
         Ok(())
     }
 
@@ -135,11 +141,12 @@ impl Stage {
         self.clients.set_visibility_timeout(self.output(function, "QueueUrl")?, seconds).await
     }
 
-    /// Returns how many messages a queue has, including those in flight. `output` names its URL.
+    /// Returns how many messages a queue has, including those in flight and delayed ones. `output` names its URL.
     pub async fn queue_length(&self, output: &str) -> Result<u64> {
         let names = [
             QueueAttributeName::ApproximateNumberOfMessages,
             QueueAttributeName::ApproximateNumberOfMessagesNotVisible,
+            QueueAttributeName::ApproximateNumberOfMessagesDelayed,
         ];
         let get = self.clients.sqs.get_queue_attributes().queue_url(self.deployment.output(output)?);
         let found = get.set_attribute_names(Some(names.to_vec())).send().await?;
@@ -149,19 +156,30 @@ impl Stage {
         names.iter().map(number).sum()
     }
 
+    /// Waits until a queue has no more than this many messages, and until everything is observed that came of the others.
+    /// `output` names its URL.
+    pub async fn queue_shrinks_to(&self, output: &str, length: u64) -> Result<()> {
+        let mut last = 0;
+        let is_reached = self.observer.poll(async || {
+            last = self.queue_length(output).await?;
+            Ok((last <= length).then_some(()))
+        });
+        let is_reached = is_reached.await?;
+        is_reached.with_context(|| format!("the queue {output} has {last} messages"))?;
+        self.observer.catch_up().await
+    }
+
     /// Waits until a thing's record in the devices table satisfies a condition.
     pub async fn record(&self, thing: &str, sort_key: &str, condition: impl Fn(&Item) -> bool) -> Result<Item> {
-        let deadline = Instant::now() + TIMEOUT;
-        loop {
+        let mut last = None;
+        let found = self.observer.poll(async || {
             let get = self.clients.dynamodb.get_item().table_name(self.deployment.output("DevicesTable")?);
             let get = get.key("id", AttributeValue::S(format!("thing#{thing}")));
             let get = get.key("part", AttributeValue::S(sort_key.to_owned()));
-            match get.consistent_read(true).send().await?.item {
-                Some(item) if condition(&item) => return Ok(item),
-                other => ensure!(Instant::now() < deadline, "the record {sort_key} of {thing} is {other:?}"),
-            }
-            sleep(Duration::from_millis(100)).await;
-        }
+            last = get.consistent_read(true).send().await?.item;
+            Ok(last.clone().filter(&condition))
+        });
+        found.await?.with_context(|| format!("the record {sort_key} of {thing} is {last:?}"))
     }
 
     /// Returns a function's deployed name.
@@ -182,16 +200,22 @@ impl Stage {
         effects.filter_map(|timed| notified(timed.effect)).collect()
     }
 
-    /// Waits until a function has reported an event as done this many times, and for its notifications to arrive.
+    /// Waits until a function has reported an event as done this many times. Its notifications were observed before.
     pub async fn done(&self, event_id: &str, times: usize) -> Result<()> {
         let is_done = |observer: &Observer| {
             let done = observer.invocation_counts(event_id).iter().filter(|counts| counts.done == 1).count();
             (done >= times).then_some(())
         };
-        let found = self.observer.until(Instant::now() + TIMEOUT, is_done).await;
-        found.with_context(|| format!("{event_id} was not done {times} times within {TIMEOUT:?}"))?;
-        sleep(Duration::from_millis(300)).await;
-        Ok(())
+        let found = self.observer.until(is_done).await;
+        found.with_context(|| format!("{event_id} was not done {times} times"))
+    }
+}
+
+impl Drop for Stage {
+    /// Deletes the stack: its functions' processes and triggers would slow the local cloud down until the suite ends.
+    fn drop(&mut self) {
+        let (cloud, account, stack) = (Arc::clone(&self.cloud), self.account.clone(), self.deployment.stack.clone());
+        tokio::spawn(async move { deploy::delete_stack(&cloud, &account, &stack).await });
     }
 }
 

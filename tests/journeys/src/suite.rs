@@ -1,9 +1,9 @@
 //! What all journeys share: the runtime and the local cloud.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use anyhow::Result;
 use libtest_mimic::{Failed, Trial};
@@ -18,9 +18,6 @@ use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 
 use crate::stage::Stage;
-
-/// How long an effect may take on a busy machine.
-pub const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Lambda's pause before it retries an asynchronous invocation, in seconds; it doubles each time. In AWS it is a minute.
 /// As there, it is longer than the timeout of a function behind a fault proxy, so the claim of a killed process has
@@ -52,10 +49,11 @@ impl Suite {
         &self.runtime
     }
 
-    /// Returns a test with this name.
+    /// Returns a test. Its name starts with what it is about: functions, or another part. `make test FN=…` selects by it.
     pub fn trial<F>(
         self: &Arc<Self>,
-        name: impl Into<String>,
+        part: &str,
+        name: impl Display,
         test: impl FnOnce(Arc<Self>) -> F + Send + 'static,
     ) -> Trial
     where
@@ -66,7 +64,7 @@ impl Suite {
             let result = suite.runtime.block_on(test(Arc::clone(&suite)));
             result.map_err(|error| Failed::from(format!("{error:#}")))
         };
-        Trial::test(name, run)
+        Trial::test(format!("{part}::{name}"), run)
     }
 
     /// Returns the local cloud, which the first test starts.
@@ -91,6 +89,8 @@ impl Suite {
         // When MiniStack updates a function, it kills the processes of all functions with that name, in any account.
         let prefix = format!("gatehouse-{number}");
         let deployment = deploy::deploy_gatehouse(cloud, &account, &prefix, parameters, Progress::silent()).await?;
+        // What it would do every minute, journeys do when it is time.
+        deploy::delete_schedule(cloud, &account, &prefix).await?;
         let clients = Clients::new(cloud.endpoint, &account);
         let observer = Observer::start(&clients).await?;
         Ok(Stage { cloud: Arc::clone(cloud), account, clients, deployment, observer })

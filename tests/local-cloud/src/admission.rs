@@ -6,10 +6,10 @@ use anyhow::Result;
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_iot::operation::describe_certificate::DescribeCertificateError;
 use serde_json::Value;
-use tokio::time::{Duration, Instant, sleep};
+use tokio::time::{Duration, sleep};
 
 use crate::aws::Clients;
-use crate::observer::{Effect, PublishedMessage, Timed};
+use crate::observer::{Effect, Observer, PATIENCE, PublishedMessage, Timed, Wait};
 
 /// How often the table is read.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -99,11 +99,13 @@ impl Admissions {
         Ok(item.map(Admission::read))
     }
 
-    /// Waits until the record of a certificate is final, or until the deadline, and returns it.
-    pub async fn outcome(&self, certificate_id: &str, deadline: Instant) -> Result<Option<Admission>> {
+    /// Waits until the record of a certificate is final, and returns it. Returns it as it is once nothing was observed
+    /// for a while.
+    pub async fn outcome(&self, certificate_id: &str, observer: &Observer) -> Result<Option<Admission>> {
+        let wait = Wait::start(observer, PATIENCE);
         loop {
             let found = self.get(certificate_id).await?;
-            if found.as_ref().is_some_and(Admission::is_final) || Instant::now() >= deadline {
+            if found.as_ref().is_some_and(Admission::is_final) || wait.is_over() {
                 return Ok(found);
             }
             sleep(POLL_INTERVAL).await;

@@ -17,8 +17,6 @@ pub struct Clients {
     pub iot_data: aws_sdk_iotdataplane::Client,
     /// Lambda.
     pub lambda: aws_sdk_lambda::Client,
-    /// CloudWatch Logs.
-    pub logs: aws_sdk_cloudwatchlogs::Client,
     /// SNS.
     pub sns: aws_sdk_sns::Client,
     /// SQS.
@@ -50,7 +48,6 @@ impl Clients {
             iot: client!(aws_sdk_iot),
             iot_data: client!(aws_sdk_iotdataplane),
             lambda: client!(aws_sdk_lambda),
-            logs: client!(aws_sdk_cloudwatchlogs),
             sns: client!(aws_sdk_sns),
             sqs: client!(aws_sdk_sqs),
         }

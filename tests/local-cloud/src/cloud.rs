@@ -8,31 +8,25 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
+use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustix::process::Pid;
 use serde::Deserialize;
+use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep};
 
 use crate::isolation::{self, Account, Endpoint, Inherit};
+use crate::observer;
 use crate::supervisor::{self, Supervisor};
 use crate::tools;
 
-/// Starts the server. It waits 50 ms instead of 5 for more log lines of a function: on a busy machine, lines that its
-/// reader thread gets later would only appear with the next invocation.
-const SERVE: &str = "
-from ministack.app import main
-from ministack.core.lambda_runtime import Worker
-drain = Worker._drain_stderr_bounded
-names = drain.__code__.co_varnames[1:drain.__code__.co_argcount]
-assert names == ('first_line_wait', 'idle_confirm', 'hard_cap'), names
-drain.__defaults__ = (0.25, 0.05, 0.5)
-main()
-";
+/// Starts the server.
+const SERVE: &str = include_str!("serve.py");
 
 /// How long the server may take to start. It takes half a second on an idle machine.
-const START_TIMEOUT: Duration = Duration::from_mins(1);
+const START_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// A running local cloud. Dropping it stops the server and all functions.
 #[derive(Debug)]
@@ -47,6 +41,8 @@ pub struct Cloud {
     pub scratch: PathBuf,
     /// The server's log file.
     pub log: PathBuf,
+    /// The packaged root template.
+    pub(crate) template: OnceCell<String>,
     supervisor: Mutex<Supervisor>,
 }
 
@@ -96,6 +92,7 @@ impl Cloud {
             .env("GATEWAY_PORT", gateway_address.port().to_string())
             .env("IOT_MTLS_PORT", mqtt.port().to_string())
             .env("MINISTACK_VERSION", &name)
+            .env("OBSERVER_QUEUE", observer::QUEUE)
             .env("MINISTACK_REGION", isolation::REGION)
             .env("STATE_DIR", scratch.join("state"))
             .env("S3_DATA_DIR", scratch.join("s3"))
@@ -131,7 +128,15 @@ impl Cloud {
         }
         let ca = String::from_utf8(get(endpoint, "/_ministack/iot/ca.pem").await?)
             .context("the CA certificate is not UTF-8")?;
-        Ok(Self { endpoint, mqtt, ca, scratch, log: log.to_owned(), supervisor: Mutex::new(supervisor) })
+        Ok(Self {
+            endpoint,
+            mqtt,
+            ca,
+            scratch,
+            log: log.to_owned(),
+            template: OnceCell::new(),
+            supervisor: Mutex::new(supervisor),
+        })
     }
 
     /// Fails if the server has ended.
@@ -196,17 +201,22 @@ async fn ready(endpoint: Endpoint, name: &str) -> Result<Ready> {
 
 /// Returns the body of a successful response.
 async fn get(endpoint: Endpoint, path: &str) -> Result<Vec<u8>> {
+    let (status, body) = send(endpoint, Request::get(path).body(Full::default())?).await?;
+    ensure!(status.is_success(), "GET {path} returned {status}");
+    Ok(body.into())
+}
+
+/// Sends a request on a connection of its own. Returns the response's status and body.
+pub(crate) async fn send(endpoint: Endpoint, mut request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes)> {
     let stream = tokio::net::TcpStream::connect(endpoint.address()).await?;
     let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let request =
-        hyper::Request::get(path).header("host", endpoint.address().to_string()).body(Empty::<Bytes>::new())?;
+    request.headers_mut().insert(hyper::header::HOST, endpoint.address().to_string().parse()?);
     let response = send.send_request(request).await?;
     let status = response.status();
     let body = response.into_body().collect().await?.to_bytes();
     connection.abort();
-    ensure!(status.is_success(), "GET {path} returned {status}");
-    Ok(body.into())
+    Ok((status, body))
 }
 
 /// Returns the last lines of a log.

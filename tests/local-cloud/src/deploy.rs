@@ -1,23 +1,35 @@
-//! Deploys the shipped templates and zips to an account of the local cloud with the AWS CLI, exactly as to AWS.
+//! Deploys the shipped templates and zips to an account of the local cloud.
+//!
+//! `aws cloudformation package` uploads them as for AWS, once for all accounts. The stacks are created with requests to
+//! CloudFormation: a run of the AWS CLI takes longer than to create a stack here.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::fmt::Write as _;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use serde::Deserialize;
-use serde_json::json;
+use http_body_util::Full;
+use hyper::Request;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::cloud::Cloud;
+use crate::cloud::{Cloud, send};
 use crate::isolation::{self, Account, Inherit, REGION};
 use crate::progress::Progress;
 use crate::supervisor;
 use crate::tools;
 
-const TIMEOUT: Duration = Duration::from_mins(2);
+/// How long a deployment may take. It takes a second on an idle machine.
+const TIMEOUT: Duration = Duration::from_mins(10);
+
+/// The bucket of the packaged templates and zips.
+const BUCKET: &str = "gatehouse-code";
+
+/// The name of a role's policy that exists in the local cloud only.
+const LOCAL_POLICY: &str = "local-cloud-only";
 
 /// A deployed stack.
 #[derive(Debug, Clone)]
@@ -54,18 +66,19 @@ pub async fn deploy_gatehouse(
     parameters: &[(&str, &str)],
     progress: Progress,
 ) -> Result<Deployment> {
-    let template = progress.step("Packaging templates and functions", package(cloud, account)).await?;
+    let package = cloud.template.get_or_try_init(|| package(cloud));
+    let template = progress.step("Packaging templates and functions", package).await?;
     let mut all_parameters = vec![
         ("Prefix", prefix),
         // The local cloud uses plain HTTP.
         ("RequireTls", "false"),
         // Scenarios compress hours into seconds.
         ("ActuatorMinIntervalSeconds", "10"),
-        ("PresenceGraceSeconds", "5"),
+        ("PresenceGraceSeconds", "10"),
     ];
     all_parameters.extend(parameters);
     let deploying = async {
-        let deployment = deploy_stack(cloud, account, &template, prefix, &all_parameters).await?;
+        let deployment = deploy_stack(cloud, account, template, prefix, &all_parameters).await?;
         add_local_policies(cloud, account, &deployment).await?;
         Ok::<_, anyhow::Error>(deployment)
     };
@@ -84,28 +97,33 @@ const UNSCOPED_ACTIONS: [(&str, &[&str]); 3] = [
 ///
 /// The shipped policies name specific resources, which the local cloud cannot resolve for a few actions. The shipped
 /// policies stay as they are, and this one exists in the local cloud only.
-async fn add_local_policies(cloud: &Cloud, account: &Account, deployment: &Deployment) -> Result<()> {
+pub async fn add_local_policies(cloud: &Cloud, account: &Account, deployment: &Deployment) -> Result<()> {
     for (output, actions) in UNSCOPED_ACTIONS {
         let role = format!("{}-{REGION}", deployment.output(output)?);
         let policy = json!({
             "Version": "2012-10-17",
             "Statement": [{"Effect": "Allow", "Action": actions, "Resource": "*"}],
         });
-        let (policy, name) = (policy.to_string(), "local-cloud-only");
-        let put = ["iam", "put-role-policy", "--role-name", &role, "--policy-name", name, "--policy-document", &policy];
-        aws(cloud, account, put).await?;
+        put_local_policy(cloud, account, &role, &policy).await?;
     }
     Ok(())
 }
 
-/// Uploads the templates, at every level of nesting, and the zips to a bucket of the account. Returns the packaged
-/// root template.
-async fn package(cloud: &Cloud, account: &Account) -> Result<PathBuf> {
+/// Puts the policy of a role that exists in the local cloud only.
+pub async fn put_local_policy(cloud: &Cloud, account: &Account, role: &str, policy: &Value) -> Result<()> {
+    let policy = policy.to_string();
+    let parameters = [("RoleName", role), ("PolicyName", LOCAL_POLICY), ("PolicyDocument", &policy)];
+    query(cloud, account, Service::Iam, "PutRolePolicy", &parameters).await.map(drop)
+}
+
+/// Uploads the templates, at every level of nesting, and the zips to a bucket. Returns the packaged root template.
+async fn package(cloud: &Cloud) -> Result<String> {
     tools::require_zips()?;
-    let packaged = cloud.scratch.join(format!("packaged-{}.yaml", account.id()));
-    // Bucket names are shared by all accounts of a cloud.
-    let bucket = format!("gatehouse-code-{}", account.id());
-    aws(cloud, account, ["s3", "mb", &format!("s3://{bucket}")]).await?;
+    let account = Account::primary();
+    let packaged = cloud.scratch.join("packaged.yaml");
+    let create = Request::put(format!("/{BUCKET}")).header("authorization", authorization(&account, "s3"));
+    let (status, _) = send(cloud.endpoint, create.body(Full::default())?).await?;
+    ensure!(status.is_success(), "creating the bucket {BUCKET} returned {status}");
     let template = tools::root().join("infra/gatehouse.yaml");
     let arguments: [&OsStr; 8] = [
         "cloudformation".as_ref(),
@@ -113,129 +131,94 @@ async fn package(cloud: &Cloud, account: &Account) -> Result<PathBuf> {
         "--template-file".as_ref(),
         template.as_ref(),
         "--s3-bucket".as_ref(),
-        bucket.as_ref(),
+        BUCKET.as_ref(),
         "--output-template-file".as_ref(),
         packaged.as_ref(),
     ];
-    aws(cloud, account, arguments).await?;
-    Ok(packaged)
+    aws(cloud, &account, arguments).await?;
+    read(&packaged)
 }
 
-/// Deploys a packaged template as a new stack and waits until it is complete.
+/// Creates a stack from a template and waits until it is complete.
 pub async fn deploy_stack(
     cloud: &Cloud,
     account: &Account,
-    template: &Path,
+    template: &str,
     stack: &str,
     parameters: &[(&str, &str)],
 ) -> Result<Deployment> {
-    let template = template.to_str().context("the template path is not UTF-8")?;
-    let overrides: Vec<String> = parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let mut arguments = vec!["cloudformation", "deploy", "--template-file", template, "--stack-name", stack];
-    arguments.extend(["--capabilities", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"]);
-    // The CLI would poll the stack at intervals of 30 seconds. Here, a deployment takes one second.
-    arguments.push("--no-execute-changeset");
-    if !overrides.is_empty() {
-        arguments.push("--parameter-overrides");
-        arguments.extend(overrides.iter().map(String::as_str));
+    let mut create = vec![
+        ("StackName".to_owned(), stack),
+        ("TemplateBody".to_owned(), template),
+        ("Capabilities.member.1".to_owned(), "CAPABILITY_NAMED_IAM"),
+        ("Capabilities.member.2".to_owned(), "CAPABILITY_AUTO_EXPAND"),
+    ];
+    for (number, (name, value)) in parameters.iter().enumerate() {
+        let member = format!("Parameters.member.{}", number + 1);
+        create.extend([(format!("{member}.ParameterKey"), *name), (format!("{member}.ParameterValue"), *value)]);
     }
-    let output = aws(cloud, account, arguments).await?;
-    let change_set = output
-        .split_whitespace()
-        .find(|word| word.starts_with("arn:") && word.contains(":changeSet/"))
-        .ok_or_else(|| anyhow!("`aws cloudformation deploy` returned no change set:\n{output}"))?;
-    aws(cloud, account, ["cloudformation", "execute-change-set", "--change-set-name", change_set]).await?;
-
+    let create: Vec<_> = create.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    query(cloud, account, Service::CloudFormation, "CreateStack", &create).await?;
     let deadline = Instant::now() + TIMEOUT;
     loop {
-        let stack = describe(cloud, account, stack).await?;
-        match stack.status.as_str() {
-            "CREATE_COMPLETE" | "UPDATE_COMPLETE" => return Ok(stack.into()),
+        let (status, deployment) = describe(cloud, account, stack).await?;
+        match status.as_str() {
+            "CREATE_COMPLETE" => return Ok(deployment),
             status if status.ends_with("_IN_PROGRESS") && Instant::now() < deadline => {
-                sleep(Duration::from_millis(200)).await;
+                sleep(Duration::from_millis(50)).await;
             }
             status => {
-                let reasons = reasons(cloud, account, &stack.name).await?;
-                bail!("stack {} failed with {status}:\n{reasons}", stack.name);
+                let reasons = reasons(cloud, account, stack).await?;
+                bail!("stack {stack} failed with {status}:\n{reasons}");
             }
         }
     }
 }
 
-#[derive(Deserialize)]
-struct Stack {
-    #[serde(rename = "StackName")]
-    name: String,
-    #[serde(rename = "StackStatus")]
-    status: String,
-    #[serde(default, rename = "Outputs")]
-    outputs: Vec<Output>,
+/// Deletes a stack, without waiting until it is gone.
+pub async fn delete_stack(cloud: &Cloud, account: &Account, stack: &str) -> Result<()> {
+    query(cloud, account, Service::CloudFormation, "DeleteStack", &[("StackName", stack)]).await.map(drop)
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Output {
-    output_key: String,
-    output_value: String,
+/// Deletes the schedule that makes `alarm` check every minute what is due.
+pub async fn delete_schedule(cloud: &Cloud, account: &Account, prefix: &str) -> Result<()> {
+    let delete = Request::delete(format!("/schedules/{prefix}-alarm-due?groupName={prefix}-alarm"));
+    let delete = delete.header("authorization", authorization(account, "scheduler"));
+    let (status, response) = send(cloud.endpoint, delete.body(Full::default())?).await?;
+    ensure!(status.is_success(), "DeleteSchedule returned {status}: {}", String::from_utf8_lossy(&response));
+    Ok(())
 }
 
-impl From<Stack> for Deployment {
-    fn from(stack: Stack) -> Self {
-        let outputs = stack.outputs.into_iter().map(|output| (output.output_key, output.output_value)).collect();
-        Self { stack: stack.name, outputs }
-    }
-}
-
-async fn describe(cloud: &Cloud, account: &Account, stack: &str) -> Result<Stack> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Stacks {
-        stacks: Vec<Stack>,
-    }
-    let output = aws(cloud, account, ["cloudformation", "describe-stacks", "--stack-name", stack]).await?;
-    let found: Stacks =
-        serde_json::from_str(&output).context("failed to parse the output of `aws cloudformation describe-stacks`")?;
-    found.stacks.into_iter().next().ok_or_else(|| anyhow!("there is no stack {stack}"))
+/// Returns a stack's status and the stack.
+pub async fn describe(cloud: &Cloud, account: &Account, stack: &str) -> Result<(String, Deployment)> {
+    let described = query(cloud, account, Service::CloudFormation, "DescribeStacks", &[("StackName", stack)]).await?;
+    let status = texts(&described, "StackStatus").next().with_context(|| format!("there is no stack {stack}"))?;
+    let outputs = texts(&described, "OutputKey").zip(texts(&described, "OutputValue")).collect();
+    Ok((status, Deployment { stack: stack.to_owned(), outputs }))
 }
 
 /// Lists the resources that failed, one per line, including those of stacks nested at any level.
 async fn reasons(cloud: &Cloud, account: &Account, stack: &str) -> Result<String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Events {
-        stack_events: Vec<Event>,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Event {
-        stack_name: String,
-        logical_resource_id: String,
-        #[serde(default)]
-        physical_resource_id: String,
-        resource_type: String,
-        resource_status: String,
-        #[serde(default)]
-        resource_status_reason: String,
-    }
     let mut lines = Vec::new();
     let mut stacks = vec![stack.to_owned()];
     while let Some(stack) = stacks.pop() {
-        let arguments = ["cloudformation", "describe-stack-events", "--stack-name", &stack];
-        let Ok(output) = aws(cloud, account, arguments).await else { continue };
-        let events: Events = serde_json::from_str(&output).context("failed to parse the stack's events")?;
-        for event in events.stack_events {
-            let nested =
-                event.resource_type == "AWS::CloudFormation::Stack" && event.physical_resource_id.starts_with("arn:");
-            if nested && event.stack_name != event.logical_resource_id && !stacks.contains(&event.physical_resource_id)
-            {
-                stacks.push(event.physical_resource_id);
+        let parameters = [("StackName", stack.as_str())];
+        let Ok(events) = query(cloud, account, Service::CloudFormation, "DescribeStackEvents", &parameters).await
+        else {
+            continue;
+        };
+        for event in events.split("<member>") {
+            let text = |tag: &str| texts(event, tag).next().unwrap_or_default();
+            let (id, resource) = (text("PhysicalResourceId"), text("LogicalResourceId"));
+            let is_stack = text("ResourceType") == "AWS::CloudFormation::Stack" && id.starts_with("arn:");
+            // A stack lists itself in its events.
+            if is_stack && text("StackName") != resource && !stacks.contains(&id) {
+                stacks.push(id);
             }
-            if event.resource_status.ends_with("_FAILED") {
-                lines.push(format!("  {}: {}", event.logical_resource_id, event.resource_status_reason));
+            if text("ResourceStatus").ends_with("_FAILED") {
+                lines.push(format!("  {resource}: {}", text("ResourceStatusReason")));
             }
         }
-        // A stack lists itself in its events.
-        stacks.retain(|next| *next != stack);
         if lines.len() > 50 {
             break;
         }
@@ -246,6 +229,71 @@ async fn reasons(cloud: &Cloud, account: &Account, stack: &str) -> Result<String
     } else {
         lines.join("\n")
     })
+}
+
+/// A service whose API has the Query protocol.
+#[derive(Debug, Clone, Copy)]
+enum Service {
+    CloudFormation,
+    Iam,
+}
+
+/// Calls an action of a service and returns the response in XML.
+async fn query(
+    cloud: &Cloud,
+    account: &Account,
+    service: Service,
+    action: &str,
+    parameters: &[(&str, &str)],
+) -> Result<String> {
+    let (name, version) = match service {
+        Service::CloudFormation => ("cloudformation", "2010-05-15"),
+        Service::Iam => ("iam", "2010-05-08"),
+    };
+    let all = [("Action", action), ("Version", version)].into_iter().chain(parameters.iter().copied());
+    let body = all.map(|(name, value)| format!("{name}={}", encoded(value))).collect::<Vec<_>>().join("&");
+    let request = Request::post("/")
+        .header("content-type", "application/x-www-form-urlencoded")
+        .header("authorization", authorization(account, name));
+    let (status, response) = send(cloud.endpoint, request.body(body.into())?).await?;
+    let response = String::from_utf8_lossy(&response).into_owned();
+    ensure!(status.is_success(), "{action} returned {status}: {response}");
+    Ok(response)
+}
+
+/// Returns the header that names the account. The local cloud does not verify signatures.
+fn authorization(account: &Account, service: &str) -> String {
+    let credential = format!("{}/20260101/{REGION}/{service}/aws4_request", account.id());
+    format!("AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders=host, Signature=none")
+}
+
+/// Encodes the value of a form field.
+fn encoded(value: &str) -> String {
+    let mut encoded = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        if byte.is_ascii_alphanumeric() {
+            encoded.push(char::from(byte));
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}
+
+/// Returns the text of each element with this name in an XML response.
+fn texts<'a>(xml: &'a str, name: &str) -> impl Iterator<Item = String> + use<'a> {
+    let (start, end) = (format!("<{name}>"), format!("</{name}>"));
+    let mut rest = xml;
+    std::iter::from_fn(move || {
+        let (text, after) = rest.split_once(&start)?.1.split_once(&end)?;
+        rest = after;
+        Some(text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&amp;", "&"))
+    })
+}
+
+/// Reads a template.
+pub fn read(template: &Path) -> Result<String> {
+    std::fs::read_to_string(template).with_context(|| format!("failed to read {}", template.display()))
 }
 
 /// Runs the AWS CLI against the local cloud and returns its standard output.

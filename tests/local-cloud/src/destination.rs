@@ -64,7 +64,7 @@ impl DestinationQueue {
 
     /// Deploys the queue, which accepts messages from this role of the sender's account.
     pub async fn deploy(&self, cloud: &Cloud, sender: &Account, role: &str) -> Result<()> {
-        let template = tools::root().join("infra/forward-destination.yaml");
+        let template = deploy::read(&tools::root().join("infra/forward-destination.yaml"))?;
         let parameters = [
             ("SenderAccountId", sender.id()),
             ("SenderRoleName", role),

@@ -67,7 +67,7 @@ async fn deployed_environment(cloud: &Cloud, clients: &Clients, function: &str) 
     let empty_batch = Blob::new(br#"{"Records":[]}"#);
     let invoked = clients.lambda.invoke().function_name(function).payload(empty_batch).send().await?;
     ensure!(invoked.function_error().is_none(), "{function} fails to start; see {}", cloud.log.display());
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_mins(5);
     loop {
         let is_of_function = |all: &BTreeMap<_, _>| {
             let name: Option<&String> = all.get("AWS_LAMBDA_FUNCTION_NAME");

@@ -19,7 +19,7 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     for (fault, when) in FAULTS {
         for part in 0..PARTS {
             let name = format!("crash_{when}_any_call_activates_no_incomplete_device_{}_of_{PARTS}", part + 1);
-            trials.push(suite.trial(name, move |suite| crash(suite, fault, part)));
+            trials.push(suite.trial("jitr", name, move |suite| crash(suite, fault, part)));
         }
     }
     trials
@@ -36,19 +36,20 @@ async fn crash(suite: Arc<Suite>, fault: Fault, part: usize) -> Result<()> {
     let gate = Arc::new(Gate::new(&suite).await?);
     let proxy = FaultProxy::start(&gate.stage.cloud).await?;
     gate.stage.put_behind(&proxy, "jitr").await?;
-    let mut nth = part + 1;
+    let (mut nth, mut round) = (part + 1, 0);
     loop {
-        let thing = format!("thing-{nth}");
+        round += 1;
+        let thing = format!("thing-{round}");
         let issued = gate.ca.issue(&CertificateSpec::named(&*thing))?;
         gate.register_pending(&issued).await?;
         let monitor = Monitor::start(&gate, &issued, &thing);
         // A new process each time, so that its warm-up calls count.
         proxy.kill(&gate.stage.cloud);
         proxy.fail_nth_call(nth, fault);
-        let event_id = format!("event-{nth}");
-        gate.stage.invoke_async("jitr", &gate.event(&event_id, &issued)).await?;
+        let event_id = format!("event-{round}");
+        let invoked = gate.stage.invoke_until_done("jitr", &gate.event(&event_id, &issued)).await;
         let calls = || proxy.calls().into_iter().map(|call| call.operation).collect::<Vec<_>>().join(", ");
-        gate.stage.done(&event_id, 1).await.with_context(|| format!("call {nth} of: {}", calls()))?;
+        let attempts = invoked.with_context(|| format!("call {nth} of: {}", calls()))?;
         let record = gate.outcome(&issued).await?;
         ensure!(record.state == "admitted", "call {nth} of: {}: {record:?}", calls());
         ensure!(
@@ -62,7 +63,12 @@ async fn crash(suite: Arc<Suite>, fault: Fault, part: usize) -> Result<()> {
             calls()
         );
         monitor.finish().await.with_context(|| format!("call {nth} of: {}", calls()))?;
-        if proxy.calls().iter().all(|call| call.fault.is_none()) {
+        let is_crashed = proxy.calls().iter().any(|call| call.fault.is_some());
+        if !is_crashed && attempts > 1 {
+            // On a busy machine the function may time out before that call. The next certificate gets its turn.
+            continue;
+        }
+        if !is_crashed {
             ensure!(nth > 20, "an admission made only {} calls: {}", proxy.calls().len(), calls());
             return Ok(());
         }

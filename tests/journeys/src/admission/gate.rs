@@ -7,10 +7,9 @@ use local_cloud::device::{ConnectResult, Device};
 use local_cloud::observer;
 use local_cloud::pki::{CertificateAuthority, CertificateSpec, IssuedCertificate, KeyType};
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use crate::stage::Stage;
-use crate::suite::{Suite, TIMEOUT};
+use crate::suite::Suite;
 
 /// A deployment with a registered CA.
 pub struct Gate {
@@ -37,7 +36,7 @@ impl Gate {
     pub async fn admitted(&self, thing: &str) -> Result<(Device, IssuedCertificate)> {
         let issued = self.ca.issue(&CertificateSpec::named(thing))?;
         let mut device = self.device(&issued, thing);
-        let result = device.connect_with_retry(Instant::now() + TIMEOUT).await?;
+        let result = device.connect_with_retry(&self.stage.observer).await?;
         ensure!(
             result == ConnectResult::Accepted,
             "{thing} is not admitted: {result:?}, {:?}",
@@ -52,7 +51,7 @@ impl Gate {
 
     /// Waits for the final record of a certificate.
     pub async fn outcome(&self, issued: &IssuedCertificate) -> Result<Admission> {
-        let found = self.admissions.outcome(&issued.id, Instant::now() + TIMEOUT).await?;
+        let found = self.admissions.outcome(&issued.id, &self.stage.observer).await?;
         found.context("there is no record of the certificate")
     }
 

@@ -2,10 +2,8 @@
 
 mod broker;
 
-use std::collections::HashMap;
 use std::process::{Command, Output};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -15,16 +13,15 @@ use local_cloud::device::{ConnectResult, Device, Identity, MAX_MESSAGE_BYTES, Me
 use local_cloud::{deploy, tools};
 use rumqttc::QoS;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
 
 use self::broker::{Broker, Link, LocalClient, mosquitto};
-use crate::stage::Stage;
-use crate::suite::{Suite, TIMEOUT};
+use crate::stage::{Item, Stage};
+use crate::suite::Suite;
 
 pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     let mut bridged = vec![
-        suite.trial("bridge_carries_messages_in_both_directions", both_directions),
-        suite.trial("bridge_delivers_messages_once_after_an_outage", outage),
+        suite.trial("bridge", "carries_messages_in_both_directions", both_directions),
+        suite.trial("bridge", "delivers_messages_once_after_an_outage", outage),
     ];
     if mosquitto().is_none() {
         eprintln!("mosquitto is not installed (sudo apt-get install mosquitto); skipping the tests of the bridge");
@@ -32,8 +29,8 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
         bridged = bridged.into_iter().map(skipped).collect();
     }
     bridged.extend([
-        suite.trial("bridge_policy_allows_only_its_topics", own_topics_only),
-        suite.trial("bridge_to_foreign_topics_or_with_a_loop_is_rejected", async |_| invalid_topics()),
+        suite.trial("bridge", "policy_allows_only_its_topics", own_topics_only),
+        suite.trial("bridge", "rejects_foreign_topics_and_loops", async |_| invalid_topics()),
     ]);
     bridged
 }
@@ -59,8 +56,7 @@ fn configuration_of(thing: &str, arguments: &[&str]) -> Result<String> {
 
 /// Registers the bridge's thing with the bridge's policy.
 async fn register(stage: &Stage) -> Result<Identity> {
-    let template = stage.cloud.scratch.join(format!("bridge-{}.yaml", stage.account.id()));
-    std::fs::write(&template, configuration_of(THING, &[TOPICS.as_slice(), &["--policy"]].concat())?)?;
+    let template = configuration_of(THING, &[TOPICS.as_slice(), &["--policy"]].concat())?;
     let deployed = deploy::deploy_stack(&stage.cloud, &stage.account, &template, "bridge-my-gateway", &[]).await?;
     Identity::register(&stage.clients, THING, deployed.output("Policy")?).await
 }
@@ -137,22 +133,19 @@ async fn ensure_carried(stage: &Stage, broker: &Broker) -> Result<()> {
 
 /// Waits for this many readings of the bridge's thing and returns their values in order.
 async fn readings(stage: &Stage, count: usize) -> Result<Vec<String>> {
-    let deadline = Instant::now() + TIMEOUT;
     let table = stage.deployment.output("TelemetryTable")?;
-    loop {
+    let mut items = Vec::new();
+    let is_complete = stage.observer.poll(async || {
         let query = stage.clients.dynamodb.query().table_name(table).consistent_read(true);
         let query = query.key_condition_expression("thing = :thing");
         let query = query.expression_attribute_values(":thing", AttributeValue::S(THING.to_owned()));
-        let found = query.send().await?;
-        let celsius = |item: &HashMap<String, AttributeValue>| {
-            Some(item.get("reading")?.as_m().ok()?.get("celsius")?.as_n().ok()?.clone())
-        };
-        if found.items().len() >= count || Instant::now() >= deadline {
-            let all: Option<Vec<_>> = found.items().iter().map(celsius).collect();
-            return all.with_context(|| format!("unexpected item among {:?}", found.items()));
-        }
-        sleep(Duration::from_millis(100)).await;
-    }
+        items = query.send().await?.items.unwrap_or_default();
+        Ok((items.len() >= count).then_some(()))
+    });
+    is_complete.await?.with_context(|| format!("fewer than {count} readings: {items:?}"))?;
+    let celsius = |item: &Item| Some(item.get("reading")?.as_m().ok()?.get("celsius")?.as_n().ok()?.clone());
+    let all: Option<Vec<_>> = items.iter().map(celsius).collect();
+    all.with_context(|| format!("unexpected item among {items:?}"))
 }
 
 async fn own_topics_only(suite: Arc<Suite>) -> Result<()> {

@@ -40,6 +40,9 @@ struct Options {
 /// The default port of `cargo lambda invoke`, and so of `make invoke`.
 const INVOKE_PORT: u16 = 9000;
 
+/// How long to wait for the effect of a message after the last thing that happened.
+const EFFECT_PATIENCE: Duration = Duration::from_secs(15);
+
 /// Sample devices: thing, topic and payload.
 const DEVICES: [(&str, &str, &str); 2] = [
     (
@@ -93,9 +96,9 @@ async fn local(options: Options) -> Result<ExitCode> {
     let admissions = deployment.outputs.get("DevicesTable").map(|table| Admissions::new(&clients, table));
     let mut shown = 0;
     loop {
-        let new = observer.until(Instant::now() + Duration::from_secs(1), |seen| {
-            Some(seen.messages(shown)).filter(|new| !new.is_empty())
-        });
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let find = |seen: &Observer| Some(seen.messages(shown)).filter(|new| !new.is_empty());
+        let new = observer.until_deadline(|_| deadline, find);
         for message in new.await.unwrap_or_default() {
             shown += 1;
             let (observer, admissions) = (Arc::clone(&observer), admissions.clone());
@@ -111,14 +114,13 @@ async fn local(options: Options) -> Result<ExitCode> {
 /// Waits for the effect of a message and reports it.
 async fn event(observer: &Observer, admissions: Option<&Admissions>, message: PublishedMessage) -> String {
     let rule = observer.rule(&message.topic);
-    let timeout = Duration::from_secs(if rule.is_some() { 15 } else { 0 });
-    let deadline = Instant::now() + timeout;
-    let outcome = match (certificate_of(&message), admissions) {
+    let outcome = match (certificate_of(&message), admissions, rule) {
+        (_, _, None) => None,
         // The table has more details than the log.
-        (Some(certificate), Some(admissions)) if rule.is_some() => {
-            admissions.outcome(&certificate, deadline).await.ok().flatten().and_then(Admission::effect)
+        (Some(certificate), Some(admissions), _) => {
+            admissions.outcome(&certificate, observer).await.ok().flatten().and_then(Admission::effect)
         }
-        _ => observer.outcome(&message.trace_id, deadline).await,
+        _ => observer.outcome(&message.trace_id, EFFECT_PATIENCE).await,
     };
     let payload = String::from_utf8_lossy(message.payload.get(..200).unwrap_or(&message.payload)).into_owned();
     let result = StepResult {

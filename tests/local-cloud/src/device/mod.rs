@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use rumqttc::{AsyncClient, MqttOptions, QoS, TlsConfiguration, Transport};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use rumqttc::{AsyncClient, MqttOptions, NetworkOptions, QoS, TlsConfiguration, Transport};
+use tokio::time::{sleep, timeout};
 
 use crate::cloud::Cloud;
+use crate::observer::{Observer, PATIENCE, Wait};
 
 pub use identity::Identity;
 
@@ -20,7 +21,8 @@ use connection::{Connection, ConnectionEvent, connect_result};
 /// The largest message that AWS IoT accepts.
 pub const MAX_MESSAGE_BYTES: usize = 128 * 1024;
 
-const TIMEOUT: Duration = Duration::from_secs(20);
+/// How long AWS IoT may take to respond. It responds within milliseconds; this is for a machine that is busy.
+const TIMEOUT: Duration = Duration::from_mins(2);
 
 /// The pause after a device's first failed attempt to connect. It doubles after each attempt, up to the maximum.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(50);
@@ -116,7 +118,10 @@ impl Device {
         options.set_keep_alive(Duration::from_mins(1)).set_max_packet_size(MAX_MESSAGE_BYTES, 2 * MAX_MESSAGE_BYTES);
         let tls = self.identity.tls(&self.broker.ca).with_context(|| format!("{thing} failed to connect"))?;
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(tls))));
-        let (client, events) = AsyncClient::new(options, 100);
+        let (client, mut events) = AsyncClient::new(options, 100);
+        let mut network = NetworkOptions::new();
+        network.set_connection_timeout(TIMEOUT.as_secs());
+        events.set_network_options(network);
         let mut connection = Connection::new(client, events);
         match timeout(TIMEOUT, connection.events.recv()).await {
             Ok(Some(ConnectionEvent::Connected)) => {
@@ -140,13 +145,13 @@ impl Device {
         }
     }
 
-    /// Retries with exponential backoff until AWS IoT accepts the connection. Returns the last result before the
-    /// deadline.
-    pub async fn connect_with_retry(&mut self, deadline: Instant) -> Result<ConnectResult> {
-        let mut pause = INITIAL_BACKOFF;
+    /// Retries with exponential backoff until AWS IoT accepts the connection, and returns the last result. Gives up once
+    /// nothing else was observed in the account for a while.
+    pub async fn connect_with_retry(&mut self, observer: &Observer) -> Result<ConnectResult> {
+        let (mut pause, wait) = (INITIAL_BACKOFF, Wait::start(observer, PATIENCE));
         loop {
             let result = self.try_connect().await?;
-            if result == ConnectResult::Accepted || Instant::now() + pause >= deadline {
+            if result == ConnectResult::Accepted || wait.is_over() {
                 return Ok(result);
             }
             sleep(pause).await;
@@ -206,22 +211,22 @@ impl Device {
         }
     }
 
-    /// Returns the next message of its subscriptions, or `None` at the deadline.
-    pub async fn receive(&mut self, deadline: Instant) -> Result<Option<Message>> {
+    /// Returns the next message of its subscriptions.
+    pub async fn receive(&mut self) -> Result<Message> {
         let connection = self.connection.as_mut().context("the device is not connected")?;
         if let Some(message) = connection.inbox.pop_front() {
-            return Ok(Some(message));
+            return Ok(message);
         }
         loop {
-            match timeout_at(deadline, connection.events.recv()).await {
-                Ok(Some(ConnectionEvent::Message(message))) => return Ok(Some(message)),
+            match timeout(TIMEOUT, connection.events.recv()).await {
+                Ok(Some(ConnectionEvent::Message(message))) => return Ok(message),
                 Ok(Some(ConnectionEvent::Closed(error))) => {
                     self.connection = None;
                     bail!("AWS IoT closed the connection: {error}");
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => bail!("the connection has ended"),
-                Err(_) => return Ok(None),
+                Err(_) => bail!("{} received no message", self.identity.thing),
             }
         }
     }

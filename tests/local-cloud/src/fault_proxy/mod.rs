@@ -61,6 +61,8 @@ pub struct Call {
     pub operation: String,
     /// The fault that it met, if any.
     pub fault: Option<Fault>,
+    /// Whether the caller got the response. It did not if it gave up before.
+    pub is_answered: bool,
 }
 
 /// A running proxy. Stops when dropped.
@@ -195,7 +197,7 @@ impl Handler {
         let (head, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
         let (service, operation) = operation_of(&head.method, head.uri.path(), &head.headers, &body);
-        let fault = {
+        let (nth, fault) = {
             let mut state = lock(&self.state);
             let nth = state.calls.len() + 1;
             let calls_before = state.calls.iter().filter(|call| call.operation == operation).count();
@@ -204,8 +206,8 @@ impl Handler {
                 _ => None,
             };
             let fault = state.nth.filter(|(number, _)| *number == nth).map(|(_, fault)| fault).or(in_series);
-            state.calls.push(Call { operation: operation.clone(), fault });
-            fault
+            state.calls.push(Call { operation: operation.clone(), fault, is_answered: false });
+            (nth, fault)
         };
         let caller = head.headers.get("amz-sdk-invocation-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
         while !self.may_proceed(&operation, caller) {
@@ -237,7 +239,13 @@ impl Handler {
                 broken()
             }
             Some(Fault::LostResponse) => broken(),
-            _ => Ok(response),
+            _ => {
+                // This is dropped before if the caller closes the connection. The calls may have been reset.
+                if let Some(call) = lock(&self.state).calls.get_mut(nth - 1) {
+                    call.is_answered = true;
+                }
+                Ok(response)
+            }
         }
     }
 }

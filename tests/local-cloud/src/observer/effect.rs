@@ -73,7 +73,8 @@ impl Effect {
     /// Whether this is the notification of a state change that `message` caused.
     ///
     /// A state change has an event id of its own. An alarm names the thing and when the deciding reading was received,
-    /// on which two rules may differ by milliseconds. A presence notification names the session that started or ended.
+    /// on which two rules may differ, on a busy machine by hundreds of milliseconds. A presence notification names the
+    /// session that started or ended.
     pub(super) fn is_state_change_by(&self, message: &PublishedMessage) -> bool {
         let Self::Notified(Notification { data: Some(data), .. }) = self else { return false };
         if data.get("notice").is_some() {
@@ -83,7 +84,7 @@ impl Effect {
         }
         let thing = data.get("transition").and_then(|_| data.get("thing")?.as_str());
         let at = data.get("at").and_then(Value::as_u64);
-        thing == Some(&*message.client_id) && at.is_some_and(|at| at.abs_diff(message.at) <= 100)
+        thing == Some(&*message.client_id) && at.is_some_and(|at| at.abs_diff(message.at) <= 500)
     }
 }
 

@@ -1,15 +1,12 @@
 //! Reads what functions log.
 
-use std::collections::HashSet;
-
 use anyhow::Result;
-use aws_sdk_cloudwatchlogs::operation::filter_log_events::FilterLogEventsError;
 use aws_sdk_dynamodb::types::AttributeValue;
+use serde::Deserialize;
 use serde_json::Value;
-use tokio::time::sleep;
 
-use super::watcher::{POLL_INTERVAL, Watcher};
-use super::{Effect, InvocationCounts, Rule, now};
+use super::watcher::Watcher;
+use super::{Effect, InvocationCounts, Rule, Timed, now};
 use crate::aws::Clients;
 
 /// The log of a function.
@@ -20,10 +17,6 @@ pub(super) struct FunctionLog {
     quarantine: Option<String>,
     /// Whether the observer has to redeliver what the function retries, because no queue does.
     needs_redelivery: bool,
-    /// The lines that were already read.
-    lines: HashSet<String>,
-    /// The timestamp of the newest one.
-    newest: i64,
 }
 
 /// Lists the functions' logs.
@@ -41,54 +34,31 @@ pub(super) async fn list(clients: &Clients, rules: &[Rule]) -> Result<Vec<Functi
             quarantine: variables.and_then(|variables| variables.get("QUARANTINE_TABLE")).cloned(),
             needs_redelivery: rules.iter().any(is_invoked),
             function,
-            lines: HashSet::new(),
-            newest: 0,
         });
     }
     Ok(logs)
 }
 
 impl Watcher {
-    /// Observes what a function logs.
-    pub(super) async fn watch_log(self, mut log: FunctionLog) {
-        loop {
-            if let Err(error) = self.read_log(&mut log).await {
-                self.add_error(&log.group, &error);
-            }
-            sleep(POLL_INTERVAL).await;
+    /// Adds what a function logged in an invocation.
+    pub(super) async fn add_log(&self, body: &str, logs: &[FunctionLog]) -> Result<()> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Logged {
+            log_group: String,
+            log_events: Vec<Event>,
         }
-    }
-
-    async fn read_log(&self, log: &mut FunctionLog) -> Result<()> {
-        let mut next = None;
-        loop {
-            // Lines are written when an invocation ends, so an older one may follow a newer one.
-            let since = log.newest.saturating_sub(5_000);
-            let read = self.clients.logs.filter_log_events().log_group_name(&log.group).start_time(since);
-            let page = match read.set_next_token(next).send().await {
-                Ok(page) => page,
-                // A group that the stack does not declare is created with the first line.
-                Err(error)
-                    if error.as_service_error().is_some_and(FilterLogEventsError::is_resource_not_found_exception) =>
-                {
-                    return Ok(());
-                }
-                Err(error) => return Err(error.into()),
-            };
-            for event in page.events() {
-                let at = event.timestamp().unwrap_or_default();
-                let message = event.message().unwrap_or_default();
-                let stream = event.log_stream_name().unwrap_or_default();
-                if log.lines.insert(format!("{at} {stream} {message}")) {
-                    log.newest = log.newest.max(at);
-                    self.add_line(log, message, u64::try_from(at).unwrap_or_default()).await?;
-                }
-            }
-            next = page.next_token;
-            if next.is_none() {
-                return Ok(());
-            }
+        #[derive(Deserialize)]
+        struct Event {
+            timestamp: u64,
+            message: String,
         }
+        let Logged { log_group, log_events } = serde_json::from_str(body)?;
+        let Some(log) = logs.iter().find(|log| log.group == log_group) else { return Ok(()) };
+        for event in log_events {
+            self.add_line(log, &event.message, event.timestamp).await?;
+        }
+        Ok(())
     }
 
     async fn add_line(&self, log: &FunctionLog, line: &str, at: u64) -> Result<()> {
@@ -98,32 +68,31 @@ impl Watcher {
         }
         self.add(|state| state.lines.push((log.function.clone(), line.to_owned())));
         let Ok(json) = serde_json::from_str::<Value>(line) else { return Ok(()) };
-        let is_metric = json.get("_aws").is_some();
         // A line about several events has none.
         let event_id = field(&json, "eventId");
-        if is_metric {
+        if json.get("_aws").is_some() {
             let invocation = (log.function.clone(), event_id.map(str::to_owned), counts(&json));
-            self.add(|state| state.invocations.push(invocation));
+            let effect = event_id.zip(metric_effect(&json));
+            // Whoever sees the counts must see the effect.
+            self.add(|state| {
+                state.invocations.push(invocation);
+                state.effects.extend(effect.map(|(id, effect)| (id.to_owned(), Timed { effect, at })));
+            });
+            return Ok(());
         }
         let Some(event_id) = event_id else { return Ok(()) };
-        let effect = if is_metric {
-            metric_effect(&json)
-        } else {
-            match field(&json, "message") {
-                Some("refused") => return self.add_quarantined(log, event_id).await,
-                Some("retry") => {
-                    if log.needs_redelivery {
-                        self.redeliver(&log.function, event_id);
-                    }
-                    Some(Effect::Retried { error: field(&json, "error").unwrap_or_default().to_owned() })
+        match field(&json, "message") {
+            Some("refused") => self.add_quarantined(log, event_id).await,
+            Some("retry") => {
+                if log.needs_redelivery {
+                    self.redeliver(&log.function, event_id);
                 }
-                _ => None,
+                let error = field(&json, "error").unwrap_or_default().to_owned();
+                self.add_effect(event_id, Effect::Retried { error }, at);
+                Ok(())
             }
-        };
-        if let Some(effect) = effect {
-            self.add_effect(event_id, effect, at);
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Adds a quarantined event as it is in the table, which proves more than the log.

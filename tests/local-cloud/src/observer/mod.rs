@@ -1,8 +1,10 @@
 //! Observes an account of the local cloud: what devices publish, what topics deliver, and what functions log.
 //!
-//! It adds rules to the account that mirror messages to a queue, and a queue that subscribes to every topic. It also
-//! stands in for AWS where the local cloud falls short: it redelivers an event that the function of a rule wants to
-//! retry. If there is a queue between the two, that queue redelivers it.
+//! All of it comes through one queue, in the order in which it happened: rules mirror messages to it, it subscribes to
+//! every topic, and the local cloud sends to it what functions log. So whoever sees that a function has handled an
+//! event has seen its notifications. The observer also stands in for AWS where the local cloud falls short: it
+//! redelivers an event that the function of a rule wants to retry. If there is a queue between the two, that queue
+//! redelivers it.
 
 mod effect;
 mod log;
@@ -14,12 +16,12 @@ mod tests;
 mod watcher;
 
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::aws::Clients;
 use crate::destination::DestinationQueue;
@@ -31,7 +33,20 @@ pub use state::{InvocationCounts, PublishedMessage};
 use state::{State, lock};
 use watcher::Watcher;
 
-/// Prefix of everything that the observer adds to an account.
+/// The name of the queue. The local cloud sends to it what functions log.
+pub(crate) const QUEUE: &str = "observer";
+
+/// How long to wait after the last thing that happened in the account. However slow the machine is, something goes on
+/// happening while more is to come.
+pub const PATIENCE: Duration = Duration::from_mins(2);
+
+/// How long to wait if things happen without end, such as a schedule.
+const MAX_WAIT: Duration = Duration::from_mins(15);
+
+/// How often a table or queue is read.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Prefix of the rules that the observer adds to an account.
 const PREFIX: &str = "observer";
 
 /// Observes an account until it is dropped.
@@ -42,6 +57,8 @@ pub struct Observer {
     state: Arc<Mutex<State>>,
     changed: watch::Receiver<()>,
     watcher: Watcher,
+    /// The URL of the queue.
+    queue: String,
     tasks: JoinSet<()>,
 }
 
@@ -49,21 +66,16 @@ impl Observer {
     /// Starts to observe everything that is deployed in the account.
     pub async fn start(clients: &Clients) -> Result<Self> {
         let rules = rule::list(clients).await.context("failed to list the rules of AWS IoT")?;
-        let notifications = mirror::subscribe(clients).await.context("failed to subscribe to the topics")?;
-        let mirror = mirror::add_rules(clients, &rules).await.context("failed to add rules that mirror messages")?;
         let logs = log::list(clients, &rules).await.context("failed to list the functions")?;
+        let queue = mirror::subscribe(clients).await.context("failed to subscribe to the topics")?;
+        mirror::add_rules(clients, &rules, &queue).await.context("failed to add rules that mirror messages")?;
 
         let (change, changed) = watch::channel(());
-        let state = Arc::new(Mutex::new(State::default()));
+        let state = Arc::new(Mutex::new(State::new()));
         let watcher = Watcher::new(clients, &state, change);
         let mut tasks = JoinSet::new();
-        tasks.spawn(watcher.clone().watch_queue(mirror.messages, Watcher::add_message));
-        tasks.spawn(watcher.clone().watch_queue(mirror.events, Watcher::add_event));
-        tasks.spawn(watcher.clone().watch_queue(notifications, Watcher::add_notification));
-        for log in logs {
-            tasks.spawn(watcher.clone().watch_log(log));
-        }
-        Ok(Self { rules, state, changed, watcher, tasks })
+        tasks.spawn(watcher.clone().watch_queue(queue.clone(), logs));
+        Ok(Self { rules, state, changed, watcher, queue, tasks })
     }
 
     /// Also observes a queue in another account.
@@ -106,24 +118,12 @@ impl Observer {
         of_function.fold(InvocationCounts::default(), |total, (_, _, counts)| total + *counts)
     }
 
-    /// Waits for the outcome of an event.
-    pub async fn outcome(&self, event_id: &str, deadline: Instant) -> Option<Timed> {
-        self.effect(event_id, deadline, |effect| !matches!(effect, Effect::Retried { .. })).await
-    }
-
-    /// Waits for a wanted effect. Returns any other effect if that one does not come.
-    pub async fn effect(
-        &self,
-        event_id: &str,
-        deadline: Instant,
-        is_wanted: impl Fn(&Effect) -> bool,
-    ) -> Option<Timed> {
-        let find = |observer: &Self| {
-            let mut effects = observer.effects(event_id).into_iter();
-            effects.find(|timed| is_wanted(&timed.effect))
-        };
-        let found = self.until(deadline, find).await;
-        found.or_else(|| self.effects(event_id).into_iter().next())
+    /// Waits for the outcome of an event. Gives up once nothing was observed for this long.
+    pub async fn outcome(&self, event_id: &str, patience: Duration) -> Option<Timed> {
+        let wait = Wait::start(self, patience);
+        let is_outcome = |timed: &Timed| !matches!(timed.effect, Effect::Retried { .. });
+        let find = |observer: &Self| observer.effects(event_id).into_iter().find(is_outcome);
+        self.until_deadline(|_| wait.deadline(), find).await
     }
 
     /// Returns the notifications about all events so far.
@@ -155,18 +155,77 @@ impl Observer {
         lock(&self.state).error.clone()
     }
 
-    /// Calls `find` after each change until it returns something, or until the deadline.
-    pub async fn until<T>(&self, deadline: Instant, mut find: impl FnMut(&Self) -> Option<T>) -> Option<T> {
+    /// Waits until everything is observed that has happened so far.
+    pub async fn catch_up(&self) -> Result<()> {
+        let marker = lock(&self.state).next_marker();
+        self.watcher.send_marker(&self.queue, marker).await.context("failed to send a marker")?;
+        let is_back = |observer: &Self| (lock(&observer.state).last_marker >= marker).then_some(());
+        self.until(is_back).await.context("the marker was not received")
+    }
+
+    /// Calls `find` after each change until it returns something. Gives up once nothing was observed for [`PATIENCE`].
+    pub async fn until<T>(&self, find: impl FnMut(&Self) -> Option<T>) -> Option<T> {
+        let wait = Wait::start(self, PATIENCE);
+        self.until_deadline(|_| wait.deadline(), find).await
+    }
+
+    /// Calls `find` after each change until it returns something, or until a deadline, which changes may put off.
+    pub async fn until_deadline<T>(
+        &self,
+        deadline: impl Fn(&Self) -> Instant,
+        mut find: impl FnMut(&Self) -> Option<T>,
+    ) -> Option<T> {
         let mut changed = self.changed.clone();
         loop {
             changed.mark_unchanged();
             if let Some(found) = find(self) {
                 return Some(found);
             }
-            if !matches!(timeout_at(deadline, changed.changed()).await, Ok(Ok(()))) {
+            if !matches!(timeout_at(deadline(self), changed.changed()).await, Ok(Ok(()))) {
                 return find(self);
             }
         }
+    }
+
+    /// Calls `find` until it returns something, for what shows in tables and queues only. Gives up once nothing was
+    /// observed for [`PATIENCE`], and returns `None`.
+    pub async fn poll<T>(&self, mut find: impl AsyncFnMut() -> Result<Option<T>>) -> Result<Option<T>> {
+        let wait = Wait::start(self, PATIENCE);
+        loop {
+            let is_last = wait.is_over();
+            let found = find().await?;
+            if found.is_some() || is_last {
+                return Ok(found);
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+}
+
+/// A wait that is over once nothing was observed for a while. Everything that happens puts its end off, because a machine
+/// may be slow.
+#[derive(Debug)]
+pub struct Wait<'a> {
+    observer: &'a Observer,
+    started_at: Instant,
+    patience: Duration,
+}
+
+impl<'a> Wait<'a> {
+    /// Starts a wait.
+    pub fn start(observer: &'a Observer, patience: Duration) -> Self {
+        Self { observer, started_at: Instant::now(), patience }
+    }
+
+    /// Returns when the wait is over if nothing is observed until then.
+    pub fn deadline(&self) -> Instant {
+        let changed_at = lock(&self.observer.state).changed_at.max(self.started_at);
+        (changed_at + self.patience).min(self.started_at + MAX_WAIT)
+    }
+
+    /// Whether the wait is over.
+    pub fn is_over(&self) -> bool {
+        Instant::now() > self.deadline()
     }
 }
 

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::ops::Add;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tokio::time::Instant;
+
 use super::{Effect, Timed};
 
 /// A message that reached AWS IoT.
@@ -45,8 +47,10 @@ impl Add for InvocationCounts {
 }
 
 /// What has been observed so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct State {
+    /// When something was observed last.
+    pub(super) changed_at: Instant,
     pub(super) messages: Vec<PublishedMessage>,
     /// What AWS IoT published about connections and shadows.
     pub(super) system_messages: Vec<PublishedMessage>,
@@ -60,9 +64,34 @@ pub(super) struct State {
     pub(super) lines: Vec<(String, String)>,
     /// The last error of a watcher.
     pub(super) error: Option<String>,
+    /// The number of markers sent.
+    pub(super) sent_markers: u64,
+    /// The last marker received.
+    pub(super) last_marker: u64,
 }
 
 impl State {
+    pub(super) fn new() -> Self {
+        Self {
+            changed_at: Instant::now(),
+            messages: Vec::new(),
+            system_messages: Vec::new(),
+            events: HashMap::new(),
+            effects: Vec::new(),
+            invocations: Vec::new(),
+            lines: Vec::new(),
+            error: None,
+            sent_markers: 0,
+            last_marker: 0,
+        }
+    }
+
+    /// Returns the number of a marker to send.
+    pub(super) fn next_marker(&mut self) -> u64 {
+        self.sent_markers += 1;
+        self.sent_markers
+    }
+
     /// Returns the effects of an event, including notifications of state changes that it caused.
     pub(super) fn effects(&self, event_id: &str) -> Vec<Timed> {
         let message = self.messages.iter().chain(&self.system_messages).find(|message| message.trace_id == event_id);

@@ -4,24 +4,25 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use aws_sdk_lambda::primitives::Blob;
 use aws_sdk_lambda::types::InvocationType;
-use aws_sdk_sqs::types::MessageSystemAttributeName;
+use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, MessageSystemAttributeName};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
+use super::log::FunctionLog;
 use super::state::{State, lock};
 use super::{Effect, Notification, PublishedMessage, Timed, now};
 use crate::aws::Clients;
 use crate::destination::DestinationQueue;
 
-/// How often functions' logs are read, and the pause after an error.
-pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// The pause after an error.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Delay before an event is redelivered. In AWS it is a minute.
 const REDELIVERY_DELAY: Duration = Duration::from_secs(1);
@@ -43,7 +44,10 @@ impl Watcher {
     }
 
     pub(super) fn add<T>(&self, add: impl FnOnce(&mut State) -> T) {
-        add(&mut lock(&self.state));
+        let mut state = lock(&self.state);
+        add(&mut state);
+        state.changed_at = Instant::now();
+        drop(state);
         self.change.send_replace(());
     }
 
@@ -55,31 +59,64 @@ impl Watcher {
         self.add(|state| state.error = Some(format!("failed to read {source}: {error:#}")));
     }
 
-    /// Observes a queue of the account. `add` gets each message's body and when it was sent.
-    pub(super) async fn watch_queue(self, url: String, add: fn(&Self, &str, u64) -> Result<()>) {
+    /// Observes the account's queue.
+    pub(super) async fn watch_queue(self, url: String, logs: Vec<FunctionLog>) {
         loop {
-            if let Err(error) = self.receive(&url, add).await {
+            if let Err(error) = self.receive(&url, &logs).await {
                 self.add_error(url.rsplit('/').next().unwrap_or_default(), &error);
-                sleep(POLL_INTERVAL).await;
+                sleep(PAUSE).await;
             }
         }
     }
 
-    async fn receive(&self, url: &str, add: fn(&Self, &str, u64) -> Result<()>) -> Result<()> {
-        let receive = self.clients.sqs.receive_message().queue_url(url).max_number_of_messages(10).wait_time_seconds(5);
+    async fn receive(&self, url: &str, logs: &[FunctionLog]) -> Result<()> {
+        let receive =
+            self.clients.sqs.receive_message().queue_url(url).max_number_of_messages(10).wait_time_seconds(20);
         let received = receive.message_system_attribute_names(MessageSystemAttributeName::SentTimestamp).send().await?;
-        for message in received.messages() {
+        if received.messages().is_empty() {
+            return Ok(());
+        }
+        let mut delete = self.clients.sqs.delete_message_batch().queue_url(url);
+        for (id, message) in received.messages().iter().enumerate() {
             let sent = message.attributes().and_then(|all| all.get(&MessageSystemAttributeName::SentTimestamp));
             let at = sent.and_then(|millis| millis.parse().ok()).unwrap_or_else(now);
-            add(self, message.body().unwrap_or_default(), at)?;
-            let delete = self.clients.sqs.delete_message().queue_url(url);
-            delete.set_receipt_handle(message.receipt_handle.clone()).send().await?;
+            if let Err(error) = self.add_observed(message.body().unwrap_or_default(), at, logs).await {
+                self.add_error("an observed message", &error);
+            }
+            let entry = DeleteMessageBatchRequestEntry::builder().id(id.to_string());
+            delete = delete.entries(entry.set_receipt_handle(message.receipt_handle.clone()).build()?);
         }
+        let deleted = delete.send().await?;
+        ensure!(deleted.failed().is_empty(), "failed to delete a message");
         Ok(())
     }
 
-    /// Adds a mirrored message.
-    pub(super) fn add_message(&self, body: &str, _: u64) -> Result<()> {
+    /// Sends a marker to the queue. It is received after everything that was sent before.
+    pub(super) async fn send_marker(&self, url: &str, marker: u64) -> Result<()> {
+        let body = json!({"marker": marker}).to_string();
+        self.clients.sqs.send_message().queue_url(url).message_body(body).send().await?;
+        Ok(())
+    }
+
+    /// Adds what a message of the queue contains, recognized by its fields.
+    async fn add_observed(&self, body: &str, at: u64, logs: &[FunctionLog]) -> Result<()> {
+        let fields: Value = serde_json::from_str(body)?;
+        if let Some(marker) = fields.get("marker").and_then(Value::as_u64) {
+            self.add(|state| state.last_marker = marker);
+            Ok(())
+        } else if fields.get("logGroup").is_some() {
+            self.add_log(body, logs).await
+        } else if fields.get("TopicArn").is_some() {
+            self.add_notification(body, at)
+        } else if fields.get("thing").is_some() {
+            self.add_event(body)
+        } else {
+            self.add_message(body)
+        }
+    }
+
+    /// Adds a mirrored message, which names no thing.
+    fn add_message(&self, body: &str) -> Result<()> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Mirrored {
@@ -100,7 +137,7 @@ impl Watcher {
     }
 
     /// Adds a function input that a rule built.
-    pub(super) fn add_event(&self, body: &str, _: u64) -> Result<()> {
+    fn add_event(&self, body: &str) -> Result<()> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Event {
@@ -112,7 +149,7 @@ impl Watcher {
     }
 
     /// Adds a notification.
-    pub(super) fn add_notification(&self, body: &str, at: u64) -> Result<()> {
+    fn add_notification(&self, body: &str, at: u64) -> Result<()> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Envelope {
@@ -153,7 +190,7 @@ impl Watcher {
                 }
                 Err(error) => {
                     self.add_error("the destination queue", &error);
-                    sleep(POLL_INTERVAL).await;
+                    sleep(PAUSE).await;
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use super::{EFFECT_TIMEOUT, StepResult};
+use super::StepResult;
 use crate::observer::{Effect, Notification, QueueMessage};
 use crate::scenario::{Expectation, ExpectedNotification, Stored};
 
@@ -61,7 +61,7 @@ pub(super) fn mismatch(expected: &Expectation, result: &StepResult) -> Option<St
         None if matches!(expected, Expectation::Desired(_)) => "the shadow has no desired state".to_owned(),
         None if matches!(expected, Expectation::Recorded(_)) => "the shadow is not recorded".to_owned(),
         None if result.function.is_none() => "no rule matches this topic".to_owned(),
-        None => format!("there was no effect within {EFFECT_TIMEOUT:?}"),
+        None => "there was no effect".to_owned(),
         Some(effect) => format!("got {effect}"),
     })
 }

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use tokio::time::{Instant, sleep};
 
 use super::compare::mismatch;
-use super::{Actor, EFFECT_TIMEOUT, Enrollment, Player, QUIET_PERIOD, StepResult};
+use super::{Actor, Enrollment, Player, QUIET_PERIOD, StepResult};
 use crate::admission::certificate_of;
 use crate::device::{ConnectResult, Device};
 use crate::observer::{Effect, Observer, Timed, now};
@@ -77,8 +77,9 @@ impl Player {
             let mut new = observer.messages(skip).into_iter();
             new.find(|message| certificate_of(message).as_ref() == Some(&issued.id))
         };
-        let timeout = if is_denial_expected { QUIET_PERIOD } else { EFFECT_TIMEOUT };
-        let Some(event) = self.observer.until(Instant::now() + timeout, find).await else {
+        let (wait, quiet_at) = (self.wait(), Instant::now() + QUIET_PERIOD);
+        let deadline = |_: &Observer| if is_denial_expected { quiet_at } else { wait.deadline() };
+        let Some(event) = self.observer.until_deadline(deadline, find).await else {
             result.denied = true;
             let problem = "AWS IoT denied the connection and published no event about a new certificate";
             return Ok((!is_denial_expected).then(|| problem.to_owned()));
@@ -88,7 +89,7 @@ impl Player {
         result.function = rule.and_then(|rule| rule.function.clone());
         (result.topic, result.event_id) = (Some(event.topic), Some(event.trace_id));
 
-        let record = admissions.outcome(&issued.id, Instant::now() + EFFECT_TIMEOUT).await?;
+        let record = admissions.outcome(&issued.id, &self.observer).await?;
         let Some(record) = record else { return Ok(None) };
         let (state, status) = (record.state.clone(), admissions.status(&issued.id).await?.unwrap_or_default());
         let Some(Timed { effect, at }) = record.effect() else {
@@ -96,7 +97,7 @@ impl Player {
         };
         (result.millis, result.effect) = (Some(at.saturating_sub(started_at)), Some(effect));
         if state == "admitted" {
-            if device.connect_with_retry(Instant::now() + EFFECT_TIMEOUT).await? != ConnectResult::Accepted {
+            if device.connect_with_retry(&self.observer).await? != ConnectResult::Accepted {
                 return Ok(Some(format!("it was admitted but cannot connect; its certificate is {status}")));
             }
             actor.device = Some(device);

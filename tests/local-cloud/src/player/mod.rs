@@ -27,7 +27,7 @@ use crate::cloud::Cloud;
 use crate::deploy::Deployment;
 use crate::destination::DestinationQueue;
 use crate::device::{Broker, Device, Identity};
-use crate::observer::{Effect, Observer, now};
+use crate::observer::{Effect, Observer, Wait, now};
 use crate::pki::IssuedCertificate;
 use crate::scenario::{Expectation, Scenario, Step, StepAction};
 
@@ -36,11 +36,12 @@ pub use result::StepResult;
 
 use compare::mismatch;
 
-/// How long to wait for an effect. It takes about 20 milliseconds on an idle machine.
-const EFFECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long to wait for an effect after the last thing that happened in the account. An effect takes about 20 milliseconds
+/// on an idle machine. This is less than the minute after which the schedule makes something happen.
+const EFFECT_PATIENCE: Duration = Duration::from_secs(50);
 
-/// How long to wait for a device shadow: the command for it may have to wait for the one before.
-const SHADOW_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long to wait for an effect if a function has already handled the event. Another one may get the same event.
+const HANDLED_PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long to watch for effects of a step that must have none.
 const QUIET_PERIOD: Duration = Duration::from_secs(2);
@@ -124,6 +125,11 @@ impl Player {
     /// Returns the account's observer.
     pub fn observer(&self) -> &Observer {
         &self.observer
+    }
+
+    /// Starts a wait for an effect.
+    fn wait(&self) -> Wait<'_> {
+        Wait::start(&self.observer, EFFECT_PATIENCE)
     }
 
     /// Returns how many events have been played.
@@ -228,17 +234,26 @@ impl Player {
 
     fn timeout_error(&self, what: &str) -> anyhow::Error {
         let error = self.observer.error().map(|error| anyhow!(error));
-        error.unwrap_or_else(|| anyhow!("{what} within {EFFECT_TIMEOUT:?}"))
+        error.unwrap_or_else(|| anyhow!("{what}"))
     }
 
     /// Waits a moment, then reports surplus notifications and duplicate forwards, and rejections without a notification.
-    async fn check_repeats(&self, results: &mut [StepResult]) {
+    async fn check_repeats(&self, results: &mut [StepResult]) -> Result<()> {
+        let notified = |event_id: &str| {
+            let effects = self.observer.effects(event_id).into_iter();
+            effects.filter(|timed| matches!(timed.effect, Effect::Notified(_))).count()
+        };
+        for result in results.iter().filter(|result| matches!(result.expected, Expectation::Rejected(_))) {
+            let (wait, event_id) = (self.wait(), result.event_id.as_deref().unwrap_or_default());
+            self.observer.until_deadline(|_| wait.deadline(), |_| (notified(event_id) > 0).then_some(())).await;
+        }
         sleep(SETTLE_TIME).await;
+        self.observer.catch_up().await?;
         for result in results.iter_mut().filter(|result| result.problem.is_none()) {
             let Some(event_id) = &result.event_id else { continue };
             let effects = self.observer.effects(event_id);
             let forwarded = effects.iter().filter(|timed| matches!(timed.effect, Effect::Forwarded(_))).count();
-            let notified = effects.iter().filter(|timed| matches!(timed.effect, Effect::Notified(_))).count();
+            let notified = notified(event_id);
             let is_expected = match result.expected {
                 Expectation::Notification(_) => notified <= 1,
                 // The admissions topic gets each rejection.
@@ -251,6 +266,7 @@ impl Player {
                 result.problem = Some(format!("there were {notified} notifications"));
             }
         }
+        Ok(())
     }
 }
 
@@ -266,7 +282,7 @@ pub async fn play_all(
         let (player, scenario) = (Arc::clone(player), scenario.clone());
         tasks.spawn(async move {
             let mut results = Arc::clone(&player).play(Arc::new(scenario.clone())).await?;
-            player.check_repeats(&mut results).await;
+            player.check_repeats(&mut results).await?;
             Ok::<_, anyhow::Error>((scenario, results))
         });
     }

@@ -7,10 +7,10 @@ use aws_sdk_iotdataplane::operation::get_thing_shadow::GetThingShadowError;
 use aws_sdk_lambda::primitives::Blob;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::compare::mismatch;
-use super::{Player, SHADOW_TIMEOUT, StepResult};
+use super::{Player, StepResult};
 use crate::observer::{Effect, now};
 use crate::scenario::{Command, Expectation, Shadow};
 
@@ -41,10 +41,10 @@ impl Player {
 
     /// Waits until a device shadow has the expected state. Returns its last state otherwise.
     pub(super) async fn read_shadow(&self, shadow: &Shadow, result: StepResult) -> Result<StepResult> {
-        let (started_at, deadline) = (now(), Instant::now() + SHADOW_TIMEOUT);
+        let (started_at, wait) = (now(), self.wait());
         if matches!(result.expected, Expectation::Recorded(_)) {
             let name = shadow.name.as_deref();
-            let recorded = self.recorded_shadow(&shadow.thing, name, 0, &result.expected, deadline).await;
+            let recorded = self.recorded_shadow(&shadow.thing, name, 0, &result.expected, &wait).await;
             let millis = Some(now().saturating_sub(started_at));
             return Ok(StepResult { effect: recorded.map(|timed| timed.effect), millis, ..result });
         }
@@ -63,7 +63,7 @@ impl Player {
             let desired = document.and_then(|document| document.pointer("/state/desired").cloned());
             let millis = Some(now().saturating_sub(started_at));
             let result = StepResult { effect: desired.map(Effect::Desired), millis, ..result.clone() };
-            if mismatch(&result.expected, &result).is_none() || Instant::now() >= deadline {
+            if mismatch(&result.expected, &result).is_none() || wait.is_over() {
                 return Ok(result);
             }
             sleep(Duration::from_millis(200)).await;

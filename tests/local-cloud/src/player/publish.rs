@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use super::compare::{is_unmodified, matches_kind, mismatch};
 use super::records::{shadow_of, shadow_version};
-use super::{EFFECT_TIMEOUT, Player, QUIET_PERIOD, StepOutcome, StepResult};
+use super::{HANDLED_PATIENCE, Player, QUIET_PERIOD, StepOutcome, StepResult};
 use crate::device::{Device, Published};
-use crate::observer::{Effect, Observer, PublishedMessage, Rule, Timed, millis};
+use crate::observer::{Effect, Observer, PublishedMessage, Rule, Timed, Wait, millis};
 use crate::scenario::{Expectation, Step, confirmation_topic};
 
 impl Player {
@@ -109,7 +109,7 @@ impl Player {
         let rule = self.observer.rule(&message.topic);
         let function = rule.and_then(|rule: &Rule| rule.function.clone());
         let is_nothing = function.is_none() || expected.iter().all(|expected| *expected == Expectation::Nothing);
-        let deadline = Instant::now() + if is_nothing { QUIET_PERIOD } else { EFFECT_TIMEOUT };
+        let (wait, quiet_at) = (self.wait(), Instant::now() + QUIET_PERIOD);
         let mut result = StepResult { rule: rule.map(|rule| rule.name.clone()), function, ..result };
         result.event_id = Some(message.trace_id.clone());
 
@@ -120,16 +120,25 @@ impl Player {
             )
         };
         let found = match expected.iter().find(is_in_table) {
-            Some(Expectation::Stored(_)) => self.stored_readings(&message, expected, deadline).await,
+            Some(Expectation::Stored(_)) => self.stored_readings(&message, expected, &wait).await,
             Some(expected @ Expectation::Recorded(_)) => {
                 let (thing, name) = shadow_of(&message.topic).unwrap_or((&result.thing, None));
-                self.recorded_shadow(thing, name, shadow_version(&message.payload), expected, deadline).await
+                self.recorded_shadow(thing, name, shadow_version(&message.payload), expected, &wait).await
             }
-            Some(_) => self.recorded_presence(&message, &result.thing, deadline).await,
+            Some(_) => self.recorded_presence(&message, &result.thing, &wait).await,
             None => {
                 // Two functions may get the same event.
-                let is_wanted = |effect: &Effect| expected.iter().any(|expected| matches_kind(expected, effect));
-                self.observer.effect(&message.trace_id, deadline, is_wanted).await
+                let is_wanted = |timed: &Timed| expected.iter().any(|expected| matches_kind(expected, &timed.effect));
+                let find = |observer: &Observer| observer.effects(&message.trace_id).into_iter().find(is_wanted);
+                let handled = Wait::start(&self.observer, HANDLED_PATIENCE);
+                let deadline = |observer: &Observer| match observer.invocation_counts(&message.trace_id).as_slice() {
+                    _ if is_nothing => quiet_at,
+                    [] => wait.deadline(),
+                    _ => handled.deadline(),
+                };
+                let found = self.observer.until_deadline(deadline, find).await;
+                // Any other effect, if there was one.
+                found.or_else(|| self.observer.effects(&message.trace_id).into_iter().next())
             }
         };
         if let Some(Timed { effect, at }) = found {
@@ -187,6 +196,7 @@ impl Player {
                 found
             })
         };
-        self.observer.until(Instant::now() + EFFECT_TIMEOUT, find).await
+        let wait = self.wait();
+        self.observer.until_deadline(|_| wait.deadline(), find).await
     }
 }

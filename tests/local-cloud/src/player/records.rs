@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::Value;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::Player;
 use super::compare::matches_kind;
-use crate::observer::{Effect, PublishedMessage, Timed, now};
+use crate::observer::{Effect, PublishedMessage, Timed, Wait, now};
 use crate::scenario::{Expectation, ShadowState};
 
 /// How often a table is read.
@@ -21,7 +21,7 @@ impl Player {
         &self,
         message: &PublishedMessage,
         expected: &[Expectation],
-        deadline: Instant,
+        wait: &Wait<'_>,
     ) -> Option<Timed> {
         let table = self.deployment.output("TelemetryTable").ok()?;
         loop {
@@ -39,10 +39,10 @@ impl Player {
             let found = query.send().await.map(|found| found.items().len()).unwrap_or_default();
             let effect = Effect::Stored { readings: found };
             let is_expected = expected.iter().any(|expected| matches_kind(expected, &effect));
-            if is_expected || (found > 0 && Instant::now() >= deadline) {
+            if is_expected || (found > 0 && wait.is_over()) {
                 return Some(Timed { effect, at: now() });
             }
-            if Instant::now() >= deadline {
+            if wait.is_over() {
                 return self.observer.effects(&message.trace_id).into_iter().next();
             }
             sleep(POLL_INTERVAL).await;
@@ -54,12 +54,12 @@ impl Player {
         &self,
         message: &PublishedMessage,
         thing: &str,
-        deadline: Instant,
+        wait: &Wait<'_>,
     ) -> Option<Timed> {
         let event: Value = serde_json::from_slice(&message.payload).ok()?;
         let session = event.get("sessionIdentifier")?.as_str()?;
         let effect = if event.get("eventType")? == "connected" { Effect::Connected } else { Effect::Disconnected };
-        self.await_record(thing, "presence", deadline, |item| {
+        self.await_record(thing, "presence", wait, |item| {
             let is_connected = item.get("connected")?.as_bool().ok().copied()?;
             let is_same_session = item.get("sessionIdentifier")?.as_s().ok()? == session;
             (is_same_session && is_connected == (effect == Effect::Connected)).then(|| effect.clone())
@@ -75,12 +75,12 @@ impl Player {
         name: Option<&str>,
         version: u64,
         expected: &Expectation,
-        deadline: Instant,
+        wait: &Wait<'_>,
     ) -> Option<Timed> {
         let mut last = None;
         let sort_key = format!("shadow#{}", name.unwrap_or_default());
         let found = self
-            .await_record(thing, &sort_key, deadline, |item| {
+            .await_record(thing, &sort_key, wait, |item| {
                 let recorded: u64 = item.get("shadowVersion")?.as_n().ok()?.parse().ok()?;
                 let state = |name: &str| serde_json::from_str(item.get(name)?.as_s().ok()?).ok();
                 let deleted = item.get("deleted")?.as_bool().ok().copied()?;
@@ -93,12 +93,12 @@ impl Player {
         found.or_else(|| Some(Timed { effect: last?, at: now() }))
     }
 
-    /// Reads a thing's record in the devices table until `find` returns something, or until the deadline.
+    /// Reads a thing's record in the devices table until `find` returns something, or until the wait is over.
     async fn await_record(
         &self,
         thing: &str,
         sort_key: &str,
-        deadline: Instant,
+        wait: &Wait<'_>,
         mut find: impl FnMut(&HashMap<String, AttributeValue>) -> Option<Effect>,
     ) -> Option<Timed> {
         let table = self.deployment.output("DevicesTable").ok()?;
@@ -109,7 +109,7 @@ impl Player {
             if let Some(effect) = found.ok().and_then(|found| find(found.item()?)) {
                 return Some(Timed { effect, at: now() });
             }
-            if Instant::now() >= deadline {
+            if wait.is_over() {
                 return None;
             }
             sleep(POLL_INTERVAL).await;

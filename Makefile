@@ -70,12 +70,23 @@ replay: build $(local_tools) ## play the sample events on the local cloud (EVENT
 	@$(CLOUD) replay -- $(if $(JSON),--json) $(EVENTS)
 
 .PHONY: test
+ifdef FN
+test: $(local_tools) ## run every test: units, properties, journeys on the local cloud (FN=alarm for one function's)
+	$(call say,building $(FN))
+	@PATH="$(CURDIR)/$(TOOLS)/build/bin:$$PATH" \
+		$(PROGRESS) crates cargo lambda build --release --package $(FN) --output-format zip --$(subst _,-,$(ARCH))
+	$(call say,testing $(FN))
+	@$(PROGRESS) crates cargo test --package $(FN)
+	@$(PROGRESS) crates cargo build --package local-cloud --bins
+	@$(PROGRESS) crates cargo test --package journeys -- $(FN)
+else
 test: $(TOOLS)/device-sdk/.installed
-test: build $(local_tools) ## run every test: units, properties, and whole journeys on the local cloud
+test: build $(local_tools)
 	$(call say,compiling all tests and running them: first those of the functions, then those on the local cloud)
 	@$(PROGRESS) crates cargo test --workspace --lib --bins --tests
 	$(call say,running the commands in the documentation)
 	@tests/tools/run-docs
+endif
 
 .PHONY: local
 local: build $(local_tools) ## leave the local cloud running, and print how to publish to it

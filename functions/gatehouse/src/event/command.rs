@@ -2,7 +2,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use crate::event::device_event::DeviceEvent;
+use crate::event::device_event::{DeviceEvent, DeviceFields};
 use crate::event::envelope::{Envelope, Input};
 use crate::event::ids::{EventId, ThingName};
 use crate::event::payload;
@@ -52,6 +52,11 @@ impl<T: DeserializeOwned> Input for Incoming<T> {
             payload: Option<&'a RawValue>,
             #[serde(borrow)]
             payload_base64: Option<&'a RawValue>,
+        }
+        // Almost every input is an event; it is parsed once.
+        let fields: Option<DeviceFields> = payload::valid_envelope(envelope.text);
+        if let Some(fields) = fields.filter(DeviceFields::has_payload) {
+            return DeviceEvent::from_fields(fields, envelope).map(Self::Event);
         }
         let is_event = serde_json::from_str::<Payload>(envelope.text)
             .is_ok_and(|found| found.payload.is_some() || found.payload_base64.is_some());

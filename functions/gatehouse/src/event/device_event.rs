@@ -1,3 +1,5 @@
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
@@ -12,14 +14,26 @@ use crate::runtime::outcome::Refusal;
 /// The fields of a device event's envelope, as a rule's SQL writes them.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct DeviceFields<'a> {
+pub(crate) struct DeviceFields<'a> {
     thing: String,
     topic: String,
-    payload_base64: Option<String>,
+    #[serde(borrow)]
+    payload_base64: Option<Text<'a>>,
     #[serde(borrow)]
     payload: Option<&'a RawValue>,
     trace_id: Option<String>,
     received_at: Option<Timestamp>,
+}
+
+/// A string that is copied only if it has escapes, which Base64 never has.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl DeviceFields<'_> {
+    pub(crate) fn has_payload(&self) -> bool {
+        self.payload.is_some() || self.payload_base64.is_some()
+    }
 }
 
 /// A message that a device, or AWS IoT on its behalf, published.
@@ -60,13 +74,11 @@ impl DeviceEvent {
     pub fn items(&self, limit: usize) -> Result<Vec<&RawValue>, Refusal> {
         payload::items(&self.bytes, limit)
     }
-}
 
-impl Input for DeviceEvent {
-    fn open(envelope: &Envelope<'_>) -> Result<Self, Refusal> {
-        let fields: DeviceFields = payload::envelope(envelope.text)?;
+    /// Makes the event of an envelope's fields.
+    pub(crate) fn from_fields(fields: DeviceFields<'_>, envelope: &Envelope<'_>) -> Result<Self, Refusal> {
         let bytes = match (fields.payload_base64, fields.payload) {
-            (Some(encoded), None) => BASE64_STANDARD.decode(encoded).map_err(|_| {
+            (Some(encoded), None) => BASE64_STANDARD.decode(&*encoded.0).map_err(|_| {
                 Refusal::new("bad-envelope", "Field `payloadBase64` of the envelope must be standard base64.")
             })?,
             (None, Some(json)) => json.get().as_bytes().to_vec(),
@@ -82,6 +94,12 @@ impl Input for DeviceEvent {
             received_at: fields.received_at.unwrap_or(envelope.delivered_at),
             bytes,
         })
+    }
+}
+
+impl Input for DeviceEvent {
+    fn open(envelope: &Envelope<'_>) -> Result<Self, Refusal> {
+        Self::from_fields(payload::envelope(envelope.text)?, envelope)
     }
 
     fn id(&self) -> &EventId {

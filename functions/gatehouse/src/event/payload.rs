@@ -64,6 +64,12 @@ fn kind(value: &RawValue) -> &'static str {
     }
 }
 
+/// Parses an envelope; `None` if anything is wrong with it.
+pub(crate) fn valid_envelope<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
+    // Checked here because serde accepts an array for a struct.
+    text.trim_start().starts_with('{').then(|| serde_json::from_str(text).ok())?
+}
+
 /// Parses an envelope. Whatever is wrong with it, the code is `bad-envelope`: the sender is at fault, not the device.
 pub(crate) fn envelope<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Refusal> {
     if !text.trim_start().starts_with('{') {
@@ -73,9 +79,12 @@ pub(crate) fn envelope<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Refus
 }
 
 fn fields<'a, T: Deserialize<'a>>(text: &'a str, noun: &str) -> Result<T, Refusal> {
-    serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(text)).map_err(|error| {
-        let path = error.path().to_string();
-        describe(&path, &error.into_inner(), noun)
+    // Only an error needs the path; tracking it allocates for every field.
+    serde_json::from_str(text).or_else(|_| {
+        serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(text)).map_err(|error| {
+            let path = error.path().to_string();
+            describe(&path, &error.into_inner(), noun)
+        })
     })
 }
 

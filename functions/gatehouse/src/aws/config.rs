@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
@@ -61,6 +62,8 @@ pub(crate) async fn load(environment: &Environment, resolver: Resolver) -> Resul
         .credentials_provider(SharedCredentialsProvider::new(credentials))
         .http_client(http_client(environment, resolver)?)
         .timeout_config(timeouts)
+        // It would act after 20 seconds, when every timeout has passed, and costs something in each call.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .load()
         .await;
     let retries = config.retry_config().cloned().unwrap_or_else(RetryConfig::standard);

@@ -167,7 +167,7 @@ impl VersionedTable {
     /// Reads one record consistently. If there is none, the result is empty and has version 0.
     pub async fn get(&self, key: &Key) -> Result<VersionedItem, TableError> {
         let get = self.client.get_item().table_name(&self.name).consistent_read(true);
-        let found = get.set_key(Some(key.attributes())).send().await;
+        let found = Box::pin(get.set_key(Some(key.attributes())).send()).await;
         let found = found.map_err(|error| TableError::Get(self.name.clone(), error.into()))?;
         Ok(found.item.map(VersionedItem::read).unwrap_or_default())
     }
@@ -193,7 +193,7 @@ impl VersionedTable {
         for _ in 0..MAX_BATCH_CALLS {
             let request = KeysAndAttributes::builder().set_keys(Some(keys)).consistent_read(true).build();
             let request = request.map_err(|error| failed(SdkError::construction_failure(error)))?;
-            let response = self.client.batch_get_item().request_items(&self.name, request).send().await;
+            let response = Box::pin(self.client.batch_get_item().request_items(&self.name, request).send()).await;
             let response = response.map_err(failed)?;
             let items = response.responses.and_then(|mut tables| tables.remove(&self.name)).unwrap_or_default();
             found.extend(items.into_iter().filter_map(|item| Some((Key::of(&item)?, VersionedItem::read(item)))));
@@ -267,7 +267,8 @@ impl VersionedTable {
             let put = put.condition_expression("#version = :old");
             put.expression_attribute_values(":old", number(old.version))
         };
-        let Err(error) = put.send().await else { return Ok(Put::Written(VersionedItem { item, version })) };
+        // The SDK's future has kilobytes, which the streams of futures that await this one would copy several times.
+        let Err(error) = Box::pin(put.send()).await else { return Ok(Put::Written(VersionedItem { item, version })) };
         match error.as_service_error() {
             Some(PutItemError::ConditionalCheckFailedException(failed)) => {
                 let is_ours = failed.item().is_some_and(|found| text(found, WRITER) == Some(&writer));

@@ -106,7 +106,8 @@ impl ForwardHandler {
                 }
             }
         }
-        join_all(deliveries.iter().map(|delivery| self.record(delivery, invocation))).await;
+        let failed = deliveries.iter().filter(|delivery| !delivery.failures.is_empty());
+        join_all(failed.map(|delivery| self.record(delivery, invocation))).await;
         Ok(deliveries.into_iter().map(|delivery| (delivery.index, delivery.outcome())).collect())
     }
 
@@ -151,12 +152,9 @@ impl ForwardHandler {
         results
     }
 
-    /// If not every destination has accepted a message, records those that have.
+    /// Records which destinations have accepted a message that others have not.
     async fn record(&self, delivery: &MessageDelivery<'_>, invocation: &Invocation) {
-        let MessageDelivery { event, record, accepted, failures, .. } = delivery;
-        if failures.is_empty() {
-            return;
-        }
+        let MessageDelivery { event, record, accepted, .. } = delivery;
         if let Err(error) = self.records.add(&event.id, accepted, record.clone(), invocation).await {
             // The outcome stays: at worst, these destinations receive the message twice.
             let (event_id, error) = (event.id.as_str(), error_chain(&error));

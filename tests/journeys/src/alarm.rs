@@ -17,7 +17,7 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     vec![suite.trial("alarm", "limits_notifications_to_people_and_summarizes_the_rest", notifications_are_limited)]
 }
 
-/// Sets for how long notifications are limited, from the first one on.
+/// Sets the length of the rate limit's window, in seconds.
 async fn set_window(stage: &Stage, seconds: u32) -> Result<()> {
     let change = |variables: &mut HashMap<String, String>| {
         variables.insert("NOTIFICATION_WINDOW_SECONDS".to_owned(), seconds.to_string());
@@ -25,7 +25,7 @@ async fn set_window(stage: &Stage, seconds: u32) -> Result<()> {
     stage.configure("alarm", change).await
 }
 
-/// Lets the check of a threshold's window be due now.
+/// Makes the check of a threshold's window due now.
 async fn make_check_due(stage: &Stage, threshold: &str) -> Result<()> {
     let update = stage.clients.dynamodb.update_item().table_name(stage.deployment.output("AlarmTable")?);
     let update = update.key("id", AttributeValue::S(format!("storm#{threshold}")));

@@ -118,8 +118,8 @@ fn notifications(stage: &Stage, thing: &str) -> usize {
     stage.observer.notifications().iter().filter(is_of_thing).count()
 }
 
-/// Returns how often SNS accepted a message without the function's remembering it: because it did not get the response, or
-/// was killed before it could record it. Only then is a message published twice.
+/// Returns how often SNS accepted a message that the function did not record as sent: it did not get the response, or was
+/// killed before it could record it. Only then may a message be published twice.
 fn possible_repeats(calls: &[Call]) -> usize {
     let is_unknown = |at: usize, call: &Call| match call.fault {
         Some(Fault::LostResponse | Fault::KilledAfter) => true,

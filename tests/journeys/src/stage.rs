@@ -25,7 +25,7 @@ use tokio::time::sleep;
 /// release its claims.
 const FUNCTION_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// Lambda makes three attempts. This many allows for some that time out because the machine is busy.
+/// Lambda makes three attempts. More are allowed here, because some may time out on a busy machine.
 const MAX_ATTEMPTS: usize = 10;
 
 /// An item of a table.
@@ -107,7 +107,7 @@ impl Stage {
                 Ok(_) => return Ok(attempt),
                 Err(error) => ensure!(attempt < MAX_ATTEMPTS, "{attempt} attempts failed: {error:#}"),
             }
-            // By then, what a killed process has claimed is no longer claimed.
+            // By then, the claims of a killed process have expired.
             sleep(FUNCTION_TIMEOUT).await;
             attempt += 1;
         }
@@ -156,7 +156,7 @@ impl Stage {
         names.iter().map(number).sum()
     }
 
-    /// Waits until a queue has no more than this many messages, and until everything is observed that came of the others.
+    /// Waits until a queue has at most this many messages, and until the effects of all others have been observed.
     /// `output` names its URL.
     pub async fn queue_shrinks_to(&self, output: &str, length: u64) -> Result<()> {
         let mut last = 0;
@@ -200,7 +200,7 @@ impl Stage {
         effects.filter_map(|timed| notified(timed.effect)).collect()
     }
 
-    /// Waits until a function has reported an event as done this many times. Its notifications were observed before.
+    /// Waits until a function has reported an event as done this many times. By then, its notifications have been observed.
     pub async fn done(&self, event_id: &str, times: usize) -> Result<()> {
         let is_done = |observer: &Observer| {
             let done = observer.invocation_counts(event_id).iter().filter(|counts| counts.done == 1).count();

@@ -49,7 +49,7 @@ impl Suite {
         &self.runtime
     }
 
-    /// Returns a test. Its name starts with what it is about: functions, or another part. `make test FN=…` selects by it.
+    /// Returns a test. Its name starts with the functions or the other part that it tests; `make test FN=…` selects by it.
     pub fn trial<F>(
         self: &Arc<Self>,
         part: &str,
@@ -89,7 +89,7 @@ impl Suite {
         // When MiniStack updates a function, it kills the processes of all functions with that name, in any account.
         let prefix = format!("gatehouse-{number}");
         let deployment = deploy::deploy_gatehouse(cloud, &account, &prefix, parameters, Progress::silent()).await?;
-        // What it would do every minute, journeys do when it is time.
+        // Journeys invoke it themselves when it is time.
         deploy::delete_schedule(cloud, &account, &prefix).await?;
         let clients = Clients::new(cloud.endpoint, &account);
         let observer = Observer::start(&clients).await?;

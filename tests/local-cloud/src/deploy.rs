@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -250,12 +249,12 @@ async fn query(
         Service::CloudFormation => ("cloudformation", "2010-05-15"),
         Service::Iam => ("iam", "2010-05-08"),
     };
-    let all = [("Action", action), ("Version", version)].into_iter().chain(parameters.iter().copied());
-    let body = all.map(|(name, value)| format!("{name}={}", encoded(value))).collect::<Vec<_>>().join("&");
+    let mut body = form_urlencoded::Serializer::new(String::new());
+    body.append_pair("Action", action).append_pair("Version", version).extend_pairs(parameters);
     let request = Request::post("/")
         .header("content-type", "application/x-www-form-urlencoded")
         .header("authorization", authorization(account, name));
-    let (status, response) = send(cloud.endpoint, request.body(body.into())?).await?;
+    let (status, response) = send(cloud.endpoint, request.body(body.finish().into())?).await?;
     let response = String::from_utf8_lossy(&response).into_owned();
     ensure!(status.is_success(), "{action} returned {status}: {response}");
     Ok(response)
@@ -265,19 +264,6 @@ async fn query(
 fn authorization(account: &Account, service: &str) -> String {
     let credential = format!("{}/20260101/{REGION}/{service}/aws4_request", account.id());
     format!("AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders=host, Signature=none")
-}
-
-/// Encodes the value of a form field.
-fn encoded(value: &str) -> String {
-    let mut encoded = String::with_capacity(value.len());
-    for byte in value.bytes() {
-        if byte.is_ascii_alphanumeric() {
-            encoded.push(char::from(byte));
-        } else {
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded
 }
 
 /// Returns the text of each element with this name in an XML response.

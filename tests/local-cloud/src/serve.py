@@ -50,7 +50,8 @@ def on_loop(function):
 
 sqs._delete_messages_for_esm = on_loop(sqs._delete_messages_for_esm)
 
-# How many seconds a message rests at most after it failed. The deployed queues' visibility timeouts are minutes.
+# The maximum number of seconds until a failed message is visible again. The deployed queues' visibility timeouts are
+# minutes.
 REDELIVERY_DELAY = 10
 run_batch = lambda_svc._run_sqs_batch
 names = run_batch.__code__.co_varnames[: run_batch.__code__.co_argcount]
@@ -58,9 +59,9 @@ assert names == ("esm", "func_rec", "event", "batch", "queue_url", "queue_name")
 
 
 def run_batch_and_redeliver(esm, func_rec, event, batch, queue_url, queue_name):
-    """Has a function handle messages of a queue."""
+    """Invokes a function with messages of a queue, and makes failed ones visible again soon."""
     run_batch(esm, func_rec, event, batch, queue_url, queue_name)
-    # Of those that succeeded, nothing is left in the queue.
+    # The messages that succeeded are no longer in the queue.
     for message in batch:
         message["visible_at"] = min(message["visible_at"], time.time() + REDELIVERY_DELAY)
 

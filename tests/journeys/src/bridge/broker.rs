@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::{THING, TOPICS, configuration_of};
 use crate::stage::Stage;
 
-/// How long the broker may take to respond. It is idle but for the test; this is for a machine that is busy.
+/// How long the broker may take to respond, even on a busy machine.
 const TIMEOUT: Duration = Duration::from_mins(5);
 
 /// Finds mosquitto. Debian installs it in a directory that is not in every user's PATH.

@@ -21,7 +21,7 @@ use connection::{Connection, ConnectionEvent, connect_result};
 /// The largest message that AWS IoT accepts.
 pub const MAX_MESSAGE_BYTES: usize = 128 * 1024;
 
-/// How long AWS IoT may take to respond. It responds within milliseconds; this is for a machine that is busy.
+/// How long AWS IoT may take to respond, even on a busy machine. On an idle one it takes milliseconds.
 const TIMEOUT: Duration = Duration::from_mins(2);
 
 /// The pause after a device's first failed attempt to connect. It doubles after each attempt, up to the maximum.

@@ -73,7 +73,7 @@ impl Watcher {
         if json.get("_aws").is_some() {
             let invocation = (log.function.clone(), event_id.map(str::to_owned), counts(&json));
             let effect = event_id.zip(metric_effect(&json));
-            // Whoever sees the counts must see the effect.
+            // Together, so that the effect is there when the counts are.
             self.add(|state| {
                 state.invocations.push(invocation);
                 state.effects.extend(effect.map(|(id, effect)| (id.to_owned(), Timed { effect, at })));

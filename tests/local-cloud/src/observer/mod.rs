@@ -36,11 +36,10 @@ use watcher::Watcher;
 /// The name of the queue. The local cloud sends to it what functions log.
 pub(crate) const QUEUE: &str = "observer";
 
-/// How long to wait after the last thing that happened in the account. However slow the machine is, something goes on
-/// happening while more is to come.
+/// How long to wait after the last observation. Even on a slow machine, pending work shows itself more often than this.
 pub const PATIENCE: Duration = Duration::from_mins(2);
 
-/// How long to wait if things happen without end, such as a schedule.
+/// How long to wait at most, even if observations never stop, for example because of a schedule.
 const MAX_WAIT: Duration = Duration::from_mins(15);
 
 /// How often a table or queue is read.
@@ -155,7 +154,7 @@ impl Observer {
         lock(&self.state).error.clone()
     }
 
-    /// Waits until everything is observed that has happened so far.
+    /// Waits until everything that has happened so far has been observed.
     pub async fn catch_up(&self) -> Result<()> {
         let marker = lock(&self.state).next_marker();
         self.watcher.send_marker(&self.queue, marker).await.context("failed to send a marker")?;
@@ -169,7 +168,7 @@ impl Observer {
         self.until_deadline(|_| wait.deadline(), find).await
     }
 
-    /// Calls `find` after each change until it returns something, or until a deadline, which changes may put off.
+    /// Calls `find` after each change until it returns something, or until a deadline, which changes may extend.
     pub async fn until_deadline<T>(
         &self,
         deadline: impl Fn(&Self) -> Instant,
@@ -187,8 +186,8 @@ impl Observer {
         }
     }
 
-    /// Calls `find` until it returns something, for what shows in tables and queues only. Gives up once nothing was
-    /// observed for [`PATIENCE`], and returns `None`.
+    /// Calls `find` until it returns something, to look for changes in tables and queues. Returns `None` once nothing has
+    /// been observed for [`PATIENCE`].
     pub async fn poll<T>(&self, mut find: impl AsyncFnMut() -> Result<Option<T>>) -> Result<Option<T>> {
         let wait = Wait::start(self, PATIENCE);
         loop {
@@ -202,8 +201,8 @@ impl Observer {
     }
 }
 
-/// A wait that is over once nothing was observed for a while. Everything that happens puts its end off, because a machine
-/// may be slow.
+/// A wait that is over once nothing has been observed for a while. Each observation extends it, so it does not depend on
+/// how fast the machine is.
 #[derive(Debug)]
 pub struct Wait<'a> {
     observer: &'a Observer,

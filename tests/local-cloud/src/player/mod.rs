@@ -36,8 +36,8 @@ pub use result::StepResult;
 
 use compare::mismatch;
 
-/// How long to wait for an effect after the last thing that happened in the account. An effect takes about 20 milliseconds
-/// on an idle machine. This is less than the minute after which the schedule makes something happen.
+/// How long to wait for an effect after the last observation. An effect takes about 20 milliseconds on an idle machine.
+/// This is shorter than the schedule's minute, so that the schedule alone does not extend a wait.
 const EFFECT_PATIENCE: Duration = Duration::from_secs(50);
 
 /// How long to wait for an effect if a function has already handled the event. Another one may get the same event.

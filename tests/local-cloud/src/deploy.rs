@@ -249,12 +249,14 @@ async fn query(
         Service::CloudFormation => ("cloudformation", "2010-05-15"),
         Service::Iam => ("iam", "2010-05-08"),
     };
-    let mut body = form_urlencoded::Serializer::new(String::new());
-    body.append_pair("Action", action).append_pair("Version", version).extend_pairs(parameters);
+    let body = form_urlencoded::Serializer::new(String::new())
+        .extend_pairs([("Action", action), ("Version", version)])
+        .extend_pairs(parameters)
+        .finish();
     let request = Request::post("/")
         .header("content-type", "application/x-www-form-urlencoded")
         .header("authorization", authorization(account, name));
-    let (status, response) = send(cloud.endpoint, request.body(body.finish().into())?).await?;
+    let (status, response) = send(cloud.endpoint, request.body(body.into())?).await?;
     let response = String::from_utf8_lossy(&response).into_owned();
     ensure!(status.is_success(), "{action} returned {status}: {response}");
     Ok(response)

@@ -19,7 +19,6 @@ use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 use aws_types::SdkConfig;
 
-use crate::aws::resolver::Resolver;
 use crate::runtime::environment::{Environment, InitError};
 
 /// The roots that AWS endpoints chain to: Amazon Root CA 1 to 4 and Starfield Services Root G2, as published at
@@ -43,7 +42,7 @@ const CRYPTO: CryptoMode = CryptoMode::AwsLc;
 const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
 
 /// Loads the configuration from the environment.
-pub(crate) async fn load(environment: &Environment, resolver: Resolver) -> Result<SdkConfig, InitError> {
+pub(crate) async fn load(environment: &Environment) -> Result<SdkConfig, InitError> {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(ATTEMPT_TIMEOUT)
         .operation_attempt_timeout(ATTEMPT_TIMEOUT)
@@ -60,7 +59,7 @@ pub(crate) async fn load(environment: &Environment, resolver: Resolver) -> Resul
     let config = aws_config::defaults(BehaviorVersion::latest())
         .region(Region::new(environment.required::<String>("AWS_REGION")?))
         .credentials_provider(SharedCredentialsProvider::new(credentials))
-        .http_client(http_client(environment, resolver)?)
+        .http_client(http_client(environment)?)
         .timeout_config(timeouts)
         // It would act after 20 seconds, when every timeout has passed, and costs something in each call.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
@@ -78,7 +77,7 @@ pub(crate) fn single_attempt_timeouts() -> TimeoutConfig {
 
 /// Returns one connector for all clients, whatever their timeouts are: the SDK's own HTTP client parses the roots again
 /// for each client, and for each set of timeouts.
-fn http_client(environment: &Environment, resolver: Resolver) -> Result<SharedHttpClient, InitError> {
+fn http_client(environment: &Environment) -> Result<SharedHttpClient, InitError> {
     // Takes precedence if set: other partitions, proxies, private endpoints, and a test's own endpoint.
     let roots = match environment.get("SSL_CERT_FILE") {
         Some(path) => {
@@ -94,7 +93,7 @@ fn http_client(environment: &Environment, resolver: Resolver) -> Result<SharedHt
         .connector_settings(HttpConnectorSettings::builder().connect_timeout(ATTEMPT_TIMEOUT).build())
         .tls_provider(Provider::Rustls(CRYPTO))
         .tls_context(context)
-        .build_with_resolver(resolver);
+        .build();
     let connector = SharedHttpConnector::new(connector);
     Ok(http_client_fn(move |_settings, _components| connector.clone()))
 }
@@ -110,20 +109,19 @@ mod tests {
 
     #[tokio::test]
     async fn variables_that_lambda_sets_are_required() {
-        let error = load(&[("AWS_REGION", "eu-west-1")].into_iter().collect(), Resolver::default()).await.unwrap_err();
+        let error = load(&[("AWS_REGION", "eu-west-1")].into_iter().collect()).await.unwrap_err();
         assert_eq!(error.to_string(), "environment variable AWS_ACCESS_KEY_ID is missing");
     }
 
     #[tokio::test]
     async fn unreadable_certificate_file_is_named() {
-        let error =
-            load(&environment(&[("SSL_CERT_FILE", "/nowhere/roots.pem")]), Resolver::default()).await.unwrap_err();
+        let error = load(&environment(&[("SSL_CERT_FILE", "/nowhere/roots.pem")])).await.unwrap_err();
         assert!(error.to_string().starts_with("failed to read /nowhere/roots.pem: "), "{error}");
     }
 
     #[tokio::test]
     async fn region_timeouts_and_backoff_are_ours() {
-        let config = load(&environment(&[]), Resolver::default()).await.unwrap();
+        let config = load(&environment(&[])).await.unwrap();
         assert_eq!(config.region().map(Region::as_ref), Some("eu-west-1"));
         assert_eq!(config.timeout_config().and_then(TimeoutConfig::operation_timeout), Some(OPERATION_TIMEOUT));
         assert_eq!(config.retry_config().map(RetryConfig::initial_backoff), Some(INITIAL_BACKOFF));
@@ -134,6 +132,6 @@ mod tests {
         let pem = std::str::from_utf8(AMAZON_ROOTS).unwrap();
         assert_eq!(pem.matches("-----BEGIN CERTIFICATE-----").count(), 5);
         // A client builds its trust store immediately, and panics if one does not parse.
-        assert!(http_client(&environment(&[]), Resolver::default()).is_ok());
+        assert!(http_client(&environment(&[])).is_ok());
     }
 }

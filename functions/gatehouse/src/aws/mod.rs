@@ -2,7 +2,6 @@
 
 pub(crate) mod config;
 mod queue;
-pub(crate) mod resolver;
 mod topic;
 
 pub use queue::{Queue, SendError};

@@ -49,7 +49,6 @@ async fn init<H: BatchHandler>(
     let setup = Setup::new(environment).await?;
     let quarantine = Quarantine::from_environment(setup.environment(), setup.dynamodb(), setup.function())?;
     let (handler, ()) = tokio::join!(make(&setup), setup.warm_up("DynamoDB", quarantine.warm_up()));
-    setup.end_init();
     Ok(Function::new(setup.function(), handler?, quarantine))
 }
 

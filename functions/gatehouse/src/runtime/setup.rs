@@ -4,7 +4,6 @@ use aws_types::SdkConfig;
 use tokio::time::timeout;
 
 use crate::aws::config;
-use crate::aws::resolver::Resolver;
 use crate::runtime::environment::{Environment, InitError};
 use crate::runtime::outcome::{BoxError, error_chain};
 use crate::store::idempotency::Idempotency;
@@ -18,21 +17,14 @@ pub struct Setup {
     environment: Environment,
     function: String,
     sdk: SdkConfig,
-    resolver: Resolver,
     dynamodb: aws_sdk_dynamodb::Client,
 }
 
 impl Setup {
     pub(crate) async fn new(environment: Environment) -> Result<Self, InitError> {
-        let resolver = Resolver::default();
-        let sdk = config::load(&environment, resolver.clone()).await?;
+        let sdk = config::load(&environment).await?;
         let dynamodb = aws_sdk_dynamodb::Client::new(&sdk);
-        Ok(Self { function: environment.required("AWS_LAMBDA_FUNCTION_NAME")?, environment, sdk, resolver, dynamodb })
-    }
-
-    /// Ends INIT.
-    pub(crate) fn end_init(&self) {
-        self.resolver.end_init();
+        Ok(Self { function: environment.required("AWS_LAMBDA_FUNCTION_NAME")?, environment, sdk, dynamodb })
     }
 
     /// The function's environment variables.

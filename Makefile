@@ -17,7 +17,8 @@ TOOLS := .tools
 AWS := $(TOOLS)/aws/bin/aws
 # cargo-lambda finds zig, which links the functions against an old enough glibc, as the first python3's module.
 # aws-lc, if it is built at all, must not gather entropy in every cold start (docs/decisions/0001-tls-provider.md).
-CARGO_LAMBDA := PATH="$(CURDIR)/$(TOOLS)/build/bin:$$PATH" AWS_LC_SYS_NO_JITTER_ENTROPY=1 cargo lambda
+BUILD_ENV := PATH="$(CURDIR)/$(TOOLS)/build/bin:$$PATH" AWS_LC_SYS_NO_JITTER_ENTROPY=1
+CARGO_LAMBDA := $(BUILD_ENV) cargo lambda
 CLOUD = cargo run --quiet --package local-cloud --bin
 PROGRESS := $(TOOLS)/build/bin/python tests/tools/progress
 
@@ -73,8 +74,8 @@ replay: build $(local_tools) ## play the sample events on the local cloud (EVENT
 ifdef FN
 test: $(local_tools) ## run every test: units, properties, journeys on the local cloud (FN=alarm for one function's)
 	$(call say,building $(FN))
-	@PATH="$(CURDIR)/$(TOOLS)/build/bin:$$PATH" \
-		$(PROGRESS) crates cargo lambda build --release --package $(FN) --output-format zip --$(subst _,-,$(ARCH))
+	@$(BUILD_ENV) $(PROGRESS) crates \
+		cargo lambda build --release --package $(FN) --output-format zip --$(subst _,-,$(ARCH))
 	$(call say,testing $(FN))
 	@$(PROGRESS) crates cargo test --package $(FN)
 	@$(PROGRESS) crates cargo build --package local-cloud --bins
@@ -109,8 +110,8 @@ invoke: $(TOOLS)/build/.installed ## send an event to a function under `make wat
 .PHONY: build
 build: $(TOOLS)/build/.installed ## build the zips that ship (ARCH=x86_64 or arm64, TLS=ring or aws-lc)
 	$(call say,building the functions for $(ARCH))
-	@PATH="$(CURDIR)/$(TOOLS)/build/bin:$$PATH" AWS_LC_SYS_NO_JITTER_ENTROPY=1 \
-		$(PROGRESS) crates cargo lambda build --release --output-format zip --$(subst _,-,$(ARCH)) \
+	@$(BUILD_ENV) $(PROGRESS) crates \
+		cargo lambda build --release --output-format zip --$(subst _,-,$(ARCH)) \
 		$(if $(filter aws-lc,$(TLS)),--features gatehouse/tls-aws-lc)
 
 # The Node peers, each with its own modules, so that the size of one is not the other's. Not below .tools/peers: that

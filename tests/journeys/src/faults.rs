@@ -78,8 +78,12 @@ async fn every_call(suite: Arc<Suite>, subject: Subject, fault: Fault) -> Result
         let calls_made = proxy.calls();
         let failed = calls_made.iter().position(|call| call.fault.is_some());
         let notified = notifications(&stage, &thing);
-        let allowed = 1..=1 + possible_repeats(&calls_made);
-        ensure!(allowed.contains(&notified), "notified {notified} times after {fault:?} at call {nth} of: {}", calls());
+        let expected = 1..=1 + possible_repeats(&calls_made);
+        ensure!(
+            expected.contains(&notified),
+            "notified {notified} times after {fault:?} at call {nth} of: {}",
+            calls()
+        );
         let effects = stage.observer.effects(&event_id);
         let is_refused = effects.iter().any(|timed| matches!(timed.effect, Effect::Quarantined { .. }));
         ensure!(!is_refused, "quarantined after {fault:?} at call {nth} of: {}", calls());

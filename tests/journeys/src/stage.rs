@@ -25,7 +25,7 @@ use tokio::time::sleep;
 /// release its claims.
 const FUNCTION_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// Lambda makes three attempts. More are allowed here, because some may time out on a busy machine.
+/// Lambda makes three attempts. A busy machine needs more, because some of them time out.
 const MAX_ATTEMPTS: usize = 10;
 
 /// An item of a table.

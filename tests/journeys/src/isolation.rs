@@ -72,8 +72,12 @@ impl Machine {
         let path = self.path("tools").join(name);
         std::fs::create_dir_all(path.parent().context("the path has no parent")?)?;
         let record = quoted(&self.path("record"));
-        let record =
-            format!("mkdir -p {record}; tr '\\0' '\\n' </proc/$$/environ >{record}/{}.$$", name.replace('/', "-"));
+        let partial = quoted(&self.path("partial"));
+        // Moved when it is complete, because a test may be waiting for it.
+        let record = format!(
+            "mkdir -p {record}; tr '\\0' '\\n' </proc/$$/environ >{partial}.$$; mv {partial}.$$ {record}/{}.$$",
+            name.replace('/', "-")
+        );
         std::fs::write(&path, format!("#!/bin/sh\n{record}\n{work}\n"))?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
         Ok(())

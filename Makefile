@@ -138,6 +138,11 @@ bench: build $(TOOLS)/peers/.installed $(node_peers) ## measure cold start, spee
 		--$(subst _,-,$(ARCH)) --lambda-dir target/peers/aws-lc --bin button --features gatehouse/tls-aws-lc)
 	@cargo bench --package bench --bench bench --profile harness -- $(BENCH)
 
+.PHONY: prove-permissions
+prove-permissions: build $(local_tools) ## show for each permission that a test fails without it (FN=alarm for one function's)
+	@$(PROGRESS) crates cargo test --workspace --test journeys --no-run
+	@cargo test --quiet --workspace --test journeys -- prove-permissions $(FN)
+
 .PHONY: fuzz
 fuzz: ## fuzz what parses certificates and lists, ten minutes each; needs nightly Rust and cargo-fuzz
 	@for target in certificate crl; do \
@@ -197,24 +202,24 @@ lint-infra: $(foreach tool,lint checkov guard,$(TOOLS)/$(tool)/.installed)
 
 # --- a real account
 
+# As they were typed: make would expand a `$`, and end a recipe's line at a line break.
+override PARAMETERS := $(value PARAMETERS)
+override TAGS := $(value TAGS)
+export PARAMETERS TAGS CONFIRM DETACH
+
+# The options of infra/stack: only what was typed, since the stage's file says the rest.
+typed = $(if $(filter command environment,$(firstword $(origin $(1)))),--$(2) '$($(1))')
+stack_options = $(call typed,STAGE,stage) $(call typed,STACK,stack) $(call typed,REGION,region) \
+	$(call typed,ARCH,arch) $(call typed,BUCKET,bucket)
+STACK_TOOL := PATH="$(CURDIR)/$(TOOLS)/aws/bin:$$PATH" $(TOOLS)/aws/bin/python infra/stack
+
 .PHONY: deploy
-deploy: build $(TOOLS)/aws/.installed ## put the stack into an AWS account: BUCKET=… STACK=… REGION=… ARCH=… PARAMETERS='…'
-	$(call say,packaging and deploying $(STACK) to $(REGION))
-	@mkdir -p target/deploy
-	@$(AWS) cloudformation package --region $(REGION) --template-file infra/gatehouse.yaml \
-		--s3-bucket $(or $(BUCKET),$(error BUCKET is missing: make deploy BUCKET=your-bucket)) --s3-prefix $(STACK) \
-		--output-template-file target/deploy/$(STACK).yaml > /dev/null
-	@$(AWS) cloudformation deploy --region $(REGION) --template-file target/deploy/$(STACK).yaml --stack-name $(STACK) \
-		--capabilities CAPABILITY_NAMED_IAM CAPABILITY_AUTO_EXPAND --no-fail-on-empty-changeset \
-		--parameter-overrides Prefix=$(STACK) Architecture=$(ARCH) $(PARAMETERS)
-	@$(AWS) cloudformation describe-stacks --region $(REGION) --stack-name $(STACK) \
-		--query 'Stacks[0].Outputs[].[OutputKey, OutputValue]' --output table
+deploy: $(TOOLS)/aws/.installed ## put the stack into an AWS account: STAGE=… or STACK=… REGION=… ARCH=… BUCKET=… PARAMETERS='…'
+	@$(STACK_TOOL) deploy $(stack_options)
 
 .PHONY: destroy
-destroy: $(TOOLS)/aws/.installed ## remove the stack from an AWS account: STACK=… REGION=…
-	$(call say,deleting $(STACK) from $(REGION))
-	@$(AWS) cloudformation delete-stack --region $(REGION) --stack-name $(STACK)
-	@$(AWS) cloudformation wait stack-delete-complete --region $(REGION) --stack-name $(STACK)
+destroy: $(TOOLS)/aws/.installed ## remove the stack from an AWS account: STAGE=… or STACK=… REGION=…
+	@$(STACK_TOOL) destroy $(stack_options)
 
 # --- the CA that signs devices' certificates; against AWS, or where AWS_ENDPOINT_URL points
 

@@ -14,6 +14,7 @@ mod forwarding;
 mod idempotency;
 mod invalid_events;
 mod isolation;
+mod permissions;
 mod presence;
 mod process_cleanup;
 mod programs;
@@ -39,6 +40,10 @@ const THREADS: usize = 8;
 fn main() -> ExitCode {
     if let Some(code) = supervisor::main() {
         return code;
+    }
+    let mut words = std::env::args().skip(1);
+    if words.next().as_deref() == Some("prove-permissions") {
+        return permissions::prove(&words.collect::<Vec<_>>());
     }
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);

@@ -17,6 +17,7 @@ use local_cloud::progress::Progress;
 use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 
+use crate::permissions::{self, JOURNEY};
 use crate::stage::Stage;
 
 /// Lambda's pause before it retries an asynchronous invocation, in seconds; it doubles each time. In AWS it is a minute.
@@ -60,17 +61,21 @@ impl Suite {
         F: Future<Output = Result<()>>,
     {
         let suite = Arc::clone(self);
+        let name = format!("{part}::{name}");
+        let journey = name.clone();
         let run = move || {
-            let result = suite.runtime.block_on(test(Arc::clone(&suite)));
+            let result = suite.runtime.block_on(JOURNEY.scope(journey, test(Arc::clone(&suite))));
             result.map_err(|error| Failed::from(format!("{error:#}")))
         };
-        Trial::test(format!("{part}::{name}"), run)
+        Trial::test(name, run)
     }
 
     /// Returns the local cloud, which the first test starts.
     pub async fn cloud(&self) -> Result<&Arc<Cloud>> {
         let start = async || {
-            let settings = [("LAMBDA_ASYNC_RETRY_BASE_SECONDS", RETRY_DELAY)];
+            let permissions = permissions::cloud_settings();
+            let settings = permissions.iter().map(|(name, value)| (*name, value.as_str()));
+            let settings: Vec<_> = settings.chain([("LAMBDA_ASYNC_RETRY_BASE_SECONDS", RETRY_DELAY)]).collect();
             Ok(Arc::new(Cloud::start(&self.log, &settings).await?))
         };
         self.cloud.get_or_try_init(start).await
@@ -89,6 +94,7 @@ impl Suite {
         // When MiniStack updates a function, it kills the processes of all functions with that name, in any account.
         let prefix = format!("gatehouse-{number}");
         let deployment = deploy::deploy_gatehouse(cloud, &account, &prefix, parameters, Progress::silent()).await?;
+        permissions::prepare(cloud, &account, &prefix).await?;
         // Journeys invoke it themselves when it is time.
         deploy::delete_schedule(cloud, &account, &prefix).await?;
         let clients = Clients::new(cloud.endpoint, &account);

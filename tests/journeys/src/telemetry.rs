@@ -88,7 +88,7 @@ async fn stored(stage: &Stage) -> Result<Vec<(String, u64)>> {
 }
 
 /// Waits until the table has this many readings and the queue is empty.
-async fn settled(stage: &Stage, readings: usize) -> Result<Vec<(String, u64)>> {
+pub async fn settled(stage: &Stage, readings: usize) -> Result<Vec<(String, u64)>> {
     // AWS IoT sends a message to the queue before it acknowledges it.
     stage.queue_shrinks_to("TelemetryQueueUrl", 0).await?;
     let dead = stage.queue_length("TelemetryDeadLetterQueueUrl").await?;
@@ -99,7 +99,7 @@ async fn settled(stage: &Stage, readings: usize) -> Result<Vec<(String, u64)>> {
 }
 
 /// Ensures that each device has every reading exactly once.
-fn ensure_each_once(stored: &[(String, u64)], devices: usize, count: usize) -> Result<()> {
+pub fn ensure_each_once(stored: &[(String, u64)], devices: usize, count: usize) -> Result<()> {
     let mut numbers: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
     for (thing, number) in stored {
         ensure!(numbers.entry(thing).or_default().insert(*number), "reading {number} of {thing} is stored twice");

@@ -102,7 +102,7 @@ impl Admissions {
     /// Waits until the record of a certificate is final, and returns it. Returns it as it is once nothing was observed
     /// for a while.
     pub async fn outcome(&self, certificate_id: &str, observer: &Observer) -> Result<Option<Admission>> {
-        let wait = Wait::start(observer, PATIENCE);
+        let wait = Wait::start(observer, *PATIENCE);
         loop {
             let found = self.get(certificate_id).await?;
             if found.as_ref().is_some_and(Admission::is_final) || wait.is_over() {

@@ -28,7 +28,7 @@ const TIMEOUT: Duration = Duration::from_mins(10);
 const BUCKET: &str = "gatehouse-code";
 
 /// The name of a role's policy that exists in the local cloud only.
-const LOCAL_POLICY: &str = "local-cloud-only";
+pub const LOCAL_POLICY: &str = "local-cloud-only";
 
 /// A deployed stack.
 #[derive(Debug, Clone)]
@@ -110,8 +110,50 @@ pub async fn add_local_policies(cloud: &Cloud, account: &Account, deployment: &D
 
 /// Puts the policy of a role that exists in the local cloud only.
 pub async fn put_local_policy(cloud: &Cloud, account: &Account, role: &str, policy: &Value) -> Result<()> {
-    let policy = policy.to_string();
-    let parameters = [("RoleName", role), ("PolicyName", LOCAL_POLICY), ("PolicyDocument", &policy)];
+    let (role, policy, document) = (role.to_owned(), LOCAL_POLICY.to_owned(), policy.clone());
+    put_role_policy(cloud, account, &RolePolicy { role, policy, document }).await
+}
+
+/// An inline policy of a role.
+#[derive(Debug)]
+pub struct RolePolicy {
+    /// The role's name.
+    pub role: String,
+    /// The policy's name.
+    pub policy: String,
+    /// The policy.
+    pub document: Value,
+}
+
+/// Returns the inline policies of all roles whose names start with `prefix`.
+pub async fn role_policies(cloud: &Cloud, account: &Account, prefix: &str) -> Result<Vec<RolePolicy>> {
+    let mut found = Vec::new();
+    let roles = query(cloud, account, Service::Iam, "ListRoles", &[("MaxItems", "1000")]).await?;
+    for role in texts(&roles, "RoleName").filter(|role| role.starts_with(prefix)) {
+        let policies = query(cloud, account, Service::Iam, "ListRolePolicies", &[("RoleName", &role)]).await?;
+        for policy in texts(&policies, "member") {
+            found.push(role_policy(cloud, account, &role, &policy).await?);
+        }
+    }
+    Ok(found)
+}
+
+/// Returns an inline policy of a role.
+pub async fn role_policy(cloud: &Cloud, account: &Account, role: &str, policy: &str) -> Result<RolePolicy> {
+    let parameters = [("RoleName", role), ("PolicyName", policy)];
+    let found = query(cloud, account, Service::Iam, "GetRolePolicy", &parameters).await?;
+    let document = texts(&found, "PolicyDocument").next().context("the policy has no document")?;
+    // IAM returns it URL-encoded.
+    let document =
+        form_urlencoded::parse(document.replace('+', "%2B").as_bytes()).next().map(|(text, _)| text.into_owned());
+    let document = serde_json::from_str(&document.unwrap_or_default()).context("the policy is not JSON")?;
+    Ok(RolePolicy { role: role.to_owned(), policy: policy.to_owned(), document })
+}
+
+/// Puts an inline policy of a role.
+pub async fn put_role_policy(cloud: &Cloud, account: &Account, policy: &RolePolicy) -> Result<()> {
+    let document = policy.document.to_string();
+    let parameters = [("RoleName", &*policy.role), ("PolicyName", &*policy.policy), ("PolicyDocument", &*document)];
     query(cloud, account, Service::Iam, "PutRolePolicy", &parameters).await.map(drop)
 }
 

@@ -11,10 +11,27 @@ import yaml
 # CloudFormation parses each template of a stack. The parser in C takes a tenth of the time.
 yaml.SafeLoader = yaml.CSafeLoader
 
+from ministack.core import iam_evaluator
+
+if "PERMISSION_LOG" in os.environ:
+    evaluate = iam_evaluator.evaluate
+    permission_log = open(os.environ["PERMISSION_LOG"], "a", buffering=1)
+
+    def record(context, policies, *limits):
+        """Records what a policy decides about a request."""
+        result = evaluate(context, policies, *limits)
+        decision = {"principal": context.principal_arn, "action": context.action, "resource": context.resource_arn,
+                    "result": result.decision, "sid": result.matched_sid}
+        permission_log.write(json.dumps(decision) + "\n")
+        return result
+
+    iam_evaluator.evaluate = record
+
 from ministack import app
 from ministack.core import responses
 from ministack.core.lambda_runtime import Worker
 from ministack.services import cloudwatch_logs, lambda_svc, s3, sqs
+from ministack.services.cloudformation import _stacks, provisioners
 
 drain = Worker._drain_stderr_bounded
 names = drain.__code__.co_varnames[1 : drain.__code__.co_argcount]
@@ -99,5 +116,18 @@ def read_shared_object(bucket, key, version_id=None):
 
 
 s3._get_object_data = read_shared_object
+
+update_resource = provisioners._update_resource
+
+
+def update_with_attributes(kind, physical_id, old, new, stack, logical_id=None, attributes=None):
+    """Updates a resource. MiniStack forgets the attributes of one that is unchanged in a nested stack, among them the
+    outputs of a stack nested in that."""
+    if attributes is None:
+        attributes = _stacks[stack]["_resources"].get(logical_id, {}).get("Attributes")
+    return update_resource(kind, physical_id, old, new, stack, logical_id, attributes)
+
+
+provisioners._update_resource = update_with_attributes
 
 app.main()

@@ -148,7 +148,7 @@ impl Device {
     /// Retries with exponential backoff until AWS IoT accepts the connection, and returns the last result. Gives up once
     /// nothing else was observed in the account for a while.
     pub async fn connect_with_retry(&mut self, observer: &Observer) -> Result<ConnectResult> {
-        let (mut pause, wait) = (INITIAL_BACKOFF, Wait::start(observer, PATIENCE));
+        let (mut pause, wait) = (INITIAL_BACKOFF, Wait::start(observer, *PATIENCE));
         loop {
             let result = self.try_connect().await?;
             if result == ConnectResult::Accepted || wait.is_over() {

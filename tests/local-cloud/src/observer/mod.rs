@@ -15,7 +15,7 @@ mod state;
 mod tests;
 mod watcher;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
@@ -37,7 +37,12 @@ use watcher::Watcher;
 pub(crate) const QUEUE: &str = "observer";
 
 /// How long to wait after the last observation. Even on a slow machine, pending work shows itself more often than this.
-pub const PATIENCE: Duration = Duration::from_mins(2);
+///
+/// `PATIENCE_SECONDS` shortens it for runs in which what is awaited is expected not to come.
+pub static PATIENCE: LazyLock<Duration> = LazyLock::new(|| {
+    let seconds = std::env::var("PATIENCE_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    seconds.map_or(Duration::from_mins(2), Duration::from_secs)
+});
 
 /// How long to wait at most, even if observations never stop, for example because of a schedule.
 const MAX_WAIT: Duration = Duration::from_mins(15);
@@ -164,7 +169,7 @@ impl Observer {
 
     /// Calls `find` after each change until it returns something. Gives up once nothing was observed for [`PATIENCE`].
     pub async fn until<T>(&self, find: impl FnMut(&Self) -> Option<T>) -> Option<T> {
-        let wait = Wait::start(self, PATIENCE);
+        let wait = Wait::start(self, *PATIENCE);
         self.until_deadline(|_| wait.deadline(), find).await
     }
 
@@ -189,7 +194,7 @@ impl Observer {
     /// Calls `find` until it returns something, to look for changes in tables and queues. Returns `None` once nothing has
     /// been observed for [`PATIENCE`].
     pub async fn poll<T>(&self, mut find: impl AsyncFnMut() -> Result<Option<T>>) -> Result<Option<T>> {
-        let wait = Wait::start(self, PATIENCE);
+        let wait = Wait::start(self, *PATIENCE);
         loop {
             let is_last = wait.is_over();
             let found = find().await?;

@@ -1,0 +1,321 @@
+//! `make prove-permissions`: shows for each permission of a deployed role that something needs it.
+//!
+//! First, all journeys run, and the local cloud records which permissions they use. Then each permission in turn is
+//! removed from its role, and one of the journeys that used it runs again: it must fail, and a call must have been
+//! denied for this reason. A permission that no journey uses, and one without which nothing fails, is an error.
+//!
+//! An action that the local cloud never checks, such as Lambda's polling of a queue, cannot be shown this way. The table
+//! lists it as such.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Display, Formatter};
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use futures_util::stream::{self, StreamExt};
+use local_cloud::cloud::Cloud;
+use local_cloud::deploy::{self, Deployment, RolePolicy};
+use local_cloud::isolation::{Account, REGION};
+use local_cloud::progress::Progress;
+use local_cloud::tools;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+/// The directory for records of a run.
+const DIRECTORY: &str = "PERMISSIONS_DIRECTORY";
+
+/// The permission that every deployment of a run lacks, as JSON.
+const WITHOUT: &str = "PERMISSIONS_WITHOUT";
+
+/// How many journeys run concurrently. They mostly wait.
+const MAX_CONCURRENT_RUNS: usize = 3;
+
+/// How many journeys may be tried before nothing seems to need a permission.
+const MAX_JOURNEYS: usize = 3;
+
+/// How long a journey waits when nothing happens, in seconds. Without a permission, many wait for what never comes.
+const PATIENCE_SECONDS: &str = "20";
+
+/// Calls that functions make during INIT only to open a connection. If one is denied, nothing fails, but the first event
+/// takes longer.
+const WARM_UP: [(&str, &str); 3] =
+    [("Quarantine", "dynamodb:GetItem"), ("Notify", "sns:GetTopicAttributes"), ("Claim", "dynamodb:GetItem")];
+
+tokio::task_local! {
+    /// The journey that runs.
+    pub static JOURNEY: String;
+}
+
+/// One action that one statement allows a role.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct Permission {
+    /// The role, without the prefix and the region.
+    role: String,
+    policy: String,
+    /// The statement's position in the policy.
+    statement: usize,
+    sid: String,
+    action: String,
+}
+
+impl Display for Permission {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.role, self.sid, self.action)
+    }
+}
+
+/// A decision of the local cloud, as it records it.
+#[derive(Debug, Deserialize)]
+struct Decision {
+    principal: String,
+    action: String,
+    /// `Allow`, `Deny`, or `ImplicitDeny`.
+    result: String,
+    sid: String,
+}
+
+impl Decision {
+    /// The account and the role that asked, without prefix and region.
+    fn asked(&self) -> Option<(&str, &str)> {
+        let mut parts = self.principal.split(':').skip(4);
+        let account = parts.next()?;
+        let role = parts.next()?.strip_prefix("assumed-role/")?.split('/').next()?;
+        Some((account, short_name(role)?))
+    }
+}
+
+/// The name of a role without prefix (`gatehouse-7`) and region.
+fn short_name(role: &str) -> Option<&str> {
+    let (_number, name) = role.strip_prefix("gatehouse-")?.split_once('-')?;
+    name.strip_suffix(REGION)?.strip_suffix('-')
+}
+
+/// Which journey deployed to an account.
+#[derive(Debug, Serialize, Deserialize)]
+struct Deployed {
+    account: String,
+    journey: String,
+}
+
+/// The result of removing a permission.
+#[derive(Debug)]
+enum Verdict {
+    /// This journey failed, and a call was denied.
+    Needed(String),
+    /// A call was denied, but it only opens a connection.
+    WarmUp,
+    /// The local cloud never checks this action.
+    NotChecked,
+    /// No journey uses it.
+    Unused,
+    /// Without it, none of these journeys failed for this reason.
+    NothingFailed(Vec<String>),
+}
+
+impl Display for Verdict {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Needed(journey) => f.write_str(journey),
+            Self::WarmUp => f.write_str("(opens a connection during INIT)"),
+            Self::NotChecked => f.write_str("(the local cloud does not check it)"),
+            Self::Unused => f.write_str("UNUSED"),
+            Self::NothingFailed(journeys) => write!(f, "NOTHING FAILED: {}", journeys.join(", ")),
+        }
+    }
+}
+
+/// Settings that make the local cloud record its decisions, if this run is to record them.
+pub fn cloud_settings() -> Option<(&'static str, String)> {
+    let directory = PathBuf::from(std::env::var_os(DIRECTORY)?);
+    Some(("PERMISSION_LOG", directory.join("decisions").to_string_lossy().into_owned()))
+}
+
+/// Records a journey's deployment, and removes the permission that this run is without, if any.
+pub async fn prepare(cloud: &Cloud, account: &Account, prefix: &str) -> Result<()> {
+    let Some(directory) = std::env::var_os(DIRECTORY) else { return Ok(()) };
+    let journey = JOURNEY.try_with(Clone::clone).context("no journey is running")?;
+    let line = serde_json::to_string(&Deployed { account: account.id().to_owned(), journey })?;
+    let mut file = OpenOptions::new().create(true).append(true).open(Path::new(&directory).join("deployed"))?;
+    writeln!(file, "{line}")?;
+    let Ok(without) = std::env::var(WITHOUT) else { return Ok(()) };
+    let permission: Permission = serde_json::from_str(&without)?;
+    let role = format!("{prefix}-{}-{REGION}", permission.role);
+    let mut policy = deploy::role_policy(cloud, account, &role, &permission.policy).await?;
+    let actions = policy.document.pointer_mut(&format!("/Statement/{}/Action", permission.statement));
+    match actions.context("there is no such statement")? {
+        Value::Array(actions) if actions.len() > 1 => actions.retain(|action| *action != permission.action),
+        // A statement must have an action.
+        other => *other = "sts:GetCallerIdentity".into(),
+    }
+    deploy::put_role_policy(cloud, account, &policy).await
+}
+
+/// Proves the permissions of all roles, or of those whose name starts with one of `roles`.
+pub fn prove(roles: &[String]) -> ExitCode {
+    let result = Runtime::new().context("failed to start a runtime").and_then(|runtime| runtime.block_on(run(roles)));
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(roles: &[String]) -> Result<bool> {
+    let directory = tools::root().join("target/permissions");
+    if directory.exists() {
+        std::fs::remove_dir_all(&directory)?;
+    }
+    std::fs::create_dir_all(&directory)?;
+    let permissions = deployed_permissions(&directory).await?;
+    eprintln!("Running all journeys, to see which of {} permissions they use …", permissions.len());
+    let all = directory.join("all");
+    ensure!(journeys(&all, None, None).await?, "some journeys fail with all permissions: see {}", all.display());
+    let usage = Usage::read(&all)?;
+
+    let is_selected = |one: &Permission| roles.is_empty() || roles.iter().any(|role| one.role.starts_with(role));
+    let selected: Vec<_> = permissions.into_iter().filter(is_selected).collect();
+    let count = selected.len();
+    let mut verdicts = stream::iter(selected.into_iter().enumerate())
+        .map(async |(number, permission)| {
+            let verdict = verdict(&directory.join(number.to_string()), &permission, &usage).await;
+            verdict.map(|verdict| (permission, verdict))
+        })
+        .buffer_unordered(MAX_CONCURRENT_RUNS);
+    let mut table = Vec::with_capacity(count);
+    while let Some(verdict) = verdicts.next().await {
+        let (permission, verdict) = verdict?;
+        eprintln!("{}/{count} {permission}: {verdict}", table.len() + 1);
+        table.push((permission, verdict));
+    }
+    table.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let mut all_needed = true;
+    println!("{:<26} {:<22} {:<34} shown by", "role", "statement", "action");
+    for (Permission { role, sid, action, .. }, verdict) in table {
+        println!("{role:<26} {sid:<22} {action:<34} {verdict}");
+        all_needed &= !matches!(verdict, Verdict::Unused | Verdict::NothingFailed(_));
+    }
+    Ok(all_needed)
+}
+
+/// Lists the permissions of a deployment's roles.
+async fn deployed_permissions(directory: &Path) -> Result<Vec<Permission>> {
+    let cloud = Cloud::start(&directory.join("cloud.log"), &[]).await?;
+    let (account, prefix) = (Account::primary(), "gatehouse-0");
+    let _: Deployment = deploy::deploy_gatehouse(&cloud, &account, prefix, &[], Progress::silent()).await?;
+    let mut found = Vec::new();
+    for RolePolicy { role, policy, document } in deploy::role_policies(&cloud, &account, prefix).await? {
+        // What exists in the local cloud only is not ours to prove.
+        if policy == deploy::LOCAL_POLICY {
+            continue;
+        }
+        let role = short_name(&role).with_context(|| format!("unexpected role {role}"))?;
+        let statements = document.get("Statement").and_then(Value::as_array).context("a policy has no statements")?;
+        for (number, statement) in statements.iter().enumerate() {
+            if statement.get("Effect") != Some(&Value::from("Allow")) {
+                continue;
+            }
+            let actions = match statement.get("Action") {
+                Some(Value::Array(actions)) => actions.clone(),
+                Some(action) => vec![action.clone()],
+                None => bail!("a statement of {role} has no action"),
+            };
+            for action in actions {
+                found.push(Permission {
+                    role: role.to_owned(),
+                    policy: policy.clone(),
+                    statement: number,
+                    sid: statement.get("Sid").and_then(Value::as_str).unwrap_or_default().to_owned(),
+                    action: action.as_str().context("an action is not a string")?.to_owned(),
+                });
+            }
+        }
+    }
+    cloud.stop();
+    Ok(found)
+}
+
+/// Who used what in the run with all permissions.
+struct Usage {
+    /// The journeys that used a permission of a role, and how often, by role, statement and action.
+    journeys: BTreeMap<(String, String, String), BTreeMap<String, usize>>,
+    /// All actions that the local cloud checked, in lower case.
+    checked: BTreeSet<String>,
+}
+
+impl Usage {
+    fn read(directory: &Path) -> Result<Self> {
+        let deployed: Vec<Deployed> = read_lines(&directory.join("deployed"))?;
+        let journeys: BTreeMap<_, _> = deployed.into_iter().map(|one| (one.account, one.journey)).collect();
+        let mut usage = Self { journeys: BTreeMap::new(), checked: BTreeSet::new() };
+        for decision in read_lines::<Decision>(&directory.join("decisions"))? {
+            usage.checked.insert(decision.action.to_ascii_lowercase());
+            let Some((account, role)) = decision.asked().filter(|_| decision.result == "Allow") else { continue };
+            if let Some(journey) = journeys.get(account) {
+                let key = (role.to_owned(), decision.sid.clone(), decision.action.to_ascii_lowercase());
+                *usage.journeys.entry(key).or_default().entry(journey.clone()).or_default() += 1;
+            }
+        }
+        Ok(usage)
+    }
+
+    /// The journeys that used a permission. The first are those that used it least, which are the shortest.
+    fn of(&self, permission: &Permission) -> Vec<String> {
+        let Permission { role, sid, action, .. } = permission;
+        let key = (role.clone(), sid.clone(), action.to_ascii_lowercase());
+        let mut used: Vec<_> = self.journeys.get(&key).into_iter().flatten().collect();
+        used.sort_by_key(|(_, count)| **count);
+        used.into_iter().map(|(journey, _)| journey.clone()).collect()
+    }
+}
+
+async fn verdict(directory: &Path, permission: &Permission, usage: &Usage) -> Result<Verdict> {
+    let mut journeys_tried = Vec::new();
+    let candidates = usage.of(permission);
+    if candidates.is_empty() {
+        let is_checked = usage.checked.contains(&permission.action.to_ascii_lowercase());
+        return Ok(if is_checked { Verdict::Unused } else { Verdict::NotChecked });
+    }
+    for (number, journey) in candidates.into_iter().take(MAX_JOURNEYS).enumerate() {
+        let directory = directory.join(number.to_string());
+        let passed = journeys(&directory, Some(&journey), Some(permission)).await?;
+        let is_denied = read_lines::<Decision>(&directory.join("decisions"))?.iter().any(|decision| {
+            decision.result != "Allow"
+                && decision.action.eq_ignore_ascii_case(&permission.action)
+                && decision.asked().is_some_and(|(_, role)| role == permission.role)
+        });
+        match (passed, is_denied) {
+            (false, true) => return Ok(Verdict::Needed(journey)),
+            (true, true) if WARM_UP.contains(&(&permission.sid, &permission.action)) => return Ok(Verdict::WarmUp),
+            _ => journeys_tried.push(journey),
+        }
+    }
+    Ok(Verdict::NothingFailed(journeys_tried))
+}
+
+/// Runs all journeys, or one of them without a permission. Returns whether they passed.
+async fn journeys(directory: &Path, journey: Option<&str>, without: Option<&Permission>) -> Result<bool> {
+    std::fs::create_dir_all(directory)?;
+    let output = File::create(directory.join("output"))?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.env(DIRECTORY, directory).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+    if let Some(journey) = journey {
+        command.args(["--exact", journey]);
+    }
+    if let Some(without) = without {
+        command.env(WITHOUT, serde_json::to_string(without)?).env("PATIENCE_SECONDS", PATIENCE_SECONDS);
+    }
+    let status = tokio::process::Command::from(command).kill_on_drop(true).status().await?;
+    Ok(status.success())
+}
+
+fn read_lines<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Vec<T>> {
+    let file = File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
+    BufReader::new(file).lines().map(|line| Ok(serde_json::from_str(&line?)?)).collect()
+}

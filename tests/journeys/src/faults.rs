@@ -84,7 +84,7 @@ async fn every_call(suite: Arc<Suite>, subject: Subject, fault: Fault) -> Result
             "notified {notified} times after {fault:?} at call {nth} of: {}",
             calls()
         );
-        let effects = stage.observer.effects(&event_id);
+        let effects = stage.observer.effects(&event_id, stage.name(subject.function)?);
         let is_refused = effects.iter().any(|timed| matches!(timed.effect, Effect::Quarantined { .. }));
         ensure!(!is_refused, "quarantined after {fault:?} at call {nth} of: {}", calls());
         if failed.is_none() && attempts > 1 {

@@ -102,8 +102,9 @@ async fn received(stage: &Stage, queue: &DestinationQueue) -> Result<Vec<QueueMe
 
 /// Waits until the function wants to retry this message. Returns the error.
 async fn retry_error(stage: &Stage, event_id: &str) -> Result<String> {
+    let function = stage.name("forward")?;
     let find = |observer: &Observer| {
-        let effects = observer.effects(event_id).into_iter();
+        let effects = observer.effects(event_id, function).into_iter();
         effects.map(|timed| timed.effect).find_map(|effect| match effect {
             Effect::Retried { error } => Some(error),
             _ => None,

@@ -32,7 +32,7 @@ async fn delivered_three_times(suite: Arc<Suite>, function: &str, event: fn(&str
     for _ in 0..3 {
         stage.invoke(function, &event).await?;
     }
-    ensure_notified_once(&stage, "delivered-again", 3).await?;
+    ensure_notified_once(&stage, function, "delivered-again", 3).await?;
 
     // Concurrently, in two processes that both find the event unclaimed: the second one waits or is retried until the
     // first one is done.
@@ -49,7 +49,7 @@ async fn delivered_three_times(suite: Arc<Suite>, function: &str, event: fn(&str
     for _ in 0..3 {
         stage.invoke_async(function, &event).await?;
     }
-    ensure_notified_once(&stage, "delivered-together", 3).await?;
+    ensure_notified_once(&stage, function, "delivered-together", 3).await?;
     ensure_concurrent(&stage, &proxy, function)
 }
 
@@ -64,12 +64,15 @@ fn ensure_concurrent(stage: &Stage, proxy: &FaultProxy, function: &str) -> Resul
     Ok(())
 }
 
-async fn ensure_notified_once(stage: &Stage, event_id: &str, times: usize) -> Result<()> {
-    stage.done(event_id, times).await?;
+async fn ensure_notified_once(stage: &Stage, function: &str, event_id: &str, times: usize) -> Result<()> {
+    stage.done(function, event_id, times).await?;
     let notifications = stage.notifications(event_id);
     ensure!(notifications.len() == 1, "the notifications about {event_id} are {notifications:?}");
-    let duplicates = stage.observer.effects(event_id).into_iter().filter(|timed| timed.effect == Effect::Duplicate);
-    ensure!(duplicates.count() == times - 1, "{event_id} was not a duplicate every other time");
+    let effects = stage.observer.effects(event_id, stage.name(function)?).into_iter();
+    ensure!(
+        effects.filter(|timed| timed.effect == Effect::Duplicate).count() == times - 1,
+        "{event_id} was not a duplicate every other time"
+    );
     Ok(())
 }
 
@@ -85,12 +88,13 @@ async fn concurrent_rings(suite: Arc<Suite>) -> Result<()> {
         let [first, second] = &events;
         tokio::try_join!(stage.invoke_async("doorbell", first), stage.invoke_async("doorbell", second))?;
         for id in &ids {
-            stage.done(id, 1).await?;
+            stage.done("doorbell", id, 1).await?;
         }
         let notified: usize = ids.iter().map(|id| stage.notifications(id).len()).sum();
         ensure!(notified == 1, "two rings led to {notified} notifications");
-        let suppressed =
-            ids.iter().flat_map(|id| stage.observer.effects(id)).filter(|timed| timed.effect == Effect::Suppressed);
+        let doorbell = stage.name("doorbell")?;
+        let effects = ids.iter().flat_map(|id| stage.observer.effects(id, doorbell));
+        let suppressed = effects.filter(|timed| timed.effect == Effect::Suppressed);
         ensure!(suppressed.count() == 1, "the other ring was not suppressed");
         ensure_concurrent(&stage, &proxy, "doorbell")?;
     }
@@ -112,10 +116,10 @@ async fn expired_record(suite: Arc<Suite>) -> Result<()> {
         ensure!(get.send().await?.item().is_some(), "{event_id} is not in the table");
 
         stage.invoke("button", &click(event_id, "thing-1")).await?;
-        stage.done(event_id, 1).await?;
+        stage.done("button", event_id, 1).await?;
         let found = stage.notifications(event_id).len();
         ensure!(found == notified, "{event_id} was notified {found} times");
-        let effects = stage.observer.effects(event_id);
+        let effects = stage.observer.effects(event_id, stage.name("button")?);
         let is_duplicate = effects.iter().any(|timed| timed.effect == Effect::Duplicate);
         ensure!(is_duplicate == (notified == 0), "the effects of {event_id} are {effects:?}");
     }

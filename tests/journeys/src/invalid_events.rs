@@ -85,7 +85,7 @@ async fn invalid_payloads(
         }
     }
     let event_id = stage.publish(&mut device, &topic, valid).await?;
-    stage.done(&event_id, 1).await?;
+    stage.done(function, &event_id, 1).await?;
     ensure!(stage.notifications(&event_id).len() == 1, "the valid event was not notified once");
     ensure!(stage.processes(function)? == first_processes, "the function was restarted");
     Ok(())
@@ -93,7 +93,7 @@ async fn invalid_payloads(
 
 /// Waits until an event is in quarantine for this reason.
 async fn await_quarantine(stage: &Stage, function: &str, event_id: &str, reason: &str) -> Result<()> {
-    let outcome = stage.observer.outcome(event_id, *PATIENCE).await;
+    let outcome = stage.observer.outcome(event_id, stage.name(function)?, *PATIENCE).await;
     let Some(Timed { effect: Effect::Quarantined { reason: found, why }, .. }) = outcome else {
         anyhow::bail!("{function} did not quarantine the event: {outcome:?}");
     };
@@ -138,7 +138,7 @@ async fn wildcards(suite: Arc<Suite>) -> Result<()> {
             let reason = response.get("reason").and_then(Value::as_str);
             ensure!(reason == Some("bad-thing-name"), "{function} returned {response} for {thing:?}");
         }
-        let last = stage.observer.outcome(&format!("wildcard-{function}-6"), *PATIENCE).await;
+        let last = stage.observer.outcome(&format!("wildcard-{function}-6"), stage.name(function)?, *PATIENCE).await;
         ensure!(
             last.is_some_and(|last| matches!(last.effect, Effect::Quarantined { .. })),
             "the event is not in quarantine"

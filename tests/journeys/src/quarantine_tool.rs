@@ -109,7 +109,7 @@ async fn now_valid(suite: Arc<Suite>) -> Result<()> {
     ensure!(!is_quarantined(&stage, "now-valid").await?, "the event was not removed");
     let (code, output) = quarantine(&stage, &["resend", function, "now-valid"]).await?;
     ensure!(code == Some(1), "an unknown event is sent; the exit code is {code:?}: {output}");
-    stage.done("now-valid", 1).await?;
+    stage.done("button", "now-valid", 1).await?;
     let notified = stage.notifications("now-valid").len();
     ensure!(notified == 1, "it was notified {notified} times");
     Ok(())

@@ -231,7 +231,7 @@ async fn scripts(suite: Arc<Suite>) -> Result<()> {
         "the device was not admitted"
     );
     let ring = gate.stage.publish(&mut device, "doorbell/front-gate", br#"{"msg":"Somebody is at the gate!"}"#).await?;
-    gate.stage.done(&ring, 1).await?;
+    gate.stage.done("doorbell", &ring, 1).await?;
     ensure!(gate.stage.notifications(&ring).len() == 1, "the ring was not notified once");
 
     let publish = ["publish-crl", "--revoke", "front-gate", "--table", table, "--function", revoke];

@@ -82,7 +82,7 @@ async fn newest_state(suite: Arc<Suite>) -> Result<()> {
     });
     let send = stage.clients.sqs.send_message().queue_url(stage.output("shadow", "QueueUrl")?);
     send.message_body(late.to_string()).send().await?;
-    stage.done("late", 1).await?;
+    stage.done("shadow", "late", 1).await?;
     let record = stage.record("lamp", "shadow#", |_| true).await?;
     ensure!(is(&record, "reported", &on) && version(&record) == Some(3), "the record is {record:?}");
 

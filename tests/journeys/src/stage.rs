@@ -195,19 +195,21 @@ impl Stage {
 
     /// Returns the notifications about an event.
     pub fn notifications(&self, event_id: &str) -> Vec<Notification> {
-        let effects = self.observer.effects(event_id).into_iter();
+        // Topics deliver them, whichever function published them.
+        let effects = self.observer.effects(event_id, "").into_iter();
         let notified = |effect| if let Effect::Notified(notification) = effect { Some(notification) } else { None };
         effects.filter_map(|timed| notified(timed.effect)).collect()
     }
 
     /// Waits until a function has reported an event as done this many times. By then, its notifications have been observed.
-    pub async fn done(&self, event_id: &str, times: usize) -> Result<()> {
+    pub async fn done(&self, function: &str, event_id: &str, times: usize) -> Result<()> {
+        let name = self.name(function)?;
         let is_done = |observer: &Observer| {
-            let done = observer.invocation_counts(event_id).iter().filter(|counts| counts.done == 1).count();
+            let done = observer.invocation_counts(event_id, name).iter().filter(|counts| counts.done == 1).count();
             (done >= times).then_some(())
         };
         let found = self.observer.until(is_done).await;
-        found.with_context(|| format!("{event_id} was not done {times} times"))
+        found.with_context(|| format!("{function} did not report {event_id} as done {times} times"))
     }
 }
 

@@ -49,7 +49,7 @@ async fn first_connection(suite: Arc<Suite>) -> Result<()> {
     let second = device.try_connect().await?;
     ensure!(second == ConnectResult::Accepted, "the second connection was {second:?}");
     let ring = gate.stage.publish(&mut device, "doorbell/front-door", RING).await?;
-    gate.stage.done(&ring, 1).await?;
+    gate.stage.done("doorbell", &ring, 1).await?;
     ensure!(gate.stage.notifications(&ring).len() == 1, "the ring was not notified once");
     let thing = gate.stage.clients.iot.describe_thing().thing_name("front-door").send().await?;
     let attributes = thing.attributes.unwrap_or_default();
@@ -198,8 +198,9 @@ async fn repeated_events(suite: Arc<Suite>) -> Result<()> {
     for _ in 0..3 {
         gate.stage.invoke("jitr", &gate.event("three-times", &issued)).await?;
     }
+    let function = gate.stage.name("jitr")?;
     let counts = gate.stage.observer.until(|observer| {
-        let counts = observer.invocation_counts("three-times");
+        let counts = observer.invocation_counts("three-times", function);
         (counts.len() == 3).then_some(counts)
     });
     ensure!(counts.await.is_some_and(|counts| counts.iter().all(|counts| counts.done == 1)), "an event was not done");
@@ -218,7 +219,7 @@ async fn repeated_events(suite: Arc<Suite>) -> Result<()> {
     let [first, second] = &events;
     tokio::try_join!(gate.stage.invoke_async("jitr", first), gate.stage.invoke_async("jitr", second))?;
     for id in ["first", "second"] {
-        gate.stage.done(id, 1).await?;
+        gate.stage.done("jitr", id, 1).await?;
     }
     let activations = proxy.calls().into_iter().filter(|call| call.operation == "UpdateCertificate").count();
     ensure!(activations == 1, "the certificate was activated {activations} times");

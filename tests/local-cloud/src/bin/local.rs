@@ -120,7 +120,10 @@ async fn event(observer: &Observer, admissions: Option<&Admissions>, message: Pu
         (Some(certificate), Some(admissions), _) => {
             admissions.outcome(&certificate, observer).await.ok().flatten().and_then(Admission::effect)
         }
-        _ => observer.outcome(&message.trace_id, EFFECT_PATIENCE).await,
+        (_, _, Some(rule)) => {
+            let function = rule.function.as_deref().unwrap_or_default();
+            observer.outcome(&message.trace_id, function, EFFECT_PATIENCE).await
+        }
     };
     let payload = String::from_utf8_lossy(message.payload.get(..200).unwrap_or(&message.payload)).into_owned();
     let result = StepResult {

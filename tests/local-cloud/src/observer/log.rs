@@ -5,6 +5,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::state::Observed;
 use super::watcher::Watcher;
 use super::{Effect, InvocationCounts, Rule, Timed, now};
 use crate::aws::Clients;
@@ -72,11 +73,15 @@ impl Watcher {
         let event_id = field(&json, "eventId");
         if json.get("_aws").is_some() {
             let invocation = (log.function.clone(), event_id.map(str::to_owned), counts(&json));
-            let effect = event_id.zip(metric_effect(&json));
+            let observed = event_id.zip(metric_effect(&json)).map(|(id, effect)| Observed {
+                event_id: id.to_owned(),
+                function: Some(log.function.clone()),
+                timed: Timed { effect, at },
+            });
             // Together, so that the effect is there when the counts are.
             self.add(|state| {
                 state.invocations.push(invocation);
-                state.effects.extend(effect.map(|(id, effect)| (id.to_owned(), Timed { effect, at })));
+                state.effects.extend(observed);
             });
             return Ok(());
         }
@@ -88,7 +93,7 @@ impl Watcher {
                     self.redeliver(&log.function, event_id);
                 }
                 let error = field(&json, "error").unwrap_or_default().to_owned();
-                self.add_effect(event_id, Effect::Retried { error }, at);
+                self.add_effect(event_id, Some(&log.function), Effect::Retried { error }, at);
                 Ok(())
             }
             _ => Ok(()),
@@ -103,7 +108,8 @@ impl Watcher {
         let Some(item) = found.item() else { return Ok(()) };
         let text = |name: &str| item.get(name).and_then(|value| value.as_s().ok()).cloned().unwrap_or_default();
         let at = item.get("refusedAt").and_then(|value| value.as_n().ok()?.parse().ok()).unwrap_or_else(now);
-        self.add_effect(event_id, Effect::Quarantined { reason: text("reason"), why: text("why") }, at);
+        let effect = Effect::Quarantined { reason: text("reason"), why: text("why") };
+        self.add_effect(event_id, Some(&log.function), effect, at);
         Ok(())
     }
 }

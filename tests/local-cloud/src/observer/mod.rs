@@ -30,7 +30,7 @@ pub use effect::{Effect, Notification, QueueMessage, Timed};
 pub use rule::Rule;
 pub use state::{InvocationCounts, PublishedMessage};
 
-use state::{State, lock};
+use state::{Observed, State, lock};
 use watcher::Watcher;
 
 /// The name of the queue. The local cloud sends to it what functions log.
@@ -102,15 +102,16 @@ impl Observer {
         lock(&self.state).system_messages.iter().skip(skip).cloned().collect()
     }
 
-    /// Returns the effects of an event so far.
-    pub fn effects(&self, event_id: &str) -> Vec<Timed> {
-        lock(&self.state).effects(event_id)
+    /// Returns the effects of an event so far: what this function reported, and what topics and queues delivered.
+    pub fn effects(&self, event_id: &str, function: &str) -> Vec<Timed> {
+        lock(&self.state).effects(event_id, function)
     }
 
-    /// Returns the counts of each invocation that had this event and no other.
-    pub fn invocation_counts(&self, event_id: &str) -> Vec<InvocationCounts> {
+    /// Returns the counts of each invocation of a function that had this event and no other.
+    pub fn invocation_counts(&self, event_id: &str, function: &str) -> Vec<InvocationCounts> {
         let state = lock(&self.state);
-        let of_event = state.invocations.iter().filter(|(_, id, _)| id.as_deref() == Some(event_id));
+        let of_event =
+            state.invocations.iter().filter(|(name, id, _)| name == function && id.as_deref() == Some(event_id));
         of_event.map(|(_, _, counts)| *counts).collect()
     }
 
@@ -122,17 +123,16 @@ impl Observer {
         of_function.fold(InvocationCounts::default(), |total, (_, _, counts)| total + *counts)
     }
 
-    /// Waits for the outcome of an event. Gives up once nothing was observed for this long.
-    pub async fn outcome(&self, event_id: &str, patience: Duration) -> Option<Timed> {
+    /// Waits for the outcome of an event in a function. Gives up once nothing was observed for this long.
+    pub async fn outcome(&self, event_id: &str, function: &str, patience: Duration) -> Option<Timed> {
         let wait = Wait::start(self, patience);
-        let is_outcome = |timed: &Timed| !matches!(timed.effect, Effect::Retried { .. });
-        let find = |observer: &Self| observer.effects(event_id).into_iter().find(is_outcome);
+        let find = |observer: &Self| lock(&observer.state).outcome(event_id, function);
         self.until_deadline(|_| wait.deadline(), find).await
     }
 
     /// Returns the notifications about all events so far.
     pub fn notifications(&self) -> Vec<Notification> {
-        let notification = |(_, timed): &(String, Timed)| match &timed.effect {
+        let notification = |observed: &Observed| match &observed.timed.effect {
             Effect::Notified(notification) => Some(notification.clone()),
             _ => None,
         };

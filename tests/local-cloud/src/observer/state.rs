@@ -46,6 +46,16 @@ impl Add for InvocationCounts {
     }
 }
 
+/// An effect, the event that it belongs to, and the function that reported it.
+#[derive(Debug)]
+pub(super) struct Observed {
+    pub(super) event_id: String,
+    /// The function that logged it. `None` for what a topic or a queue delivered. Several functions may get the same
+    /// event.
+    pub(super) function: Option<String>,
+    pub(super) timed: Timed,
+}
+
 /// What has been observed so far.
 #[derive(Debug)]
 pub(super) struct State {
@@ -56,8 +66,8 @@ pub(super) struct State {
     pub(super) system_messages: Vec<PublishedMessage>,
     /// The function inputs that rules built, by event id, until they are redelivered.
     pub(super) events: HashMap<String, String>,
-    /// Effects by event id.
-    pub(super) effects: Vec<(String, Timed)>,
+    /// All effects.
+    pub(super) effects: Vec<Observed>,
     /// Counts per invocation, with the function and, if the invocation had a single event, the event id.
     pub(super) invocations: Vec<(String, Option<String>, InvocationCounts)>,
     /// What functions logged, without the platform's lines, by function.
@@ -92,12 +102,22 @@ impl State {
         self.sent_markers
     }
 
-    /// Returns the effects of an event, including notifications of state changes that it caused.
-    pub(super) fn effects(&self, event_id: &str) -> Vec<Timed> {
+    /// Returns the effects of an event, except what other functions reported about it, and including notifications of
+    /// state changes that it caused.
+    pub(super) fn effects(&self, event_id: &str, function: &str) -> Vec<Timed> {
         let message = self.messages.iter().chain(&self.system_messages).find(|message| message.trace_id == event_id);
         let is_caused = |effect: &Effect| message.is_some_and(|message| effect.is_state_change_by(message));
-        let of_event = self.effects.iter().filter(|(id, timed)| id == event_id || is_caused(&timed.effect));
-        of_event.map(|(_, timed)| timed.clone()).collect()
+        let of_event = self.effects.iter().filter(|observed| {
+            let is_of_function = observed.function.as_deref().is_none_or(|reported_by| reported_by == function);
+            (observed.event_id == event_id && is_of_function) || is_caused(&observed.timed.effect)
+        });
+        of_event.map(|observed| observed.timed.clone()).collect()
+    }
+
+    /// Returns the first effect of an event that is not an attempt to be repeated.
+    pub(super) fn outcome(&self, event_id: &str, function: &str) -> Option<Timed> {
+        let is_outcome = |timed: &Timed| !matches!(timed.effect, Effect::Retried { .. });
+        self.effects(event_id, function).into_iter().find(is_outcome)
     }
 }
 

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::rule::{filter_matches, from_clause, is_same_queue};
+use super::state::Observed;
 use super::*;
 
 #[test]
@@ -41,6 +42,38 @@ fn presence_notification_belongs_to_the_session_that_it_names() {
     assert!(!notified.is_state_change_by(&event("s", 6)));
     assert!(!notified.is_state_change_by(&event("another", 5)));
     assert!(!Effect::Done.is_state_change_by(&event("s", 5)));
+}
+
+fn observed(function: Option<&str>, effect: Effect) -> Observed {
+    let function = function.map(str::to_owned);
+    Observed { event_id: "e".to_owned(), function, timed: Timed { effect, at: 0 } }
+}
+
+#[test]
+fn outcome_of_another_function_does_not_stand_in() {
+    let mut state = State::new();
+    state.effects.push(observed(Some("alarm"), Effect::Done));
+    assert!(state.outcome("e", "telemetry").is_none(), "alarm's outcome is taken for telemetry's");
+    let quarantined = Effect::Quarantined { reason: "not-json".to_owned(), why: "It is not JSON.".to_owned() };
+    state.effects.push(observed(Some("telemetry"), Effect::Retried { error: "throttled".to_owned() }));
+    state.effects.push(observed(Some("telemetry"), quarantined.clone()));
+    assert_eq!(state.outcome("e", "telemetry").map(|timed| timed.effect), Some(quarantined));
+    assert_eq!(state.outcome("e", "alarm").map(|timed| timed.effect), Some(Effect::Done));
+}
+
+#[test]
+fn what_topics_and_queues_deliver_belongs_to_the_event() {
+    let mut state = State::new();
+    let message = QueueMessage {
+        account: "111122223333".to_owned(),
+        queue: "partner".to_owned(),
+        body: "{}".to_owned(),
+        attributes: BTreeMap::new(),
+    };
+    state.effects.push(observed(None, Effect::Forwarded(message.clone())));
+    let effects = |event: &str| state.effects(event, "forward").into_iter().map(|timed| timed.effect);
+    assert!(effects("e").eq([Effect::Forwarded(message)]));
+    assert_eq!(effects("another").count(), 0);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::log::FunctionLog;
-use super::state::{State, lock};
+use super::state::{Observed, State, lock};
 use super::{Effect, Notification, PublishedMessage, Timed, now};
 use crate::aws::Clients;
 use crate::destination::DestinationQueue;
@@ -51,8 +51,11 @@ impl Watcher {
         self.change.send_replace(());
     }
 
-    pub(super) fn add_effect(&self, event_id: &str, effect: Effect, at: u64) {
-        self.add(|state| state.effects.push((event_id.to_owned(), Timed { effect, at })));
+    /// Adds an effect that a function reported, or, without a function, that a topic or a queue delivered.
+    pub(super) fn add_effect(&self, event_id: &str, function: Option<&str>, effect: Effect, at: u64) {
+        let (event_id, function) = (event_id.to_owned(), function.map(str::to_owned));
+        let observed = Observed { event_id, function, timed: Timed { effect, at } };
+        self.add(|state| state.effects.push(observed));
     }
 
     pub(super) fn add_error(&self, source: &str, error: &anyhow::Error) {
@@ -174,7 +177,8 @@ impl Watcher {
         let data = serde_json::from_str(&message).ok().filter(Value::is_object);
         let text = data.as_ref().and_then(|data| data.get("words")?.as_str().map(str::to_owned));
         let message = text.unwrap_or(message);
-        self.add_effect(&event_id, Effect::Notified(Notification { topic, message, data, subject, attributes }), at);
+        let notification = Notification { topic, message, data, subject, attributes };
+        self.add_effect(&event_id, None, Effect::Notified(notification), at);
         Ok(())
     }
 
@@ -185,7 +189,7 @@ impl Watcher {
                 Ok(received) => {
                     for message in received {
                         let event_id = message.attributes.get("traceId").cloned().unwrap_or_default();
-                        self.add_effect(&event_id, Effect::Forwarded(message), now());
+                        self.add_effect(&event_id, None, Effect::Forwarded(message), now());
                     }
                 }
                 Err(error) => {

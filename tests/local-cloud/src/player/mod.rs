@@ -27,7 +27,7 @@ use crate::cloud::Cloud;
 use crate::deploy::Deployment;
 use crate::destination::DestinationQueue;
 use crate::device::{Broker, Device, Identity};
-use crate::observer::{Effect, Observer, Wait, now};
+use crate::observer::{Effect, Observer, Timed, Wait, now};
 use crate::pki::IssuedCertificate;
 use crate::scenario::{Expectation, Scenario, Step, StepAction};
 
@@ -239,21 +239,26 @@ impl Player {
 
     /// Waits a moment, then reports surplus notifications and duplicate forwards, and rejections without a notification.
     async fn check_repeats(&self, results: &mut [StepResult]) -> Result<()> {
-        let notified = |event_id: &str| {
-            let effects = self.observer.effects(event_id).into_iter();
-            effects.filter(|timed| matches!(timed.effect, Effect::Notified(_))).count()
+        let effects = |result: &StepResult| {
+            let (event_id, function) = (result.event_id.as_deref(), result.function.as_deref());
+            self.observer.effects(event_id.unwrap_or_default(), function.unwrap_or_default())
+        };
+        let notified = |result: &StepResult| {
+            effects(result).iter().filter(|timed| matches!(timed.effect, Effect::Notified(_))).count()
         };
         for result in results.iter().filter(|result| matches!(result.expected, Expectation::Rejected(_))) {
-            let (wait, event_id) = (self.wait(), result.event_id.as_deref().unwrap_or_default());
-            self.observer.until_deadline(|_| wait.deadline(), |_| (notified(event_id) > 0).then_some(())).await;
+            let wait = self.wait();
+            self.observer.until_deadline(|_| wait.deadline(), |_| (notified(result) > 0).then_some(())).await;
         }
         sleep(SETTLE_TIME).await;
         self.observer.catch_up().await?;
         for result in results.iter_mut().filter(|result| result.problem.is_none()) {
-            let Some(event_id) = &result.event_id else { continue };
-            let effects = self.observer.effects(event_id);
-            let forwarded = effects.iter().filter(|timed| matches!(timed.effect, Effect::Forwarded(_))).count();
-            let notified = notified(event_id);
+            if result.event_id.is_none() {
+                continue;
+            }
+            let is_forwarded = |timed: &&Timed| matches!(timed.effect, Effect::Forwarded(_));
+            let forwarded = effects(result).iter().filter(is_forwarded).count();
+            let notified = notified(result);
             let is_expected = match result.expected {
                 Expectation::Notification(_) => notified <= 1,
                 // The admissions topic gets each rejection.

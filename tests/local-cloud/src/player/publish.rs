@@ -120,7 +120,10 @@ impl Player {
             )
         };
         let found = match expected.iter().find(is_in_table) {
-            Some(Expectation::Stored(_)) => self.stored_readings(&message, expected, &wait).await,
+            Some(Expectation::Stored(_)) => {
+                let function = result.function.as_deref().unwrap_or_default();
+                self.stored_readings(&message, function, expected, &wait).await
+            }
             Some(expected @ Expectation::Recorded(_)) => {
                 let (thing, name) = shadow_of(&message.topic).unwrap_or((&result.thing, None));
                 self.recorded_shadow(thing, name, shadow_version(&message.payload), expected, &wait).await
@@ -129,16 +132,17 @@ impl Player {
             None => {
                 // Two functions may get the same event.
                 let is_wanted = |timed: &Timed| expected.iter().any(|expected| matches_kind(expected, &timed.effect));
-                let find = |observer: &Observer| observer.effects(&message.trace_id).into_iter().find(is_wanted);
+                let (event_id, function) = (&message.trace_id, result.function.as_deref().unwrap_or_default());
+                let find = |observer: &Observer| observer.effects(event_id, function).into_iter().find(is_wanted);
                 let handled = Wait::start(&self.observer, HANDLED_PATIENCE);
-                let deadline = |observer: &Observer| match observer.invocation_counts(&message.trace_id).as_slice() {
+                let deadline = |observer: &Observer| match observer.invocation_counts(event_id, function).as_slice() {
                     _ if is_nothing => quiet_at,
                     [] => wait.deadline(),
                     _ => handled.deadline(),
                 };
                 let found = self.observer.until_deadline(deadline, find).await;
                 // Any other effect, if there was one.
-                found.or_else(|| self.observer.effects(&message.trace_id).into_iter().next())
+                found.or_else(|| self.observer.effects(event_id, function).into_iter().next())
             }
         };
         if let Some(Timed { effect, at }) = found {

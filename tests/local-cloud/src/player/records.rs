@@ -20,13 +20,14 @@ impl Player {
     pub(super) async fn stored_readings(
         &self,
         message: &PublishedMessage,
+        function: &str,
         expected: &[Expectation],
         wait: &Wait<'_>,
     ) -> Option<Timed> {
         let table = self.deployment.output("TelemetryTable").ok()?;
         loop {
             let is_unexpected = |effect: &Effect| matches!(effect, Effect::Quarantined { .. } | Effect::Notified(_));
-            let mut effects = self.observer.effects(&message.trace_id).into_iter();
+            let mut effects = self.observer.effects(&message.trace_id, function).into_iter();
             if let Some(timed) = effects.find(|timed| is_unexpected(&timed.effect)) {
                 return Some(timed);
             }
@@ -43,7 +44,7 @@ impl Player {
                 return Some(Timed { effect, at: now() });
             }
             if wait.is_over() {
-                return self.observer.effects(&message.trace_id).into_iter().next();
+                return self.observer.effects(&message.trace_id, function).into_iter().next();
             }
             sleep(POLL_INTERVAL).await;
         }

@@ -13,11 +13,12 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use gatehouse::{
-    BatchHandler, Command, Concurrent, DeviceEvent, EventHandler, Failure, Incoming, Input, Invocation, Outcomes,
+    BatchHandler, Command, Concurrent, DeviceEvent, EventHandler, Failure, Function, Incoming, Input, Invocation,
+    Outcomes, Quarantine,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use test_support::{FakeAws, Fault, NOW};
+use test_support::{FakeAws, Fault, Logs, NOW};
 
 /// The refused events in quarantine: id, reason, and the event itself.
 fn quarantined(aws: &FakeAws) -> Vec<(String, String, String)> {
@@ -300,4 +301,54 @@ async fn events_and_commands_are_distinguished_by_the_payload() {
     assert_eq!(delivered.response, Some(Ok(handed_back(&[]))));
     assert_eq!((delivered.count("Event"), delivered.count("Command")), (1, 1));
     assert_eq!(quarantined(&aws)[0].1, "missing-field");
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_event_of_a_batch_is_logged_under_its_id() {
+    let logs = Logs::capture();
+    let not_json = json!({"thing": "thing-1", "topic": "sample/thing-1", "traceId": "e-2", "payloadBase64": "/w=="});
+    let bodies = [event("e-0", "succeed"), event("e-1", "retry"), not_json].map(|event| event.to_string());
+    deliver_to_obedient(&batch(&bodies)).await.0.unwrap();
+    let done =
+        json!({"level": "DEBUG", "message": "done", "requestId": "request-1", "eventId": "e-0", "thing": "thing-1"});
+    assert_eq!(logs.with_message("done"), [done]);
+    let retry = json!({"level": "WARN", "message": "retry", "requestId": "request-1", "eventId": "e-1",
+                       "thing": "thing-1", "error": "throttled"});
+    assert_eq!(logs.with_message("retry"), [retry]);
+    let refused = &logs.with_message("refused")[0];
+    assert_eq!((&refused["eventId"], &refused["reason"]), (&json!("e-2"), &json!("invalid-utf8")));
+    let batch =
+        json!({"level": "INFO", "message": "batch", "requestId": "request-1", "done": 1, "refused": 1, "retried": 1});
+    assert_eq!(logs.with_message("batch"), [batch]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn certificate_is_not_logged_as_a_thing() {
+    let logs = Logs::capture();
+    let topic = format!("$aws/events/certificates/registered/{}", "b".repeat(64));
+    let id = "a".repeat(64);
+    let event = json!({"thing": id, "topic": topic, "traceId": "e-1", "payload": {"then": 1}});
+    let aws = FakeAws::new("sample");
+    deliver(&aws, Concurrent::new(Obedient, NonZeroUsize::MIN), &event).await.unwrap();
+    for line in ["refused", "batch"].map(|message| logs.with_message(message).pop().unwrap()) {
+        assert_eq!((&line["certificateId"], line.get("thing")), (&json!(id), None), "{line}");
+    }
+    let state = aws.state();
+    let (_, item) = state.items("quarantine").next().unwrap();
+    assert_eq!((&item["certificateId"]["S"], item.get("thing")), (&json!(id), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn first_invocation_of_a_process_is_logged_as_a_cold_start() {
+    let logs = Logs::capture();
+    let process = FakeAws::new("sample").process();
+    let quarantine = Quarantine::from_environment(&process.environment(), process.dynamodb(), "sample").unwrap();
+    let function = Function::new("sample", Concurrent::new(Obedient, NonZeroUsize::MIN), quarantine);
+    let delivery = serde_json::value::to_raw_value(&event("e-1", "succeed")).unwrap();
+    for is_cold_start in [true, false] {
+        let invocation = Invocation::new("r", NOW, NOW.plus(Duration::from_secs(10))).with_cold_start(is_cold_start);
+        function.invoke(&delivery, &invocation).await.unwrap();
+    }
+    let flags: Vec<_> = logs.with_message("batch").iter().map(|line| line.get("coldStart").cloned()).collect();
+    assert_eq!(flags, [Some(json!(true)), None]);
 }

@@ -38,7 +38,9 @@
 
 mod event;
 mod fake_aws;
+mod logs;
 pub mod pki;
 
 pub use event::{sample, sqs_batch, sqs_record, workspace_file};
 pub use fake_aws::*;
+pub use logs::Logs;

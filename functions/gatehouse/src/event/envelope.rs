@@ -30,11 +30,17 @@ pub trait Input: Sized {
     }
 }
 
-/// The id, thing and topic under which a refused event is quarantined, as far as they can be read.
+/// The topic on which AWS IoT reports a new certificate. Its thing is not known yet, so the rule puts the certificate in
+/// its place.
+const CERTIFICATE_TOPIC: &str = "$aws/events/certificates/registered/";
+
+/// The id, thing or certificate, and topic under which an event is logged and quarantined, as far as they can be read.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Label {
     pub(crate) id: String,
     pub(crate) thing: Option<String>,
+    /// What an event is about that is about a certificate, not a thing.
+    pub(crate) certificate_id: Option<String>,
     pub(crate) topic: Option<String>,
 }
 
@@ -53,10 +59,9 @@ impl Label {
         let text = |raw: Option<&RawValue>| raw.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
         let loose: Loose = serde_json::from_str(envelope.text).unwrap_or_default();
         let trace_id = text(loose.trace_id).filter(|id| EventId::new(id.as_str()).is_some());
-        Self {
-            id: trace_id.unwrap_or_else(|| envelope.delivery_id.to_owned()),
-            thing: text(loose.thing),
-            topic: text(loose.topic),
-        }
+        let (subject, topic) = (text(loose.thing), text(loose.topic));
+        let is_certificate = topic.as_ref().is_some_and(|topic| topic.starts_with(CERTIFICATE_TOPIC));
+        let (certificate_id, thing) = if is_certificate { (subject, None) } else { (None, subject) };
+        Self { id: trace_id.unwrap_or_else(|| envelope.delivery_id.to_owned()), thing, certificate_id, topic }
     }
 }

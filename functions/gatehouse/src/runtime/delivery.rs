@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::time::timeout;
+use tracing::Level;
 
 use crate::event::envelope::{Envelope, Input, Label};
 use crate::event::timestamp::Timestamp;
@@ -169,9 +170,14 @@ impl<H: BatchHandler> Function<H> {
                 {
                     *outcome = Err(error.into());
                 }
-                log_failure(&label, outcome, invocation);
+                log_outcome(&label, outcome, invocation);
             })
             .await;
+        // Off by default: log ingestion costs most at volume.
+        if tracing::enabled!(Level::DEBUG) {
+            let done = envelopes.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok());
+            done.for_each(|(envelope, outcome)| log_outcome(&Label::read(envelope), outcome, invocation));
+        }
         self.report(envelopes, &outcomes, invocation);
         outcomes
     }
@@ -224,30 +230,60 @@ impl<H: BatchHandler> Function<H> {
             } += 1;
         }
         let single = if let [envelope] = envelopes { Label::read(envelope) } else { Label::default() };
-        let event_id = (!single.id.is_empty()).then_some(single.id);
+        let Label { id, thing, certificate_id, .. } = single;
+        let event_id = (!id.is_empty()).then_some(id);
         let request_id = invocation.request_id();
-        let thing = single.thing;
-        tracing::info!(requestId = request_id, eventId = event_id, thing, done, refused, retried, "batch");
+        let cold_start = invocation.is_cold_start().then_some(true);
+        tracing::info!(
+            requestId = request_id,
+            eventId = event_id,
+            thing,
+            certificateId = certificate_id,
+            coldStart = cold_start,
+            done,
+            refused,
+            retried,
+            "batch"
+        );
 
         let mut counts = invocation.counts();
         counts.extend([("Done", done), ("Refused", refused), ("Retried", retried)]);
-        let properties = [("requestId", Some(request_id.to_owned())), ("eventId", event_id), ("thing", thing)];
-        let properties = properties.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        let texts = [
+            ("requestId", Some(request_id.to_owned())),
+            ("eventId", event_id),
+            ("thing", thing),
+            ("certificateId", certificate_id),
+        ];
+        let texts = texts.into_iter().filter_map(|(name, value)| Some((name, Value::from(value?))));
+        let properties = texts.chain(cold_start.map(|is_cold| ("coldStart", is_cold.into())));
         println!("{}", metrics::record(&self.name, invocation.now(), &counts, properties));
     }
 }
 
-fn log_failure(label: &Label, outcome: &Outcome, invocation: &Invocation) {
-    let Label { id, thing, .. } = label;
-    let request_id = invocation.request_id();
+/// Writes one line per event, at DEBUG if it is done.
+fn log_outcome(label: &Label, outcome: &Outcome, invocation: &Invocation) {
+    let Label { id, thing, certificate_id, .. } = label;
+    let (request_id, certificate_id) = (invocation.request_id(), certificate_id.as_deref());
     match outcome {
-        Ok(()) => {}
-        Err(Failure::Refused(Refusal { code, why })) => {
-            tracing::warn!(requestId = request_id, eventId = id, thing, reason = code, why = &**why, "refused");
+        Ok(()) => {
+            tracing::debug!(requestId = request_id, eventId = id, thing, certificateId = certificate_id, "done");
         }
-        Err(Failure::Retry(cause)) => {
-            let error = error_chain(cause.as_ref());
-            tracing::warn!(requestId = request_id, eventId = id, thing, error, "retry");
-        }
+        Err(Failure::Refused(Refusal { code, why })) => tracing::warn!(
+            requestId = request_id,
+            eventId = id,
+            thing,
+            certificateId = certificate_id,
+            reason = code,
+            why = &**why,
+            "refused"
+        ),
+        Err(Failure::Retry(cause)) => tracing::warn!(
+            requestId = request_id,
+            eventId = id,
+            thing,
+            certificateId = certificate_id,
+            error = error_chain(cause.as_ref()),
+            "retry"
+        ),
     }
 }

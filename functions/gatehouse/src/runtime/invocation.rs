@@ -13,6 +13,7 @@ const RESPONSE_RESERVE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Invocation {
     request_id: String,
+    is_cold_start: bool,
     started: (Timestamp, Instant),
     deadline: Timestamp,
     cutoff: Timestamp,
@@ -25,11 +26,24 @@ impl Invocation {
         let cutoff = now.plus(deadline.since(now).mul_f32(0.8)).max(deadline.minus(RESPONSE_RESERVE));
         Self {
             request_id: request_id.into(),
+            is_cold_start: false,
             started: (now, Instant::now()),
             deadline,
             cutoff,
             counters: Mutex::default(),
         }
+    }
+
+    /// Sets whether this is the first invocation of its process.
+    #[must_use]
+    pub fn with_cold_start(mut self, is_cold_start: bool) -> Self {
+        self.is_cold_start = is_cold_start;
+        self
+    }
+
+    /// Whether this is the first invocation of its process, which Lambda started for it.
+    pub fn is_cold_start(&self) -> bool {
+        self.is_cold_start
     }
 
     /// Lambda's request id. It stays the same when Lambda retries an asynchronous invocation.

@@ -13,10 +13,10 @@ pub(crate) fn record(
     function: &str,
     now: Timestamp,
     counts: &BTreeMap<&'static str, u64>,
-    properties: impl IntoIterator<Item = (&'static str, String)>,
+    properties: impl IntoIterator<Item = (&'static str, Value)>,
 ) -> String {
     let definitions: Vec<Value> = counts.keys().map(|name| json!({"Name": name, "Unit": "Count"})).collect();
-    let mut record: Map<String, Value> = properties.into_iter().map(|(k, v)| (k.to_owned(), v.into())).collect();
+    let mut record: Map<String, Value> = properties.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     record.extend(counts.iter().map(|(&name, &count)| (name.to_owned(), count.into())));
     record.insert("function".to_owned(), function.into());
     record.insert(
@@ -40,7 +40,7 @@ mod tests {
     #[test]
     fn record_has_every_metric_and_the_dimension() {
         let counts = BTreeMap::from([("Done", 2), ("Refused", 0)]);
-        let properties = [("requestId", "r-1".to_owned())];
+        let properties = [("requestId", "r-1".into()), ("coldStart", true.into())];
         let text = record("gatehouse-button", Timestamp::from_millis(1_700_000_000_123), &counts, properties);
         let expected = json!({
             "_aws": {
@@ -55,6 +55,7 @@ mod tests {
             "Done": 2,
             "Refused": 0,
             "requestId": "r-1",
+            "coldStart": true,
         });
         assert_eq!(serde_json::from_str::<Value>(&text).expect("valid JSON"), expected);
         assert!(!text.contains('\n'), "a record is one line");

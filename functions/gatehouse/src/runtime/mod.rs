@@ -6,7 +6,7 @@ pub(crate) mod delivery;
 pub(crate) mod environment;
 pub(crate) mod handler;
 pub(crate) mod invocation;
-mod logging;
+pub mod logging;
 mod metrics;
 pub(crate) mod outcome;
 mod partial_outcomes;

@@ -1,7 +1,8 @@
 use std::error::Error;
 use std::fmt::Display;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use lambda_runtime::{LambdaEvent, service_fn};
 
@@ -15,6 +16,9 @@ use crate::runtime::outcome::error_chain;
 use crate::runtime::setup::Setup;
 use crate::store::quarantine::Quarantine;
 
+/// The environment variable with the deployed version, for the log.
+const VERSION: &str = "GATEHOUSE_VERSION";
+
 /// The templates' timeout, for a runtime that names no deadline.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -23,17 +27,23 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(20);
 /// `make` assembles the handler from the environment. If it fails, the process ends with a log line that names what is
 /// missing.
 pub async fn run<H: BatchHandler>(make: impl AsyncFnOnce(&Setup) -> Result<H, InitError>) -> ExitCode {
+    let started_at = Instant::now();
     let environment = Environment::of_process();
     logging::init(&environment);
+    let version = environment.get(VERSION).unwrap_or("unknown").to_owned();
     let function = match init(environment, make).await {
         Ok(function) => function,
         Err(error) => return fail("the function cannot start", &error),
     };
+    let init_ms = u64::try_from(started_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(version, initMs = init_ms, "started");
+    let is_first = AtomicBool::new(true);
     let handler = service_fn(async |event: LambdaEvent<Delivery>| {
         let (now, deadline) = (Timestamp::now(), Timestamp::from_millis(event.context.deadline));
         // cargo-lambda's emulator names a deadline in 1970.
         let deadline = if deadline > now { deadline } else { now.plus(DEFAULT_TIMEOUT) };
-        let invocation = Invocation::new(event.context.request_id, now, deadline);
+        let is_cold_start = is_first.swap(false, Ordering::Relaxed);
+        let invocation = Invocation::new(event.context.request_id, now, deadline).with_cold_start(is_cold_start);
         function.handle(&event.payload, &invocation).await
     });
     match lambda_runtime::run(handler).await {

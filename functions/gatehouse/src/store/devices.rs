@@ -25,6 +25,7 @@ const MAX_CACHED_CRLS: usize = 4;
 /// | `certificate#<id>` | `revocation#…` | the progress of a `revoke` run for this one certificate |
 /// | `certificate#<digest>` | `signed` | the certificate in which this signed content was first seen |
 /// | `thing#<name>` | `name` | the certificate that holds a thing's name |
+/// | `thing#<name>` | `rejection` | the last rejection of a certificate that names the thing |
 /// | `thing#<name>` | `presence` | whether the device is connected |
 /// | `thing#<name>` | `shadow#<name>` | the newest state of a device shadow |
 ///

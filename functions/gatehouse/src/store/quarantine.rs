@@ -74,7 +74,7 @@ impl Quarantine {
             ("refusedAt".to_owned(), number(now.millis())),
             ("expiration".to_owned(), number(now.plus(self.retention).seconds())),
         ]);
-        let known = [("thing", &label.thing), ("topic", &label.topic)];
+        let known = [("thing", &label.thing), ("certificateId", &label.certificate_id), ("topic", &label.topic)];
         item.extend(known.into_iter().filter_map(|(name, value)| Some((name.to_owned(), string(value.as_deref()?)))));
         self.client.put_item().table_name(&self.table).set_item(Some(item)).send().await.map_err(Box::new)?;
         Ok(())

@@ -13,7 +13,7 @@ use crate::certificate::DeviceCertificate;
 use crate::claims::ClaimHolder;
 use crate::event::Registration;
 use crate::rejection::{Rejection, RejectionReason};
-use crate::{JitrHandler, notification};
+use crate::{JitrHandler, notification, rejection_record};
 
 /// How often, and how many times, the record is read again while another invocation works on the same certificate. A
 /// rejected device connects again within a second, and each attempt causes an event.
@@ -131,7 +131,7 @@ impl Admission<'_> {
         };
         let result = match step {
             AdmissionStep::Reject(rejection) => self.reject(&mut lease, &certificate, &rejection).await,
-            AdmissionStep::Abandon => self.abandon(&mut lease).await,
+            AdmissionStep::Abandon => self.abandon(&mut lease, &certificate).await,
             AdmissionStep::Admit | AdmissionStep::RecordActive | AdmissionStep::Nothing => {
                 self.admit_or_reject(&mut lease, &certificate, is_blocked).await
             }
@@ -170,7 +170,7 @@ impl Admission<'_> {
                 return Ok(());
             }
             Err(Stop::Rejected(reason)) => reason,
-            Err(Stop::Overridden) => return self.abandon(lease).await,
+            Err(Stop::Overridden) => return self.abandon(lease, registered).await,
             // A pending certificate waits until the list can be used. One that is active already does not stay active.
             Err(Stop::CrlUnusable(error)) if self.status().await? == Some(CertificateStatus::Active) => {
                 RejectionReason::CrlUnclear(error.to_string())
@@ -327,25 +327,46 @@ impl Admission<'_> {
         if let Some(CertificateStatus::PendingActivation | CertificateStatus::Active) = self.status().await? {
             self.set_status(rejection.status.clone()).await?;
         }
-        let certificate = parse_pem(&registered.pem).ok();
-        let certificate = certificate.and_then(|der| DeviceCertificate::parse_unverified(&der));
+        let certificate = parse_unverified(registered);
         let publish = jitr.topic.publish(notification::rejected(ids, event_id, rejection, certificate.as_ref()));
         jitr.idempotency.run_once(&format!("{}#{}", ids.certificate, rejection.code), invocation, publish).await?;
+        let thing = certificate.as_ref().and_then(DeviceCertificate::thing_name);
+        if let Some(thing) = &thing {
+            rejection_record::record(jitr.devices.table(), thing, ids, rejection, event_id, invocation.now()).await?;
+        }
         lease.complete_rejection(rejection, certificate.as_ref(), invocation).await?;
+        self.log_rejection("rejected", thing.as_ref(), rejection);
         invocation.count("Rejected");
         Ok(())
     }
 
     /// Ends an admission that somebody else has overridden.
-    async fn abandon(&self, lease: &mut AdmissionLease) -> Result<(), Failure> {
+    async fn abandon(&self, lease: &mut AdmissionLease, registered: &RegisteredCertificate) -> Result<(), Failure> {
         let rejection = Rejection {
             code: "taken-away".to_owned(),
             why: "The certificate's status was changed while it was being admitted.".to_owned(),
             status: self.status().await?.unwrap_or_else(|| CertificateStatus::from("DELETED")),
         };
         lease.complete_rejection(&rejection, None, self.invocation).await?;
+        let thing = parse_unverified(registered).and_then(|certificate| certificate.thing_name());
+        self.log_rejection("overridden", thing.as_ref(), &rejection);
         self.invocation.count("Overridden");
         Ok(())
+    }
+
+    /// Answers the question why a device was rejected, for whoever searches by its name or by its certificate.
+    fn log_rejection(&self, message: &str, thing: Option<&ThingName>, rejection: &Rejection) {
+        let Self { ids, event_id, invocation, .. } = self;
+        tracing::warn!(
+            requestId = invocation.request_id(),
+            eventId = event_id,
+            thing = thing.map(ThingName::as_str),
+            certificateId = ids.certificate.as_str(),
+            caCertificateId = ids.ca.as_str(),
+            reason = rejection.code,
+            why = rejection.why,
+            "{message}"
+        );
     }
 
     /// The certificate's status now; `None` if it has been deleted.
@@ -358,6 +379,11 @@ impl Admission<'_> {
         let is_set = self.jitr.registry.set_status(&self.ids.certificate, status).await?;
         if is_set { Ok(()) } else { Err(unknown_certificate().into()) }
     }
+}
+
+/// What can be parsed of a certificate that may be invalid.
+fn parse_unverified(registered: &RegisteredCertificate) -> Option<DeviceCertificate> {
+    parse_pem(&registered.pem).ok().and_then(|der| DeviceCertificate::parse_unverified(&der))
 }
 
 fn unknown_certificate() -> Refusal {

@@ -227,6 +227,9 @@ fn set_rejection(item: &mut Item, rejection: &Rejection) {
 
 fn set_certificate(item: &mut Item, certificate: &DeviceCertificate) {
     let DeviceCertificate { serial, issuer, not_after, .. } = certificate;
+    if let Some(thing) = certificate.thing_name() {
+        set(item, [("thing", string(thing.as_str()))]);
+    }
     set(item, [("serial", string(serial.to_string())), ("issuer", string(issuer))]);
     set(item, [("notAfter", number(not_after.millis()))]);
 }

@@ -27,5 +27,6 @@ pub mod expiry;
 mod handler;
 mod notification;
 pub mod rejection;
+mod rejection_record;
 
 pub use handler::JitrHandler;

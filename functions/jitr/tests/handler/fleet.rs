@@ -226,7 +226,7 @@ pub fn notified(state: &State, reason: &str) -> usize {
 
 /// All that lasts, without what differs from one run to the next.
 pub fn lasting(state: &State) -> Value {
-    let transient = ["owner", "ownedUntil", "updatedAt", "claimedAt", "version", "writer"];
+    let transient = ["owner", "ownedUntil", "updatedAt", "claimedAt", "rejectedAt", "version", "writer"];
     let lasting = |item: &Item| -> Item {
         item.iter()
             .filter(|(name, _)| !transient.contains(&name.as_str()))

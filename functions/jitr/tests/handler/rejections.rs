@@ -10,7 +10,7 @@ use rcgen::{
 };
 use serde_json::json;
 use test_support::pki::{self, Ca, DAY, NOW, date, device_params, element, elements};
-use test_support::{State, certificate_arn};
+use test_support::{Fault, Logs, State, certificate_arn};
 
 use crate::fleet::{
     CA, Deliver, Device, ELLIPTIC, Fleet, KEY, LATER, block, crl, digest, lasting, notified, publish, record, set,
@@ -188,6 +188,7 @@ async fn each_rejection_is_effective_notified_once_and_recorded() {
     for (reason, make, variables) in REJECTIONS {
         for chosen in ["REVOKED", "INACTIVE"] {
             let (fleet, device) = make();
+            let logs = Logs::capture();
             let process = || {
                 let process = fleet.aws.process().env("REJECTED_STATUS", chosen);
                 variables.iter().fold(process, |process, (name, value)| process.env(name, *value))
@@ -216,8 +217,70 @@ async fn each_rejection_is_effective_notified_once_and_recorded() {
             assert_eq!((&attributes["certificateId"], &attributes["caCertificateId"]), (&device.id, &fleet.ca_id));
             let named = !["malformed-certificate", "trailing-bytes", "bad-thing-name"].contains(&reason);
             assert_eq!(attributes.contains_key("thing"), named, "{reason}");
+            let log = &logs.with_message("rejected")[..];
+            let thing = named.then_some("thermometer-1");
+            assert_eq!((log.len(), &log[0]["level"]), (1, &json!("WARN")), "{reason}");
+            assert_eq!((log[0]["thing"].as_str(), log[0]["reason"].as_str()), (thing, Some(reason)));
+            assert_eq!(
+                (&log[0]["certificateId"], &log[0]["eventId"]),
+                (&json!(device.id), &json!(attributes["eventId"]))
+            );
+            assert_eq!(log[0]["why"].as_str(), recorded("why").as_deref());
+            assert_eq!(recorded("thing").as_deref(), thing, "{reason}");
+            let of_thing = |name: &str| state.attribute("devices", &["thing#thermometer-1", "rejection"], name);
+            let expected = [
+                ("certificateId", device.id.clone()),
+                ("reason", reason.to_owned()),
+                ("why", recorded("why").unwrap()),
+                ("refusedStatus", expected.to_owned()),
+                ("rejectedAt", NOW.millis().to_string()),
+            ];
+            for (name, expected) in expected {
+                // Real time passes in these tests.
+                let found =
+                    of_thing(name).map(|found| if name == "rejectedAt" { NOW.millis().to_string() } else { found });
+                assert_eq!(found, named.then_some(expected), "{reason}: {name}");
+            }
             assert_eq!(lasting(&state)["quarantined"], 0, "{reason}");
             assert!(state.calls_to("UpdateCertificate ACTIVE").is_empty(), "{reason}");
         }
+    }
+}
+
+/// The rejection under the thing's name: its certificate and its time.
+fn rejection_of_thing(fleet: &Fleet) -> (Option<String>, Option<String>) {
+    let state = fleet.aws.state();
+    let read = |name: &str| state.attribute("devices", &["thing#thermometer-1", "rejection"], name);
+    (read("certificateId"), read("rejectedAt"))
+}
+
+#[tokio::test]
+async fn late_rejection_does_not_replace_a_newer_one_of_the_same_thing() {
+    let fleet = Fleet::new();
+    let [older, newer] = [1, 2].map(|serial| {
+        fleet.device_with("thermometer-1", |params| {
+            params.serial_number = Some(SerialNumber::from_slice(&[serial]));
+            params.not_after = date(NOW.minus(DAY));
+        })
+    });
+    fleet.aws.process().deliver(&newer.event, NOW.plus(LATER)).await;
+    let (certificate, at) = rejection_of_thing(&fleet);
+    assert_eq!(certificate, Some(newer.id));
+    assert!(fleet.deliver(&older).await.is_done());
+    assert_eq!(rejection_of_thing(&fleet), (certificate, at));
+    assert_eq!(fleet.reason_of(&older).as_deref(), Some("expired"));
+}
+
+#[tokio::test]
+async fn rejection_that_a_crash_left_unrecorded_is_recorded_by_the_retry() {
+    for fault in [Fault::DiesBefore, Fault::DiesAfter, Fault::Denied] {
+        let (fleet, device) = with(|params| params.not_after = date(NOW.minus(DAY)));
+        fleet.aws.fail_next("PutItem thing/rejection", [fault]);
+        let delivered = fleet.aws.process().deliver(&device.event, NOW).await;
+        assert!(delivered.is_retried(), "{fault:?}");
+        let delivered = fleet.aws.process().deliver(&device.event, NOW.plus(LATER)).await;
+        assert!(delivered.is_done() && delivered.count("Rejected") == 1, "{fault:?}: {delivered:?}");
+        assert_eq!(rejection_of_thing(&fleet).0, Some(device.id), "{fault:?}");
+        assert_eq!(fleet.aws.state().published.len(), 1, "{fault:?}");
     }
 }

@@ -102,7 +102,7 @@ impl DeviceRecord {
         }
     }
 
-    /// Whether the device is offline by the end of this event's connection, and that is not announced yet.
+    /// Whether this event calls for a check later: see [`Self::is_unannounced`].
     pub fn needs_check(&self, event: &ConnectionEvent) -> bool {
         self.is_unannounced(event.version, &event.session)
     }
@@ -123,7 +123,8 @@ impl DeviceRecord {
         true
     }
 
-    fn is_unannounced(&self, version: u64, session: &str) -> bool {
+    /// Whether the device is offline by the end of this connection, and that is not announced yet.
+    pub fn is_unannounced(&self, version: u64, session: &str) -> bool {
         let is_end = |latest: &ConnectionEvent| !latest.is_connected() && latest.is_connection(version, session);
         self.offline_since.is_none() && self.latest.as_ref().is_some_and(is_end)
     }

@@ -6,6 +6,7 @@ use gatehouse::{
     Invocation, Key, Outbox, PublishError, Queue, Setup, ThingName, Topic, Update, VersionedItem, VersionedTable,
 };
 
+use crate::client_status::{ClientStatus, Connectivity};
 use crate::connection::ConnectionEvent;
 use crate::device_record::{Applied, DeviceRecord, PENDING};
 use crate::lifecycle_event::LifecycleEvent;
@@ -21,23 +22,32 @@ pub struct PresenceHandler {
     topic: Topic,
     idempotency: Idempotency,
     grace_period: Duration,
+    /// Who is asked before a device is announced as offline, if anyone.
+    client_status: Option<ClientStatus>,
 }
 
 impl PresenceHandler {
     /// Assembles the handler during INIT.
     pub async fn new(setup: &Setup) -> Result<Self, InitError> {
         let devices = VersionedTable::new(setup.dynamodb(), setup.environment().required::<String>("DEVICES_TABLE")?);
-        let (queue, topic) = tokio::join!(Queue::connect(setup), Topic::connect(setup));
-        Self::from_environment(setup.environment(), devices, queue?, topic?, setup.idempotency()?)
+        let client_status = async {
+            let is_asked = setup.environment().optional("CONFIRM_OFFLINE")?.unwrap_or(true);
+            Ok::<_, InitError>(if is_asked { Some(ClientStatus::connect(setup).await) } else { None })
+        };
+        let (queue, topic, client_status) = tokio::join!(Queue::connect(setup), Topic::connect(setup), client_status);
+        let (environment, idempotency) = (setup.environment(), setup.idempotency()?);
+        Self::from_environment(environment, devices, queue?, topic?, idempotency, client_status?)
     }
 
     /// Reads `GRACE_SECONDS`: how long a device may be offline before that is news, from 0 to 900 (default 300).
+    /// ([`Self::new`] also reads `CONFIRM_OFFLINE`: whether AWS IoT is asked before that is announced, by default `true`.)
     pub fn from_environment(
         environment: &Environment,
         devices: VersionedTable,
         queue: Queue,
         topic: Topic,
         idempotency: Idempotency,
+        client_status: Option<ClientStatus>,
     ) -> Result<Self, InitError> {
         let grace_period = Duration::from_secs(environment.optional("GRACE_SECONDS")?.unwrap_or(300));
         if grace_period > Queue::MAX_DELAY {
@@ -45,7 +55,7 @@ impl PresenceHandler {
             return Err(Environment::invalid("GRACE_SECONDS", grace_period.as_secs(), &why));
         }
         let outbox = Outbox::new(devices.clone(), idempotency.clone(), PENDING);
-        Ok(Self { devices, outbox, queue, topic, idempotency, grace_period })
+        Ok(Self { devices, outbox, queue, topic, idempotency, grace_period, client_status })
     }
 
     async fn handle_event(&self, event: &DeviceEvent, invocation: &Invocation) -> Result<(), Failure> {
@@ -86,12 +96,41 @@ impl PresenceHandler {
     async fn handle_check(&self, check: &OfflineCheck, invocation: &Invocation) -> Result<(), Failure> {
         let thing = ThingName::new(check.thing.as_str())?;
         let key = key(&thing);
-        let updated = self.devices.update(&key, invocation, async |old| {
+        let record = self.devices.get(&key).await?;
+        let is_due = DeviceRecord::parse(&record.item)?.is_unannounced(check.version, &check.session);
+        if is_due && self.is_connected(&thing, invocation).await? {
+            return self.flush(&thing, record, invocation).await;
+        }
+        // If the record has changed while AWS IoT was asked, it decides.
+        let updated = self.devices.update_from(record, &key, invocation, async |old| {
             let mut device = DeviceRecord::parse(&old.item)?;
             let is_offline = device.check(check.version, &check.session);
             Ok::<_, Failure>(if is_offline { Update::Write(device.to_item()?, ()) } else { Update::Keep(()) })
         });
         self.flush(&thing, updated.await?.record, invocation).await
+    }
+
+    /// Whether AWS IoT says that the device is connected, whatever its record says: its return may be late or lost.
+    ///
+    /// If the function may not ask, the record stands. A missing permission does not heal by itself, and no notification
+    /// may wait for it.
+    async fn is_connected(&self, thing: &ThingName, invocation: &Invocation) -> Result<bool, Failure> {
+        let Some(client_status) = &self.client_status else { return Ok(false) };
+        let request_id = invocation.request_id();
+        match client_status.of(thing).await? {
+            Connectivity::NotConnected => Ok(false),
+            Connectivity::Connected => {
+                invocation.count("StillConnected");
+                let why = "AWS IoT says that it is connected; the event of its return is late or lost";
+                tracing::warn!(requestId = request_id, thing = thing.as_str(), why, "not announced as offline");
+                Ok(true)
+            }
+            Connectivity::Denied => {
+                let why = "the role of the function does not allow iot:GetConnection on this client";
+                tracing::error!(requestId = request_id, thing = thing.as_str(), why, "announced without confirmation");
+                Ok(false)
+            }
+        }
     }
 
     /// Sends the pending notifications of a device.

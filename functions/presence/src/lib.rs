@@ -7,6 +7,8 @@
 //! itself a check, which its queue delays by the grace period. A process that dies in between leaves the event to be
 //! delivered again; a second check does no harm. If the device is still offline by the same disconnect when the check
 //! arrives, subscribers are notified, once, and later notified of its return. A return before the check notifies nobody.
+//! Before it notifies anybody, the function asks AWS IoT whether the client is connected: the event of its return may be
+//! late or lost.
 //!
 //! Notifications are stored in the record by the same write as the change that they announce, sent afterwards, and then
 //! removed: see [`gatehouse::Outbox`]. A process that dies in between leaves them to whatever event comes next.
@@ -14,6 +16,7 @@
 //! Anyone can attempt to connect under a device's client id and be rejected, and AWS IoT may report that as a disconnect
 //! of the device. Such a disconnect counts only once the connect of its own connection has been seen.
 
+mod client_status;
 mod connection;
 mod device_record;
 mod handler;
@@ -21,5 +24,6 @@ mod lifecycle_event;
 mod notification;
 mod offline_check;
 
+pub use client_status::ClientStatus;
 pub use handler::PresenceHandler;
 pub use offline_check::OfflineCheck;

@@ -15,11 +15,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use gatehouse::{Concurrent, Idempotency, InitError, Queue, Timestamp, Topic, VersionedTable};
-use presence::PresenceHandler;
+use presence::{ClientStatus, PresenceHandler};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use test_support::{
-    Delivered, FAULTS, FakeAws, Fault, NOW, Process, State, Table, label_by_kind_and_sort_key, sqs_batch,
+    Delivered, FAULTS, FakeAws, Fault, Logs, NOW, Process, State, Table, label_by_kind_and_sort_key, sqs_batch,
 };
 
 const GRACE: Duration = Duration::from_mins(5);
@@ -48,6 +48,7 @@ fn handler(process: &Process) -> Result<Concurrent<PresenceHandler>, InitError> 
         Queue::from_environment(&environment, process.sqs())?,
         Topic::from_environment(&environment, process.sns())?,
         Idempotency::from_environment(&environment, process.dynamodb(), "presence")?,
+        environment.optional("CONFIRM_OFFLINE")?.unwrap_or(true).then(|| ClientStatus::new(process.iot_data())),
     )?;
     Ok(Concurrent::new(handler, NonZeroUsize::new(10).unwrap()))
 }
@@ -241,8 +242,8 @@ async fn retry_sends_the_check_that_a_crash_left_unsent() {
 async fn next_event_sends_the_notification_that_a_crash_left_pending() {
     let aws = account();
     deliver(&aws.process(), &disconnected(3, NOW), NOW).await;
-    // After the read and the write comes the claim.
-    let process = aws.process().fail(3, Fault::DiesBefore);
+    // After the read, the question whether it is connected, and the write comes the claim.
+    let process = aws.process().fail(4, Fault::DiesBefore);
     assert_eq!(deliver(&process, &check(3), NOW).await.response, None);
     assert_eq!(notified(&aws), NOBODY);
     assert!(deliver(&aws.process(), &connected(4, NOW), NOW.plus(VISIBILITY_TIMEOUT)).await.is_done());
@@ -268,7 +269,7 @@ async fn one_fault_at_any_call_does_not_change_the_result() {
         calls.push(process.call_count());
     }
     assert_eq!(notified(&whole), ["away", "back"]);
-    assert_eq!(calls, [2, 5, 6, 6]);
+    assert_eq!(calls, [2, 5, 7, 6]);
 
     for (broken, calls) in calls.into_iter().enumerate() {
         for (call, fault) in (1..=calls).flat_map(|call| FAULTS.map(|fault| (call, fault))) {
@@ -305,7 +306,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
     #[test]
     fn concurrent_check_and_return_notify_of_neither_or_both(
-        turns in proptest::collection::vec(2..=3_usize, 0..16),
+        turns in proptest::collection::vec(2..=3_usize, 0..18),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
@@ -323,7 +324,7 @@ proptest! {
     }
 
     #[test]
-    fn concurrent_checks_notify_once(turns in proptest::collection::vec(2..=3_usize, 0..16)) {
+    fn concurrent_checks_notify_once(turns in proptest::collection::vec(2..=3_usize, 0..18)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let aws = account();
@@ -336,6 +337,117 @@ proptest! {
             Ok(())
         })?;
     }
+}
+
+/// The calls of this operation.
+fn calls_to(aws: &FakeAws, operation: &str) -> usize {
+    aws.state().calls_to(operation).len()
+}
+
+/// Sets what AWS IoT says of the device.
+fn set_connection(aws: &FakeAws, is_connected: bool) {
+    aws.state().connections.insert("greenhouse-1".to_owned(), is_connected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn connected_device_is_not_announced_though_its_return_was_lost() {
+    let aws = account();
+    let logs = Logs::capture();
+    deliver(&aws.process(), &disconnected(3, NOW), NOW).await;
+    let recorded = record(&aws);
+    set_connection(&aws, true);
+    let now = NOW.plus(GRACE);
+    for _ in 0..2 {
+        let delivered = deliver(&aws.process(), &check(3), now).await;
+        assert!(delivered.is_done() && delivered.count("StillConnected") == 1, "{delivered:?}");
+    }
+    assert_eq!((notified(&aws), record(&aws)), (Vec::new(), recorded));
+    let log = &logs.with_message("not announced as offline")[0];
+    assert_eq!((&log["level"], &log["thing"]), (&json!("WARN"), &json!("greenhouse-1")));
+
+    // Its next absence is announced.
+    set_connection(&aws, false);
+    for event in [disconnected(7, now.plus(GRACE)), check(7)] {
+        assert!(deliver(&aws.process(), &event, now.plus(GRACE)).await.is_done());
+    }
+    assert_eq!(notified(&aws), ["away"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn late_return_follows_an_unannounced_absence() {
+    let aws = account();
+    deliver(&aws.process(), &disconnected(3, NOW), NOW).await;
+    set_connection(&aws, true);
+    for event in [check(3), connected(4, NOW), check(3)] {
+        assert!(deliver(&aws.process(), &event, NOW.plus(GRACE)).await.is_done());
+    }
+    assert_eq!((notified(&aws), is_connected(&aws)), (Vec::new(), json!(true)));
+    assert_eq!(calls_to(&aws, "GetConnection"), 1, "the record says that it is back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn return_while_aws_iot_is_asked_is_not_announced_as_absence() {
+    let aws = account();
+    deliver(&aws.process(), &disconnected(3, NOW), NOW).await;
+    let (checking, returning) = (aws.process(), aws.process());
+    // The check reads and asks; the return reads and writes; then the check writes.
+    aws.serve_in_order([2, 2, 3, 3, 2]);
+    deliver_together([(checking, check(3)), (returning, connected(4, NOW.plus(GRACE)))], NOW.plus(GRACE)).await;
+    assert_eq!((notified(&aws), is_connected(&aws)), (Vec::new(), json!(true)));
+    assert_eq!(calls_to(&aws, "GetConnection"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn unanswered_question_delays_the_notification_and_does_not_lose_it() {
+    for fault in [Fault::Throttled, Fault::Hangs, Fault::Error(500, "InternalFailureException")] {
+        let aws = account();
+        deliver(&aws.process(), &disconnected(3, NOW), NOW).await;
+        let process = aws.process().fail_each("GetConnection", fault);
+        let delivered = deliver(&process, &check(3), NOW.plus(GRACE)).await;
+        assert!(delivered.is_retried(), "{fault:?}: {delivered:?}");
+        assert_eq!(notified(&aws), NOBODY, "{fault:?}");
+        let delivered = deliver(&aws.process(), &check(3), NOW.plus(GRACE)).await;
+        assert!(delivered.is_done() && notified(&aws) == ["away"], "{fault:?}: {delivered:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn denied_question_is_logged_and_the_record_decides() {
+    let aws = account();
+    let logs = Logs::capture();
+    deliver(&aws.process(), &disconnected(3, NOW), NOW).await;
+    let process = aws.process().fail_each("GetConnection", Fault::Denied);
+    assert!(deliver(&process, &check(3), NOW.plus(GRACE)).await.is_done());
+    assert_eq!(notified(&aws), ["away"]);
+    let log = &logs.with_message("announced without confirmation")[0];
+    assert_eq!((&log["level"], &log["thing"]), (&json!("ERROR"), &json!("greenhouse-1")));
+    assert!(log["why"].as_str().unwrap().contains("iot:GetConnection"), "{log}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn aws_iot_is_asked_at_most_twice_a_second_and_only_if_it_matters() {
+    let aws = account();
+    for version in [3, 4] {
+        deliver(&aws.process(), &disconnected(version, NOW), NOW).await;
+    }
+    assert_eq!(calls_to(&aws, "GetConnection"), 0);
+    set_connection(&aws, true);
+    let checks: Vec<_> = [3, 4, 4, 4, 5].into_iter().map(check).collect();
+    deliver(&aws.process(), &sqs_batch(&checks), NOW.plus(GRACE)).await;
+    let at: Vec<_> = aws.state().calls_to("GetConnection").iter().map(|call| call.at).collect();
+    assert_eq!(at.len(), 3, "the other checks are of other connections");
+    let pace = Duration::from_millis(500);
+    assert!(at.windows(2).all(|pair| pair[1].since(pair[0]) >= pace), "{at:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_asked_if_the_operator_does_not_want_it() {
+    let aws = account();
+    deliver(&aws.process(), &disconnected(3, NOW), NOW).await;
+    set_connection(&aws, true);
+    let process = aws.process().env("CONFIRM_OFFLINE", "false");
+    assert!(deliver(&process, &check(3), NOW.plus(GRACE)).await.is_done());
+    assert_eq!((notified(&aws), calls_to(&aws, "GetConnection")), (vec!["away".to_owned()], 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -179,12 +179,13 @@ fn signed_by(ca: &str) -> Result<Value> {
     Ok(json!({ "certificates": (0..certificates).map(certificate).collect::<Vec<_>>() }))
 }
 
-/// Handles a call about a classic shadow. No thing has one yet.
+/// Handles a call about a classic shadow or a connection. No thing has one yet.
 pub fn shadows(request: &Request<Bytes>) -> Result<FakeResponse> {
     let path: Vec<&str> = request.uri().path().split('/').skip(1).collect();
     let (operation, thing) = match (request.method(), &*path) {
         (&Method::GET, ["things", thing, "shadow"]) => ("GetThingShadow", thing),
         (&Method::POST, ["things", thing, "shadow"]) => ("UpdateThingShadow", thing),
+        (&Method::GET, ["connections", client]) => ("GetConnection", client),
         (method, _) => anyhow::bail!("{method} {} is not supported by the fake", request.uri()),
     };
     let is_update = operation == "UpdateThingShadow";
@@ -194,7 +195,7 @@ pub fn shadows(request: &Request<Bytes>) -> Result<FakeResponse> {
         error_type: (!is_update).then_some("ResourceNotFoundException"),
         content_type: "application/json",
         // AWS IoT adds metadata, which the function does not read.
-        body: if is_update { request_text(request)? } else { json!({ "message": "No shadow exists" }).to_string() },
+        body: if is_update { request_text(request)? } else { json!({ "message": "Not found" }).to_string() },
     })
 }
 

@@ -156,6 +156,7 @@ impl Connection {
         call.at = state.now();
         let refused = match fault {
             Some(Fault::DiesBefore) => return self.die(),
+            Some(Fault::Denied) if call.service == Service::IotData => Some(Response::error(403, "ForbiddenException")),
             Some(Fault::Denied) => Some(Response::error(400, "AccessDeniedException")),
             Some(Fault::Throttled) => Some(Response::error(400, "ThrottlingException")),
             Some(Fault::Error(status, code)) => Some(Response::error(status, code)),

@@ -1,7 +1,7 @@
-//! AWS IoT's data plane: `UpdateThingShadow`.
+//! AWS IoT's data plane: `UpdateThingShadow`, `GetConnection` and `DeleteConnection`.
 
 use gatehouse::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::State;
 use super::request::Call;
@@ -29,6 +29,21 @@ impl ShadowUpdate {
 
 impl State {
     pub(super) fn iot_data(&mut self, call: &Call) -> Response {
+        let client = &call.path[1];
+        match call.operation.as_str() {
+            "GetConnection" => match self.connections.get(client) {
+                Some(connected) => Response::Output(json!({"clientId": client, "connected": connected})),
+                None => Response::error(404, "ResourceNotFoundException"),
+            },
+            "DeleteConnection" => match self.connections.remove(client) {
+                Some(_) => Response::empty(),
+                None => Response::error(404, "ResourceNotFoundException"),
+            },
+            _ => self.update_shadow(call),
+        }
+    }
+
+    fn update_shadow(&mut self, call: &Call) -> Response {
         assert!(call.body["state"].is_object(), "{} is not a shadow document", call.body);
         self.shadow_updates.push(ShadowUpdate {
             at: self.now(),

@@ -79,6 +79,8 @@ pub struct State {
     pub entry_fault: Option<EntryFaults>,
     /// AWS IoT's registry.
     pub iot: Registry,
+    /// The clients that AWS IoT's data plane knows, by id: whether they are connected, or have a stored session only.
+    pub connections: BTreeMap<String, bool>,
     /// Updates of device shadows, in order.
     pub shadow_updates: Vec<ShadowUpdate>,
     /// The calls that were served, in order.

@@ -100,6 +100,8 @@ impl Call {
             (call.service, call.body) = (Service::IotData, json());
             call.operation = match (request.method(), &*call.path) {
                 ("POST", [things, _, shadow]) if things == "things" && shadow == "shadow" => "UpdateThingShadow".into(),
+                ("GET", [connections, _]) if connections == "connections" => "GetConnection".into(),
+                ("DELETE", [connections, _]) if connections == "connections" => "DeleteConnection".into(),
                 (method, path) => panic!("the fake data plane does not support {method} {path:?}"),
             };
         } else if host.starts_with("iot.") {

@@ -23,6 +23,11 @@ pub struct CertificateRecord {
     pub revoked_by: Option<String>,
     /// Its serial number.
     pub serial: Option<Serial>,
+    /// The thing that it was admitted for. A rejected certificate may name a thing that is another's.
+    pub thing: Option<String>,
+    /// Whether AWS IoT knew a session under the thing's name when the last run that revoked it ended it; `None` if that
+    /// run has not, or could not.
+    pub is_disconnected: Option<bool>,
     /// The record, as it is stored.
     pub stored: VersionedItem,
 }
@@ -34,6 +39,8 @@ impl CertificateRecord {
             state: text(item, "state").map(str::to_owned),
             revoked_by: text(item, "revokedBy").map(str::to_owned),
             serial: text(item, "serial").and_then(Serial::from_hex),
+            thing: text(item, "thing").filter(|_| !item.contains_key("refusedStatus")).map(str::to_owned),
+            is_disconnected: item.get("disconnected").and_then(|value| value.as_bool().ok().copied()),
             stored,
         }
     }
@@ -116,26 +123,30 @@ impl CertificateRecords {
     ) -> Result<VersionedItem, TableError> {
         let claim = |item: &mut Item| {
             item.insert("revokedBy".to_owned(), string(run_id));
+            item.remove("disconnected");
             take_over(item, run_id);
         };
         self.change(certificate, record, invocation, claim).await
     }
 
-    /// Records that a certificate is revoked. It no longer expires.
+    /// Records that a certificate is revoked, and whether its session ended. It no longer expires.
     pub async fn mark_revoked(
         &self,
         certificate: &CertificateId,
         record: VersionedItem,
         run_id: &str,
         reason: RevocationReason<'_>,
+        is_disconnected: Option<bool>,
         invocation: &Invocation,
     ) -> Result<(), TableError> {
         let revoke = |item: &mut Item| {
             let RevocationReason { code, text } = reason;
             let attributes = [("state", string("revoked")), ("reason", string(code)), ("why", string(text))];
             item.extend(attributes.map(|(name, value)| (name.to_owned(), value)));
+            if let Some(is_disconnected) = is_disconnected {
+                item.insert("disconnected".to_owned(), AttributeValue::Bool(is_disconnected));
+            }
             item.remove("runsOutOn");
-            item.remove("refusedStatus");
             take_over(item, run_id);
         };
         self.change(certificate, record, invocation, revoke).await?;

@@ -8,12 +8,14 @@ use iot_registry::Registry;
 use crate::certificate_record::CertificateRecords;
 use crate::command::{CommandKind, RevocationCommand};
 use crate::run_record::{RunRecords, StepClaim};
+use crate::sessions::Sessions;
 use crate::step::RunStep;
 
 /// Carries out commands to revoke.
 #[derive(Debug)]
 pub struct RevokeHandler {
     pub(crate) registry: Registry,
+    pub(crate) sessions: Sessions,
     pub(crate) devices: Devices,
     pub(crate) certificates: CertificateRecords,
     pub(crate) runs: RunRecords,
@@ -28,9 +30,14 @@ impl RevokeHandler {
     /// Assembles the handler during INIT.
     pub async fn new(setup: &Setup) -> Result<Self, InitError> {
         let devices = Devices::from_environment(setup.environment(), setup.dynamodb())?;
-        let (registry, queue, topic) =
-            tokio::join!(Registry::connect(setup), Queue::connect(setup), Topic::connect(setup));
-        Self::from_environment(setup.environment(), registry, queue?, devices, setup.idempotency()?, topic?)
+        let (registry, sessions, queue, topic) = tokio::join!(
+            Registry::connect(setup),
+            Sessions::connect(setup),
+            Queue::connect(setup),
+            Topic::connect(setup)
+        );
+        let (environment, idempotency) = (setup.environment(), setup.idempotency()?);
+        Self::from_environment(environment, registry, sessions, queue?, devices, idempotency, topic?)
     }
 
     /// Reads `REVOCATIONS_PER_SECOND` (1 to 1,000, default 8: AWS IoT allows about 10 per account) and
@@ -38,6 +45,7 @@ impl RevokeHandler {
     pub fn from_environment(
         environment: &Environment,
         registry: Registry,
+        sessions: Sessions,
         queue: Queue,
         devices: Devices,
         idempotency: Idempotency,
@@ -53,6 +61,7 @@ impl RevokeHandler {
         }
         Ok(Self {
             registry,
+            sessions,
             certificates: CertificateRecords::new(devices.table().clone()),
             runs: RunRecords::new(devices.table().clone(), queue),
             devices,

@@ -16,6 +16,13 @@ pub fn notification(target: &RevocationTarget, id: &str, run: &RevocationRun) ->
             counts.found, counts.revoked, counts.already_revoked, counts.failed
         ),
     ];
+    lines.extend((counts.disconnected > 0).then(|| format!("{} disconnected.", counts.disconnected)));
+    lines.extend((counts.not_disconnected > 0).then(|| {
+        format!(
+            "{} could not be disconnected: AWS IoT ends their sessions by itself, within minutes.",
+            counts.not_disconnected
+        )
+    }));
     lines.extend(run.request.reason.as_ref().map(|reason| format!("Reason: {reason}")));
     if !run.listed.is_empty() {
         lines.push(if run.request.dry_run { "Would be revoked:" } else { "Failed:" }.to_owned());
@@ -100,7 +107,7 @@ mod tests {
 
     #[test]
     fn complete_revocation_is_reported_with_counts_and_reason() {
-        let counts = SweepCounts { found: 12, revoked: 10, already_revoked: 2, failed: 0 };
+        let counts = SweepCounts { found: 12, revoked: 10, already_revoked: 2, failed: 0, ..SweepCounts::default() };
         let request = RevocationRequest { reason: Some("its key leaked".to_owned()), ..RevocationRequest::default() };
         let report = notification(&target(), "event-1", &run(counts, request));
         assert_eq!(report.subject, "Revocation complete: 10 revoked");
@@ -120,7 +127,7 @@ mod tests {
 
     #[test]
     fn failed_certificates_are_listed_up_to_a_limit() {
-        let counts = SweepCounts { found: 30, revoked: 5, already_revoked: 0, failed: 25 };
+        let counts = SweepCounts { found: 30, revoked: 5, already_revoked: 0, failed: 25, ..SweepCounts::default() };
         let mut run = run(counts, RevocationRequest::default());
         run.listed = vec!["b".repeat(64); MAX_LISTED];
         let report = notification(&target(), "event-1", &run);
@@ -130,8 +137,18 @@ mod tests {
     }
 
     #[test]
+    fn ended_sessions_are_reported_apart_from_those_that_go_on() {
+        let counts =
+            SweepCounts { found: 3, revoked: 3, disconnected: 2, not_disconnected: 1, ..SweepCounts::default() };
+        let report = notification(&target(), "event-1", &run(counts, RevocationRequest::default()));
+        let expected = "3 found, 3 revoked, 0 had been revoked, 0 failed.\n2 disconnected.\n\
+                        1 could not be disconnected: AWS IoT ends their sessions by itself, within minutes.";
+        assert!(report.message.ends_with(expected), "{}", report.message);
+    }
+
+    #[test]
     fn dry_run_says_that_nothing_was_changed() {
-        let counts = SweepCounts { found: 3, revoked: 2, already_revoked: 1, failed: 0 };
+        let counts = SweepCounts { found: 3, revoked: 2, already_revoked: 1, failed: 0, ..SweepCounts::default() };
         let report = notification(
             &target(),
             "event-1",

@@ -45,9 +45,9 @@ pub struct RunPosition {
 
 /// What a sweep has counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct SweepCounts {
-    /// All certificates that the command is about; the sum of the others.
+    /// All certificates that the command is about; the sum of the next three.
     pub found: u64,
     /// Revoked by this run; in a dry run, those that it would revoke.
     pub revoked: u64,
@@ -55,6 +55,10 @@ pub struct SweepCounts {
     pub already_revoked: u64,
     /// Those that could not be revoked.
     pub failed: u64,
+    /// The certificates, of those that this run revoked, whose sessions it ended.
+    pub disconnected: u64,
+    /// Those whose sessions could not be ended.
+    pub not_disconnected: u64,
 }
 
 /// The result for one certificate.
@@ -124,6 +128,8 @@ impl SweepCounts {
             revoked: self.revoked.max(other.revoked),
             already_revoked: self.already_revoked.max(other.already_revoked),
             failed: self.failed.max(other.failed),
+            disconnected: self.disconnected.max(other.disconnected),
+            not_disconnected: self.not_disconnected.max(other.not_disconnected),
         }
     }
 }
@@ -156,6 +162,16 @@ impl RevocationRun {
         // From the start if the last one has been deleted: to process a certificate twice is harmless, to miss one is not.
         let Some(after) = &self.position.after else { return 0 };
         page.into_iter().position(|id| id.as_str() == after).map_or(0, |index| index + 1)
+    }
+
+    /// Counts the session of a certificate that this run revoked, if its thing `is_known`: whether AWS IoT knew one, or
+    /// `None` if it could not be ended.
+    pub fn count_session(&mut self, is_known: bool, is_disconnected: Option<bool>) {
+        match is_disconnected {
+            Some(true) => self.counts.disconnected += 1,
+            None if is_known => self.counts.not_disconnected += 1,
+            Some(false) | None => {}
+        }
     }
 
     /// Counts the result for a certificate, and moves past it.
@@ -289,7 +305,10 @@ mod tests {
         {
             run.count(&id(u64::try_from(number).expect("few")), result);
         }
-        assert_eq!(run.counts, SweepCounts { found: 3, revoked: 1, already_revoked: 1, failed: 1 });
+        assert_eq!(
+            run.counts,
+            SweepCounts { found: 3, revoked: 1, already_revoked: 1, failed: 1, ..SweepCounts::default() }
+        );
     }
 
     #[test]

@@ -30,13 +30,15 @@ pub(crate) struct RunStep<'a> {
     pace: Interval,
     /// The CA's revocation list, if only what is on it is to be revoked.
     crl: Option<Arc<Crl>>,
+    /// Whether AWS IoT's data plane did not respond in this step. Revocations do not wait for it again.
+    is_data_plane_silent: bool,
 }
 
 impl<'a> RunStep<'a> {
     pub(crate) fn new(revoke: &'a RevokeHandler, run: RunLease, invocation: &'a Invocation) -> Self {
         let mut pace = interval(revoke.pace);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { revoke, invocation, run, pace, crl: None }
+        Self { revoke, invocation, run, pace, crl: None, is_data_plane_silent: false }
     }
 
     /// Continues the run until it is over, or the time is, or has to pass first.
@@ -186,9 +188,16 @@ impl<'a> RunStep<'a> {
         }
         match decision {
             RevocationDecision::Revoked { by_this_run, is_record_wrong } => {
-                if is_record_wrong && !is_dry_run {
-                    self.record_revoked(id, record.stored, by_this_run).await;
+                let mut is_disconnected = record.is_disconnected.filter(|_| by_this_run);
+                let is_session_left = by_this_run && is_disconnected.is_none() && record.thing.is_some();
+                if is_session_left {
+                    self.pace.tick().await;
+                    is_disconnected = self.disconnect(id, record.thing.as_deref()).await;
                 }
+                if (is_record_wrong || (is_session_left && is_disconnected.is_some())) && !is_dry_run {
+                    self.record_revoked(id, record.stored, by_this_run, is_disconnected).await;
+                }
+                self.run.progress.count_session(is_session_left || is_disconnected.is_some(), is_disconnected);
                 Ok(if by_this_run { CertificateResult::Revoked } else { CertificateResult::AlreadyRevoked })
             }
             RevocationDecision::Revoke if is_dry_run => Ok(CertificateResult::WouldRevoke),
@@ -198,8 +207,31 @@ impl<'a> RunStep<'a> {
                 if !revoke.registry.set_status(id, CertificateStatus::Revoked).await? {
                     return Ok(CertificateResult::Skipped);
                 }
-                self.record_revoked(id, claimed, true).await;
+                // Not before the revocation: the device would connect again. The record comes last, so that whoever
+                // finds it unfinished ends the session again.
+                let is_disconnected = self.disconnect(id, record.thing.as_deref()).await;
+                self.record_revoked(id, claimed, true, is_disconnected).await;
+                self.run.progress.count_session(record.thing.is_some(), is_disconnected);
                 Ok(CertificateResult::Revoked)
+            }
+        }
+    }
+
+    /// Ends the session under a thing's name. Returns whether AWS IoT knew one; `None` if the thing is not known, or the
+    /// call failed, which the next sweep makes up for.
+    ///
+    /// There is one call for each revocation, so that it comes no faster than they do.
+    async fn disconnect(&mut self, id: &CertificateId, thing: Option<&str>) -> Option<bool> {
+        let thing = thing.filter(|_| !self.is_data_plane_silent)?;
+        match self.revoke.sessions.end(thing).await {
+            Ok(is_disconnected) => Some(is_disconnected),
+            Err(error) => {
+                self.is_data_plane_silent = !error.is_response();
+                let (request_id, error) = (self.invocation.request_id(), error_chain(&error));
+                let (run, id) = (&self.run.id, id.as_str());
+                let message = "revoked, but failed to end its session";
+                tracing::warn!(requestId = request_id, run, thing, certificateId = id, error, "{message}");
+                None
             }
         }
     }
@@ -228,7 +260,13 @@ impl<'a> RunStep<'a> {
 
     /// Records that a certificate is revoked. If that fails, it is revoked all the same, and the next sweep corrects the
     /// record.
-    async fn record_revoked(&self, id: &CertificateId, record: VersionedItem, by_this_run: bool) {
+    async fn record_revoked(
+        &self,
+        id: &CertificateId,
+        record: VersionedItem,
+        by_this_run: bool,
+        is_disconnected: Option<bool>,
+    ) {
         let Self { revoke, run, invocation, .. } = self;
         let request = &run.progress.request;
         let (code, text) = match &run.target {
@@ -241,7 +279,8 @@ impl<'a> RunStep<'a> {
         };
         let text = request.reason.as_deref().filter(|_| by_this_run).unwrap_or(text);
         let reason = RevocationReason { code, text };
-        if let Err(error) = revoke.certificates.mark_revoked(id, record, &run.id, reason, invocation).await {
+        let marked = revoke.certificates.mark_revoked(id, record, &run.id, reason, is_disconnected, invocation);
+        if let Err(error) = marked.await {
             self.log_failed(id, &error.into(), "revoked, but failed to record it");
         }
     }
@@ -266,6 +305,8 @@ impl<'a> RunStep<'a> {
             found = progress.counts.found,
             revoked = progress.counts.revoked,
             alreadyRevoked = progress.counts.already_revoked,
+            disconnected = progress.counts.disconnected,
+            notDisconnected = progress.counts.not_disconnected,
             failed = progress.counts.failed,
             dryRun = progress.request.dry_run,
             wouldRevoke = ids,
@@ -294,6 +335,7 @@ impl<'a> RunStep<'a> {
             invocation.add("Found", counts.found);
             invocation.add("Revoked", counts.revoked);
             invocation.add("AlreadyRevoked", counts.already_revoked);
+            invocation.add("Disconnected", counts.disconnected);
             invocation.add("Failed", counts.failed.max(u64::from(is_stuck)));
         }
         if is_stuck {

@@ -5,11 +5,13 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use aws_sdk_iotdataplane::Client;
+use aws_sdk_iotdataplane::config::{self, timeout::TimeoutConfig};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use gatehouse::{Concurrent, Devices, Idempotency, InitError, Queue, Timestamp, Topic};
 use iot_registry::Registry;
-use revoke::RevokeHandler;
+use revoke::{RevokeHandler, Sessions};
 use serde_json::{Value, json};
 use test_support::{
     Call, Delivered, FakeAws, Fault, Item, NOW, Process, SentMessage, State, Table, label_by_kind_and_sort_key,
@@ -58,11 +60,18 @@ pub fn handler(process: &Process) -> Result<RevokeHandler, InitError> {
     RevokeHandler::from_environment(
         &environment,
         Registry::new(process.iot()),
+        Sessions::new(sessions_client(process)),
         Queue::from_environment(&environment, process.sqs())?,
         Devices::from_environment(&environment, process.dynamodb())?,
         Idempotency::from_environment(&environment, process.dynamodb(), "revoke")?,
         Topic::from_environment(&environment, process.sns())?,
     )
+}
+
+/// A client with the timeouts of a deployed function.
+fn sessions_client(process: &Process) -> Client {
+    let timeouts = TimeoutConfig::builder().operation_timeout(Duration::from_secs(3)).build();
+    Client::from_conf(config::Builder::from(&process.sdk_config()).timeout_config(timeouts).build())
 }
 
 impl Cloud {
@@ -97,6 +106,14 @@ impl Cloud {
     pub fn record(&self, id: &str, admission: &str) {
         let attributes = json!({"state": {"S": admission}, "owner": {"S": "jitr"}, "runsOutOn": {"S": "2026-11-20"}});
         self.set(&format!("certificate#{id}"), "admission", &attributes);
+    }
+
+    /// Records the thing that a certificate was admitted for, and whether it is connected.
+    pub fn admit(&self, number: usize, thing: &str, is_connected: bool) {
+        self.set(&format!("certificate#{}", id(number)), "admission", &json!({"thing": {"S": thing}}));
+        if is_connected {
+            self.aws.state().connections.insert(thing.to_owned(), true);
+        }
     }
 
     pub fn set(&self, pk: &str, sk: &str, attributes: &Value) {

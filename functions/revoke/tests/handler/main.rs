@@ -10,6 +10,7 @@
 mod cloud;
 mod faults;
 mod listed;
+mod sessions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,8 +32,24 @@ fn text<'a>(item: &'a Item, name: &str) -> Option<&'a str> {
     item.get(name).map(|value| value["S"].as_str().unwrap())
 }
 
+fn counts_with_sessions(
+    found: u64,
+    revoked: u64,
+    already_revoked: u64,
+    failed: u64,
+    disconnected: u64,
+) -> BTreeMap<&'static str, u64> {
+    BTreeMap::from([
+        ("Found", found),
+        ("Revoked", revoked),
+        ("AlreadyRevoked", already_revoked),
+        ("Failed", failed),
+        ("Disconnected", disconnected),
+    ])
+}
+
 fn counts(found: u64, revoked: u64, already_revoked: u64, failed: u64) -> BTreeMap<&'static str, u64> {
-    [("Found", found), ("Revoked", revoked), ("AlreadyRevoked", already_revoked), ("Failed", failed)].into()
+    counts_with_sessions(found, revoked, already_revoked, failed, 0)
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,7 +11,10 @@ use crate::stage::{Stage, is_true, text};
 use crate::suite::Suite;
 
 pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
-    vec![suite.trial("presence", "notifies_once_when_offline_and_once_when_back", offline_and_back)]
+    vec![
+        suite.trial("presence", "notifies_once_when_offline_and_once_when_back", offline_and_back),
+        suite.trial("presence", "connected_device_is_not_announced_though_its_return_was_lost", lost_return),
+    ]
 }
 
 /// Returns the presence notifications about a device.
@@ -101,5 +104,37 @@ async fn offline_and_back(suite: Arc<Suite>) -> Result<()> {
     stage.queue_shrinks_to("PresenceQueueUrl", 0).await?;
     ensure!(changes() == ["away", "back"], "the notifications are {:?}", changes());
     ensure!(stage.queue_length("PresenceDeadLetterQueueUrl").await? == 0, "an event is in the dead-letter queue");
+    Ok(())
+}
+
+async fn lost_return(suite: Arc<Suite>) -> Result<()> {
+    let stage = suite.stage().await?;
+    set_grace_period(&stage, 1).await?;
+    let mut buoy = stage.device("buoy").await?;
+    buoy.connect().await?;
+    let connected = stage.record("buoy", "presence", |item| is_true(item, "connected")).await?;
+    // It was away for a moment, and the event of its return is lost.
+    let payload = json!({
+        "clientId": "buoy",
+        "timestamp": observer::now(),
+        "eventType": "disconnected",
+        "versionNumber": connected.get("versionNumber").and_then(|it| it.as_n().ok()?.parse::<u64>().ok()),
+        "sessionIdentifier": text(&connected, "sessionIdentifier"),
+        "clientInitiatedDisconnect": false,
+        "disconnectReason": "CONNECTION_LOST",
+    });
+    let topic = "$aws/events/presence/disconnected/buoy";
+    let event = json!({"payload": payload, "thing": "buoy", "topic": topic, "traceId": "the-last-event"});
+    let queue = stage.output("presence", "QueueUrl")?;
+    stage.clients.sqs.send_message().queue_url(queue).message_body(event.to_string()).send().await?;
+    stage.record("buoy", "presence", |item| !is_true(item, "connected")).await?;
+    let is_logged = |observer: &Observer| {
+        let lines = observer.last_lines(stage.name("presence").ok()?);
+        lines.iter().any(|line| line.contains("not announced as offline")).then_some(())
+    };
+    stage.observer.until(is_logged).await.context("AWS IoT was not asked")?;
+    stage.queue_shrinks_to("PresenceQueueUrl", 0).await?;
+    let notifications = presence_notifications(&stage.observer, "buoy");
+    ensure!(notifications.is_empty(), "there were notifications: {notifications:?}");
     Ok(())
 }

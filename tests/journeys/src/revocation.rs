@@ -148,7 +148,7 @@ async fn dry_run(suite: Arc<Suite>) -> Result<()> {
 
 async fn crl(suite: Arc<Suite>) -> Result<()> {
     let gate = Gate::new(&suite).await?;
-    let (_, admitted) = gate.admitted("admitted").await?;
+    let (connected, admitted) = gate.admitted("admitted").await?;
     let registered = register_active(&gate, "registered").await?;
     let (mut unlisted, _) = gate.admitted("unlisted").await?;
     let crl = Crl::new(1).with_revoked(&admitted.serial).with_revoked(&registered.serial);
@@ -157,9 +157,18 @@ async fn crl(suite: Arc<Suite>) -> Result<()> {
     gate.stage.invoke("revoke", &json!({"caCertificateId": gate.ca.id, "crl": true})).await?;
     let report = revocation_report(&gate).await?;
     ensure!(report.message.contains("2 revoked"), "the report is: {}", report.message);
+    // The other one has never connected.
+    ensure!(report.message.contains("\n1 disconnected."), "the report is: {}", report.message);
+    let is_ended = |observer: &Observer| {
+        let events = observer.system_messages(0).into_iter();
+        let mut of_device = events.filter(|event| event.topic == "$aws/events/presence/disconnected/admitted");
+        of_device.find(|event| String::from_utf8_lossy(&event.payload).contains("API_INITIATED_DISCONNECT"))
+    };
+    gate.stage.observer.until(is_ended).await.context("the device was not disconnected")?;
     for issued in [&admitted, &registered] {
         ensure!(gate.status(issued).await? == "REVOKED", "a certificate on the CRL is not revoked");
     }
+    drop(connected);
     unlisted.disconnect();
     ensure!(
         unlisted.try_connect().await? == ConnectResult::Accepted,

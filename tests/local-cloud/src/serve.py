@@ -11,7 +11,7 @@ import yaml
 # CloudFormation parses each template of a stack. The parser in C takes a tenth of the time.
 yaml.SafeLoader = yaml.CSafeLoader
 
-from ministack.core import iam_evaluator
+from ministack.core import iam_actions, iam_evaluator
 
 if "PERMISSION_LOG" in os.environ:
     evaluate = iam_evaluator.evaluate
@@ -30,7 +30,7 @@ if "PERMISSION_LOG" in os.environ:
 from ministack import app
 from ministack.core import responses
 from ministack.core.lambda_runtime import Worker
-from ministack.services import cloudwatch_logs, lambda_svc, s3, sqs
+from ministack.services import cloudwatch_logs, iot, iot_data, lambda_svc, s3, sqs
 from ministack.services.cloudformation import _stacks, provisioners
 
 drain = Worker._drain_stderr_bounded
@@ -116,6 +116,43 @@ def read_shared_object(bucket, key, version_id=None):
 
 
 s3._get_object_data = read_shared_object
+
+handle_iot_data = iot_data.handle_request
+
+
+async def handle_connections(method, path, headers, body, query_params):
+    """Adds `GetConnection` and `DeleteConnection` to the data plane of AWS IoT. A client that is not connected is not
+    known: AWS IoT remembers it for half an hour, and as long as its session is stored."""
+    prefix = "/connections/"
+    if method not in ("GET", "DELETE") or not path.startswith(prefix):
+        return await handle_iot_data(method, path, headers, body, query_params)
+    client_id = path.removeprefix(prefix)
+    session = iot._connected_clients.get((responses.get_account_id(), responses.get_region(), client_id))
+    if session is None:
+        return responses.error_response_json("ResourceNotFoundException", "The client is not connected.", 404)
+    if method == "GET":
+        return responses.json_response({"clientId": client_id, "connected": True})
+    session._forced_disconnect_reason = "API_INITIATED_DISCONNECT"
+    if "preventWillMessage" in query_params:
+        session._will_topic = None
+    await session._send({"type": "websocket.close", "code": 1000})
+    await session.cleanup()
+    return 200, {}, b""
+
+
+iot_data.handle_request = handle_connections
+
+resource_arn = iam_actions.extract_resource_arn
+
+
+def connection_arn(service, method, path, headers, body, query_params, region, account_id):
+    """Returns the resource that a request is about, also for connections."""
+    if service == "iot-data" and path.startswith("/connections/"):
+        return f"arn:aws:iot:{region}:{account_id}:client/{path.removeprefix('/connections/')}"
+    return resource_arn(service, method, path, headers, body, query_params, region, account_id)
+
+
+iam_actions.extract_resource_arn = connection_arn
 
 update_resource = provisioners._update_resource
 

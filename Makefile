@@ -190,6 +190,8 @@ lint-infra: $(foreach tool,lint checkov guard,$(TOOLS)/$(tool)/.installed)
 	@infra/bridge/configure --policy --thing sample --out telemetry/sample --in commands/sample > target/bridge.yaml
 	@$(TOOLS)/lint/bin/cfn-lint
 	@$(TOOLS)/lint/bin/cfn-lint -t target/bridge.yaml
+	$(call say,alarms and dashboard)
+	@$(TOOLS)/lint/bin/python tests/tools/check-observability
 	$(call say,checkov)
 	@$(TOOLS)/checkov/bin/checkov --config-file .checkov.yaml
 	$(call say,cfn-guard)

@@ -71,6 +71,7 @@ pub async fn deploy_gatehouse(
         ("Prefix", prefix),
         // The local cloud uses plain HTTP.
         ("RequireTls", "false"),
+        ("LocalCloud", "true"),
         // Scenarios compress hours into seconds.
         ("ActuatorMinIntervalSeconds", "10"),
         ("PresenceGraceSeconds", "10"),

@@ -81,11 +81,11 @@ async fn life_cycle(suite: Arc<Suite>) -> Result<()> {
     let operator = Operator::new(&suite, "400000000000", "gatehouse-tool").await?;
     let clients = Clients::new(operator.cloud.endpoint, &operator.account);
     // As in a terminal: nobody is there to answer.
-    let output = operator.run("deploy", "RequireTls=false", &[]).await?;
+    let output = operator.run("deploy", "RequireTls=false LocalCloud=true", &[]).await?;
     ensure_ended(&output, 2, "set CONFIRM=yes")?;
 
     let pattern = r"^[a-z]+(-\d $x|'q')*$";
-    let parameters = format!("RequireTls=false\n\tButtonSerialNumberPattern={pattern}\nMemorySize=128 ");
+    let parameters = format!("RequireTls=false LocalCloud=true\n\tButtonSerialNumberPattern={pattern}\nMemorySize=128 ");
     operator.deploy(&parameters).await?;
     let deployment = operator.describe().await?;
     let button = deployment.function("button")?;
@@ -118,7 +118,7 @@ async fn life_cycle(suite: Arc<Suite>) -> Result<()> {
 
 async fn upgrade(suite: Arc<Suite>) -> Result<()> {
     let operator = Operator::new(&suite, "400000000001", "gatehouse-upgrade").await?;
-    operator.deploy("RequireTls=false MemorySize=128").await?;
+    operator.deploy("RequireTls=false LocalCloud=true MemorySize=128").await?;
     let clients = Clients::new(operator.cloud.endpoint, &operator.account);
     let stage = Stage {
         cloud: Arc::clone(&operator.cloud),

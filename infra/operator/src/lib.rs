@@ -1,0 +1,59 @@
+//! The operator tool `gatehouse`: what people do to a deployment of Gatehouse, on AWS or on the local cloud.
+//!
+//! Each subcommand is a module with its arguments, `Arguments`, and a function `run` that returns the [`Status`] with
+//! which the program exits. To add one: write the module, then add it to [`cli::Command`] and to the `match` below.
+//!
+//! What the subcommands share:
+//!
+//! - [`cli`]: the command line, with the options that every subcommand has.
+//! - [`context`]: SDK clients, names and output, from these options.
+//! - [`invoke`]: invocations of functions.
+//! - [`names`]: the functions of a deployment, and the names of what belongs to them.
+//! - [`output`]: tables, JSON, times, and text that cannot control a terminal.
+//! - [`pace`]: many steps at a limited rate, with progress, that an operator can interrupt.
+//! - [`selection`]: the options that select events.
+//! - [`status`]: exit codes.
+
+pub mod cli;
+pub mod completions;
+pub mod context;
+pub mod invoke;
+pub mod names;
+pub mod output;
+pub mod pace;
+pub mod quarantine;
+pub mod selection;
+pub mod status;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+use crate::context::Context;
+use crate::status::Status;
+
+/// Runs the tool with the process's arguments.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return status::report(&anyhow::Error::from(error).context("failed to start")),
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(status) => status.into(),
+        Err(error) => status::report(&error),
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<Status> {
+    // Needs neither credentials nor a region.
+    if let Command::Completions(arguments) = &cli.command {
+        return completions::run(arguments);
+    }
+    let context = Context::connect(&cli.global).await?;
+    match cli.command {
+        Command::Completions(_) => Ok(Status::Success),
+        Command::Quarantine(command) => quarantine::run(command, &context).await,
+    }
+}

@@ -1,0 +1,165 @@
+use std::fmt;
+
+use anyhow::Result;
+use aws_sdk_lambda::Client;
+use gatehouse::EventId;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::invoke::{Invoked, invoke};
+use crate::quarantine::{QuarantineTable, RefusedEvent, RefusedEventSummary};
+
+/// Sends refused events to their functions.
+#[derive(Debug)]
+pub struct Resend {
+    table: QuarantineTable,
+    lambda: Client,
+}
+
+/// The result of sending an event to its function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase", tag = "result")]
+pub enum Resent {
+    /// The function accepted it, and it was removed.
+    Accepted {
+        /// What the operator should know nevertheless.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        note: Option<String>,
+    },
+    /// The function refused it again, and it is still in quarantine.
+    #[serde(rename_all = "camelCase")]
+    RefusedAgain {
+        /// The ID under which it is in quarantine now.
+        event_id: String,
+        /// The reason code.
+        reason: String,
+        /// The reason in one sentence.
+        why: String,
+    },
+    /// It was not accepted, and is still in quarantine.
+    Failed {
+        /// What failed.
+        error: String,
+    },
+}
+
+impl fmt::Display for Resent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Accepted { note } => {
+                write!(f, "accepted{}", note.as_ref().map_or_else(String::new, |note| format!("; {note}")))
+            }
+            Self::RefusedAgain { event_id, reason, why } => {
+                write!(f, "refused again ({reason}): {why} It stays in quarantine as {event_id}.")
+            }
+            Self::Failed { error } => write!(f, "failed: {error}"),
+        }
+    }
+}
+
+impl Resend {
+    /// Resends by this client, which must not repeat requests.
+    pub fn new(table: QuarantineTable, lambda: Client) -> Self {
+        Self { table, lambda }
+    }
+
+    /// Sends an event to the function that refused it, and removes it once it is accepted.
+    pub async fn resend(&self, summary: &RefusedEventSummary) -> Resent {
+        let result = self.try_resend(summary).await;
+        result.unwrap_or_else(|error| Resent::Failed { error: format!("{error:#}") })
+    }
+
+    async fn try_resend(&self, summary: &RefusedEventSummary) -> Result<Resent> {
+        let (function, event_id) = (&summary.function, &summary.event_id);
+        let Some(event) = self.table.get(function, event_id).await? else {
+            return Ok(Resent::Accepted { note: Some("it had left quarantine before it was sent".to_owned()) });
+        };
+        let text = with_trace_id(&event.event, event_id);
+        match invoke(&self.lambda, function, &text).await? {
+            Invoked::Done => self.accepted(&event).await,
+            Invoked::Refused { reason, why } => self.refused(&event, reason, why).await,
+            Invoked::Failed(error) => Ok(Resent::Failed { error }),
+        }
+    }
+
+    async fn accepted(&self, event: &RefusedEvent) -> Result<Resent> {
+        let RefusedEventSummary { function, event_id, refused_at, .. } = &event.summary;
+        if self.table.remove(function, event_id, *refused_at).await? {
+            return Ok(Resent::Accepted { note: None });
+        }
+        Ok(match self.table.get(function, event_id).await? {
+            // Another operator resent it, or it expired.
+            None => Resent::Accepted { note: Some("someone else had removed it".to_owned()) },
+            Some(RefusedEvent { summary, why, .. }) => {
+                Resent::RefusedAgain { event_id: summary.event_id, reason: summary.reason, why }
+            }
+        })
+    }
+
+    /// A function that refuses an event again writes it again, under the same ID. A command's ID is that of the request,
+    /// so it is written under a new one, and the old copy is removed. What is removed depends on what the table holds,
+    /// not on what the function said.
+    async fn refused(&self, event: &RefusedEvent, reason: String, why: String) -> Result<Resent> {
+        let RefusedEventSummary { function, event_id, refused_at, .. } = &event.summary;
+        let is_rewritten =
+            self.table.get(function, event_id).await?.is_none_or(|now| now.summary.refused_at != *refused_at);
+        let copy = if is_rewritten { None } else { self.table.newer_copy(function, &event.event, *refused_at).await? };
+        if copy.is_some() {
+            self.table.remove(function, event_id, *refused_at).await?;
+        }
+        let event_id = copy.unwrap_or_else(|| event_id.clone());
+        Ok(Resent::RefusedAgain { event_id, reason, why })
+    }
+}
+
+/// Returns a device's event with a trace ID: its own, or else this one, by which the function then recognizes the event
+/// if it is sent once more. Anything else is returned as it is.
+///
+/// The text stays as it is otherwise: numbers keep their form.
+pub fn with_trace_id(event: &str, id: &str) -> String {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Envelope<'a> {
+        #[serde(borrow)]
+        payload: Option<&'a RawValue>,
+        #[serde(borrow)]
+        payload_base64: Option<&'a RawValue>,
+        #[serde(borrow)]
+        trace_id: Option<&'a RawValue>,
+    }
+    let is_anonymous = serde_json::from_str::<Envelope<'_>>(event).is_ok_and(|envelope| {
+        envelope.trace_id.is_none() && (envelope.payload.is_some() || envelope.payload_base64.is_some())
+    });
+    match event.trim_start().strip_prefix('{') {
+        Some(rest) if is_anonymous && !rest.contains("\"traceId\"") && EventId::new(id).is_some() => {
+            format!("{{\"traceId\":{},{rest}", serde_json::Value::from(id))
+        }
+        _ => event.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_without_trace_id_gets_one_and_is_otherwise_unchanged() {
+        let event = r#" {"payload": {"a": 22.50}, "thing": "a"}"#;
+        assert_eq!(with_trace_id(event, "an-id"), r#"{"traceId":"an-id","payload": {"a": 22.50}, "thing": "a"}"#);
+    }
+
+    #[test]
+    fn trace_id_and_commands_are_left_alone() {
+        for event in [
+            r#"{"payloadBase64": "", "traceId": "its-own"}"#,
+            r#"{"payload": {}, "traceId": null}"#,
+            r#"{"thresholds": []}"#,
+            r#"{"check": "due"}"#,
+            "[1]",
+            "not JSON",
+        ] {
+            assert_eq!(with_trace_id(event, "an-id"), event);
+        }
+        assert_eq!(with_trace_id(r#"{"payload": {}}"#, "not an id"), r#"{"payload": {}}"#);
+    }
+}

@@ -1,0 +1,75 @@
+//! Exit codes.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// How a subcommand ended, if not by an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// Everything that was asked for is done.
+    Success,
+    /// A function refused an event again.
+    RefusedAgain,
+    /// An event was not accepted, or not recognized. It is where it was.
+    NotAccepted,
+    /// A difference was found, or a document is invalid.
+    Difference,
+    /// The operator interrupted it. What was done stays done; running it again continues.
+    Interrupted,
+}
+
+impl Status {
+    /// The process's exit code.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::RefusedAgain => 3,
+            Self::NotAccepted => 4,
+            Self::Difference => 6,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
+impl From<Status> for ExitCode {
+    fn from(status: Status) -> Self {
+        Self::from(status.code())
+    }
+}
+
+/// What the operator named does not exist.
+#[derive(Debug)]
+pub struct NotFoundError(pub String);
+
+impl fmt::Display for NotFoundError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for NotFoundError {}
+
+/// The command line is valid by its form, but not by its content.
+#[derive(Debug)]
+pub struct UsageError(pub String);
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+/// Prints an error with its causes. Returns the exit code.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {}", crate::output::escape(&format!("{error:#}")));
+    let code = if error.is::<UsageError>() {
+        2
+    } else if error.is::<NotFoundError>() {
+        5
+    } else {
+        1
+    };
+    ExitCode::from(code)
+}

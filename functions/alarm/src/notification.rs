@@ -14,7 +14,7 @@ use crate::state_machine::{AlarmState, StateChange};
 use crate::thresholds::Threshold;
 
 /// The attribute of a record that holds its pending notifications.
-pub(crate) const PENDING: &str = "owed";
+pub const PENDING: &str = "owed";
 
 /// The longest id of an event.
 const MAX_ID_LENGTH: usize = 128;

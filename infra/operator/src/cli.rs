@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{completions, quarantine};
+use crate::{alarms, audit, completions, dead_letters, device, documents, quarantine, trace};
 
 /// Operates a deployment of Gatehouse.
 ///
@@ -50,6 +50,21 @@ pub enum Command {
     /// List, show, resend or discard refused events.
     #[command(subcommand)]
     Quarantine(quarantine::Command),
+    /// List, show, resend or discard what the dead-letter queues hold.
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Command),
+    /// Show everything that is known about an event.
+    Trace(trace::Arguments),
+    /// Show everything that is known about a device.
+    Device(device::Arguments),
+    /// Validate, compare, upload or print what operators configure: thresholds, actions and destinations.
+    #[command(subcommand)]
+    Documents(documents::Command),
+    /// List the state of devices by their thresholds.
+    #[command(subcommand)]
+    Alarms(alarms::Command),
+    /// Check that everything that arrived has an outcome.
+    Audit(audit::Arguments),
     /// Print a completion script for a shell.
     Completions(completions::Arguments),
 }

@@ -64,8 +64,7 @@ impl Context {
         if config.region().is_none() {
             bail!("no region is configured; use --region, AWS_REGION or the profile");
         }
-        let output = if options.json { Output::Json } else { Output::Text };
-        Ok(Self { config, names: Names::new(options.prefix.clone()), output })
+        Ok(Self { config, names: Names::new(options.prefix.clone()), output: Output::of(options) })
     }
 
     /// The region.

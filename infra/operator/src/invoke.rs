@@ -9,7 +9,7 @@ use aws_sdk_lambda::primitives::Blob;
 use serde::Deserialize;
 use tokio::time::sleep;
 
-use crate::status::NotFoundError;
+use crate::status::MissingError;
 
 /// How often an invocation that Lambda throttles is tried, and the first pause, which doubles.
 const MAX_ATTEMPTS: u32 = 6;
@@ -43,7 +43,7 @@ pub async fn invoke(client: &Client, function: &str, event: &str) -> Result<Invo
         match error.as_service_error() {
             Some(InvokeError::TooManyRequestsException(_)) if attempt < MAX_ATTEMPTS => sleep(pause).await,
             Some(InvokeError::ResourceNotFoundException(_)) => {
-                return Err(NotFoundError(format!("function {function} does not exist")).into());
+                return Err(MissingError(format!("function {function} does not exist")).into());
             }
             _ => return Err(error).with_context(|| format!("failed to invoke {function}")),
         }

@@ -7,23 +7,33 @@
 //!
 //! - [`cli`]: the command line, with the options that every subcommand has.
 //! - [`context`]: SDK clients, names and output, from these options.
+//! - [`findings`]: what is known about an event or a device, and from where.
 //! - [`invoke`]: invocations of functions.
+//! - [`logs`]: log lines of the functions.
 //! - [`names`]: the functions of a deployment, and the names of what belongs to them.
 //! - [`output`]: tables, JSON, times, and text that cannot control a terminal.
 //! - [`pace`]: many steps at a limited rate, with progress, that an operator can interrupt.
 //! - [`selection`]: the options that select events.
 //! - [`status`]: exit codes.
 
+pub mod alarms;
+pub mod audit;
 pub mod cli;
 pub mod completions;
 pub mod context;
+pub mod dead_letters;
+pub mod device;
+pub mod documents;
+pub mod findings;
 pub mod invoke;
+pub mod logs;
 pub mod names;
 pub mod output;
 pub mod pace;
 pub mod quarantine;
 pub mod selection;
 pub mod status;
+pub mod trace;
 
 use std::process::ExitCode;
 
@@ -31,6 +41,7 @@ use clap::Parser;
 
 use crate::cli::{Cli, Command};
 use crate::context::Context;
+use crate::output::Output;
 use crate::status::Status;
 
 /// Runs the tool with the process's arguments.
@@ -47,13 +58,23 @@ pub fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<Status> {
-    // Needs neither credentials nor a region.
-    if let Command::Completions(arguments) = &cli.command {
-        return completions::run(arguments);
+    // These need neither credentials nor a region.
+    match &cli.command {
+        Command::Completions(arguments) => return completions::run(arguments),
+        Command::Documents(documents::Command::Validate { files }) => {
+            return documents::validate(files, Output::of(&cli.global));
+        }
+        _ => {}
     }
     let context = Context::connect(&cli.global).await?;
     match cli.command {
-        Command::Completions(_) => Ok(Status::Success),
+        Command::Alarms(command) => alarms::run(command, &context).await,
+        Command::Audit(arguments) => audit::run(arguments, &context).await,
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::DeadLetters(command) => dead_letters::run(command, &context).await,
+        Command::Device(arguments) => device::run(arguments, &context).await,
+        Command::Documents(command) => documents::run(command, &context).await,
         Command::Quarantine(command) => quarantine::run(command, &context).await,
+        Command::Trace(arguments) => trace::run(arguments, &context).await,
     }
 }

@@ -1,6 +1,6 @@
 //! The functions of a deployment, and the names of what belongs to them.
 
-use crate::status::NotFoundError;
+use crate::status::MissingError;
 
 /// The functions, by the names of their crates.
 pub const FUNCTIONS: [&str; 10] =
@@ -36,6 +36,11 @@ impl Names {
         format!("/aws/lambda/{}", self.of(function))
     }
 
+    /// A rule of AWS IoT.
+    pub fn rule(&self, rule: &str) -> String {
+        format!("{}_{rule}", self.prefix.replace('-', "_"))
+    }
+
     /// Returns what comes after the prefix of a name of this deployment.
     pub fn suffix<'a>(&self, name: &'a str) -> Option<&'a str> {
         name.strip_prefix(self.prefix.as_str())?.strip_prefix('-')
@@ -47,11 +52,12 @@ impl Names {
     }
 
     /// Finds a function by its full name or by the name of its crate.
-    pub fn function(&self, name: &str) -> Result<&'static str, NotFoundError> {
+    pub fn function(&self, name: &str) -> Result<&'static str, MissingError> {
         let short = self.suffix(name).unwrap_or(name);
-        FUNCTIONS.into_iter().find(|function| *function == short).ok_or_else(|| {
-            NotFoundError(format!("unknown function {name}; the functions are {}", FUNCTIONS.join(", ")))
-        })
+        FUNCTIONS
+            .into_iter()
+            .find(|function| *function == short)
+            .ok_or_else(|| MissingError(format!("unknown function {name}; the functions are {}", FUNCTIONS.join(", "))))
     }
 }
 

@@ -12,6 +12,8 @@ use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
+use crate::cli::GlobalOptions;
+
 const TIME: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
 
 /// How results are printed.
@@ -24,6 +26,11 @@ pub enum Output {
 }
 
 impl Output {
+    /// As the options say.
+    pub fn of(options: &GlobalOptions) -> Self {
+        if options.json { Self::Json } else { Self::Text }
+    }
+
     /// Prints a result: as JSON, or as the text that `text` returns.
     pub fn print(self, result: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
         match self {

@@ -9,7 +9,7 @@ use time::macros::format_description;
 use time::{Date, OffsetDateTime};
 
 use crate::names::Names;
-use crate::status::NotFoundError;
+use crate::status::MissingError;
 
 /// Which events.
 #[derive(Debug, Clone, Default, Args)]
@@ -50,7 +50,7 @@ impl Selection {
     }
 
     /// Returns the selected functions; none is for all. An unknown function is an error.
-    pub fn functions(&self, names: &Names) -> Result<Vec<&'static str>, NotFoundError> {
+    pub fn functions(&self, names: &Names) -> Result<Vec<&'static str>, MissingError> {
         self.function.iter().map(|name| names.function(name)).collect()
     }
 
@@ -67,7 +67,8 @@ impl Selection {
     }
 }
 
-fn thing_pattern(text: &str) -> Result<ThingPattern, &'static str> {
+/// Parses a pattern of thing names.
+pub fn thing_pattern(text: &str) -> Result<ThingPattern, &'static str> {
     ThingPattern::new(text).ok_or("it must be 1 to 128 of the characters a-z A-Z 0-9 : _ - and *")
 }
 

@@ -39,15 +39,15 @@ impl From<Status> for ExitCode {
 
 /// What the operator named does not exist.
 #[derive(Debug)]
-pub struct NotFoundError(pub String);
+pub struct MissingError(pub String);
 
-impl fmt::Display for NotFoundError {
+impl fmt::Display for MissingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-impl std::error::Error for NotFoundError {}
+impl std::error::Error for MissingError {}
 
 /// The command line is valid by its form, but not by its content.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {}", crate::output::escape(&format!("{error:#}")));
     let code = if error.is::<UsageError>() {
         2
-    } else if error.is::<NotFoundError>() {
+    } else if error.is::<MissingError>() {
         5
     } else {
         1

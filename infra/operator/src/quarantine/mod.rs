@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-pub use item::{RefusedEvent, RefusedEventSummary};
+pub use item::{RefusedEvent, RefusedEventSummary, payload};
 pub use resend::with_trace_id;
 pub use table::QuarantineTable;
 
@@ -17,7 +17,7 @@ use crate::output::{self, Output, escape_line, utc};
 use crate::pace::{Pace, PaceOptions};
 use crate::quarantine::resend::{Resend, Resent};
 use crate::selection::Selection;
-use crate::status::{NotFoundError, Status, UsageError};
+use crate::status::{MissingError, Status, UsageError};
 
 /// The arguments of `gatehouse quarantine`.
 #[derive(Debug, Subcommand)]
@@ -92,7 +92,7 @@ async fn show(table: &QuarantineTable, event_id: &str, function: Option<&str>, c
     let events = table.find(event_id, function, &context.names).await?;
     if events.is_empty() {
         let of = function.map_or_else(String::new, |function| format!(" of {function}"));
-        return Err(NotFoundError(format!("no refused event{of} has the ID {event_id}")).into());
+        return Err(MissingError(format!("no refused event{of} has the ID {event_id}")).into());
     }
     context.output.print(&events, || events.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
     Ok(Status::Success)
@@ -109,7 +109,7 @@ async fn select(table: &QuarantineTable, batch: &Batch, context: &Context) -> Re
     let mut events = table.list(&batch.selection, &context.names).await?;
     if !batch.event_ids.is_empty() {
         if let Some(missing) = batch.event_ids.iter().find(|id| !events.iter().any(|event| event.event_id == **id)) {
-            return Err(NotFoundError(format!("no refused event that was selected has the ID {missing}")).into());
+            return Err(MissingError(format!("no refused event that was selected has the ID {missing}")).into());
         }
         events.retain(|event| batch.event_ids.contains(&event.event_id));
     }
@@ -212,7 +212,8 @@ async fn discard(table: &QuarantineTable, batch: &Batch, yes: bool, context: &Co
         print_list(&events, "Nothing was selected.", context.output)?;
         return Ok(Status::Success);
     }
-    if !events.is_empty() && !yes && !output::confirm(&format!("Discard {} refused events for good?", events.len()))? {
+    if !events.is_empty() && !yes && !output::confirm(&format!("Discard {} refused events permanently?", events.len()))?
+    {
         return Err(UsageError("nothing was discarded; confirm with --yes".to_owned()).into());
     }
     let selected = events.len();

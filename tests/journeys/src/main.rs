@@ -14,11 +14,11 @@ mod forwarding;
 mod idempotency;
 mod invalid_events;
 mod isolation;
+mod operator;
 mod permissions;
 mod presence;
 mod process_cleanup;
 mod programs;
-mod quarantine_tool;
 mod replay;
 mod revocation;
 mod shadows;
@@ -73,7 +73,7 @@ fn main() -> ExitCode {
     trials.extend(isolation::trials(&suite));
     trials.extend(idempotency::trials(&suite));
     trials.extend(invalid_events::trials(&suite));
-    trials.extend(quarantine_tool::trials(&suite));
+    trials.extend(operator::trials(&suite));
     let conclusion = libtest_mimic::run(&arguments, trials);
     suite.stop();
     conclusion.exit_code()

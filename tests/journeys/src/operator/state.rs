@@ -1,0 +1,120 @@
+//! `gatehouse documents`, `alarms`, `trace`, `device` and `audit`.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+use local_cloud::tools;
+use serde_json::{Value, json};
+
+use super::{allow_serial_numbers, gatehouse, invocation_record, queue_url, send};
+use crate::events::{click, device_event};
+use crate::suite::Suite;
+
+pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
+    vec![
+        suite.trial("operator", "documents_are_validated_compared_and_put_into_force", documents),
+        suite.trial("operator", "event_is_traced_across_functions", trace),
+        suite.trial("operator", "device_is_described_with_alarms_and_refusals", device),
+        suite.trial("operator", "audit_counts_outcomes_and_says_what_is_unknown", audit),
+    ]
+}
+
+async fn documents(suite: Arc<Suite>) -> Result<()> {
+    let stage = suite.stage().await?;
+    let directory = tempfile::tempdir()?;
+    for (name, change) in [("thresholds", "frost"), ("actions", "too-bright"), ("destinations", "forecast-corp")] {
+        let shipped = tools::root().join(format!("infra/{name}.json"));
+        let shipped = shipped.to_str().context("the path is not UTF-8")?;
+        gatehouse(&stage, &["documents", "get", name]).await?.ended_with(5)?;
+        gatehouse(&stage, &["documents", "validate", shipped]).await?.ended_with(0)?;
+        gatehouse(&stage, &["documents", "put", shipped, "--dry-run"]).await?.ended_with(0)?.contains(&[change])?;
+        gatehouse(&stage, &["documents", "get", name]).await?.ended_with(5)?;
+        gatehouse(&stage, &["documents", "put", shipped]).await?.ended_with(0)?.contains(&["version 1"])?;
+        gatehouse(&stage, &["documents", "diff", shipped]).await?.ended_with(0)?;
+        gatehouse(&stage, &["documents", "put", shipped]).await?.ended_with(0)?.contains(&["are the same"])?;
+        gatehouse(&stage, &["documents", "get", name]).await?.ended_with(0)?.contains(&[change])?;
+
+        let changed = directory.path().join(name);
+        std::fs::write(&changed, std::fs::read_to_string(shipped)?.replace(change, "renamed"))?;
+        let changed = changed.to_str().context("the path is not UTF-8")?;
+        let ran = gatehouse(&stage, &["documents", "diff", changed]).await?.ended_with(6)?;
+        ran.contains(&[&format!("-"), change, "renamed"])?;
+        std::fs::write(changed, json!({name: [{"name": "a name"}, {}]}).to_string())?;
+        for command in [&["documents", "validate", changed][..], &["documents", "put", changed]] {
+            let ran = gatehouse(&stage, command).await?;
+            ensure!(matches!(ran.code, Some(2 | 6)), "the exit code is {:?}: {}", ran.code, ran.stderr);
+            ran.contains(&[&format!("{name}[0]"), &format!("{name}[1]")])?;
+        }
+    }
+    Ok(())
+}
+
+async fn trace(suite: Arc<Suite>) -> Result<()> {
+    let stage = suite.stage().await?;
+    let reading = device_event("a-reading", "lux-1", "telemetry/lux-1", br#"{"lux": 1}"#);
+    stage.invoke("telemetry", &reading).await?;
+    let ran = gatehouse(&stage, &["trace", "a-reading"]).await?.ended_with(0)?;
+    ran.contains(&["telemetry table", "reading of lux-1"])?;
+
+    stage.invoke("button", &click("a-click", "b-1")).await?;
+    let record = invocation_record(&stage, "button", &click("a-click", "b-1"))?;
+    send(&stage, &queue_url(&stage, "button-dlq").await?, &record.to_string(), &[]).await?;
+    let ran = gatehouse(&stage, &["trace", "a-click"]).await?.ended_with(0)?;
+    ran.contains(&["effect of button: COMPLETED", "log of button", "dead letter (invocation)"])?;
+    let ran = gatehouse(&stage, &["trace", "unknown"]).await?.ended_with(0)?;
+    ran.contains(&["nothing is known about this event"])?;
+    Ok(())
+}
+
+async fn device(suite: Arc<Suite>) -> Result<()> {
+    let stage = suite.stage().await?;
+    stage.device("lux-1").await?;
+    let thresholds = json!({"thresholds": [{
+        "name": "too-bright", "things": "lux-*", "field": "/lux",
+        "raise": {"above": 10, "for": "0 s"}, "clear": {"below": 10, "for": "0 s"}
+    }]});
+    stage.invoke("alarm", &thresholds).await?;
+    stage.invoke("alarm", &device_event("bright", "lux-1", "telemetry/lux-1", br#"{"lux": 11}"#)).await?;
+    allow_serial_numbers(&stage, "G030.*").await?;
+    stage.invoke("button", &click("refused", "lux-1")).await?;
+
+    let ran = gatehouse(&stage, &["alarms", "list", "--state", "alarm"]).await?.ended_with(0)?;
+    ran.contains(&["ALARM", "too-bright", "lux-1", "11"])?;
+    let ran = gatehouse(&stage, &["alarms", "list", "--state", "ok"]).await?.ended_with(0)?;
+    ran.contains(&["No device has such a state."])?;
+
+    let ran = gatehouse(&stage, &["device", "lux-1"]).await?.ended_with(0)?;
+    ran.contains(&[
+        "the thing is registered",
+        "is ACTIVE",
+        "ALARM by too-bright",
+        "event refused was refused",
+        "logs were searched",
+    ])?;
+    gatehouse(&stage, &["device", "unknown"]).await?.ended_with(0)?.contains(&["no such thing is registered"])?;
+    gatehouse(&stage, &["device", "a/b"]).await?.ended_with(2)?;
+    Ok(())
+}
+
+async fn audit(suite: Arc<Suite>) -> Result<()> {
+    let stage = suite.stage().await?;
+    allow_serial_numbers(&stage, "G030.*").await?;
+    stage.invoke("button", &click("refused", "b-1")).await?;
+    stage.invoke("telemetry", &device_event("a-reading", "lux-1", "telemetry/lux-1", br#"{"lux": 1}"#)).await?;
+    let ran = gatehouse(&stage, &["audit", "--since", "1 h", "--json"]).await?.ended_with(0)?;
+    let report = ran.json()?;
+    let row = |function: &str| -> Result<Value> {
+        let rows = report.get("rows").and_then(Value::as_array).context("there are no rows")?;
+        rows.iter().find(|row| row.get("function") == Some(&json!(function))).cloned().context("a row is missing")
+    };
+    let button = row("button")?;
+    let outcomes = json!({"source": "logs", "done": 0, "refused": 1, "retried": 0});
+    ensure!(button.get("outcomes") == Some(&outcomes), "{button}");
+    ensure!(button.get("quarantined") == Some(&json!(1)) && button.get("difference") == Some(&Value::Null), "{button}");
+    let telemetry = row("telemetry")?;
+    ensure!(telemetry.pointer("/outcomes/done") == Some(&json!(1)), "{telemetry}");
+    let ran = gatehouse(&stage, &["audit", "--since", "1 h"]).await?.ended_with(0)?;
+    ran.contains(&["? is unknown", "the local cloud has none", "counted from log lines"])?;
+    Ok(())
+}

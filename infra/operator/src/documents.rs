@@ -194,21 +194,24 @@ fn faults(document: &str) -> Vec<String> {
     let Err(first) = kind.parse(document) else { return Vec::new() };
     let entries = serde_json::from_str::<Value>(document).ok();
     let entries = entries.as_ref().and_then(|document| document.get(kind.as_str())).and_then(Value::as_array);
-    let mut faults: Vec<String> = entries
+    let alone: Vec<(usize, String)> = entries
         .into_iter()
         .flatten()
         .enumerate()
         .filter_map(|(index, entry)| {
-            let alone = serde_json::json!({kind.as_str(): [entry]}).to_string();
-            let refusal = kind.parse(&alone).err()?;
-            Some(refusal.why.replacen(&format!("{kind}[0]"), &format!("{kind}[{index}]"), 1))
+            let refusal = kind.parse(&serde_json::json!({kind.as_str(): [entry]}).to_string()).err()?;
+            Some((index, refusal.why.replacen(&format!("{kind}[0]"), &format!("{kind}[{index}]"), 1)))
         })
         .collect();
     // What concerns several entries, or none.
-    if !faults.contains(&first.why.to_string()) {
-        faults.insert(0, first.why.into_owned());
-    }
-    faults
+    let is_of_an_entry = alone.iter().any(|(_, why)| *why == first.why);
+    let whole = (!is_of_an_entry).then(|| first.why.into_owned());
+    // A few sentences name no path.
+    let alone = alone.into_iter().map(|(index, why)| {
+        let path = format!("{kind}[{index}]");
+        if why.contains(&path) { why } else { format!("`{path}`: {why}") }
+    });
+    whole.into_iter().chain(alone).collect()
 }
 
 fn read(file: &Path) -> Result<String> {

@@ -25,9 +25,16 @@ pub struct PaceOptions {
     pub dry_run: bool,
 }
 
+impl PaceOptions {
+    /// The time from one event to the next.
+    pub fn interval(&self) -> Duration {
+        Duration::from_secs_f64(1.0 / self.rate)
+    }
+}
+
 fn rate(text: &str) -> Result<f64, &'static str> {
-    let rate = text.parse().ok().filter(|rate| (0.01..=1000.0).contains(rate));
-    rate.ok_or("it must be a number from 0.01 to 1000")
+    let rate = text.parse().ok().filter(|rate| (0.1..=1000.0).contains(rate));
+    rate.ok_or("it must be a number from 0.1 to 1000")
 }
 
 /// A rate limit, a progress bar, and the operator's wish to stop.
@@ -42,7 +49,7 @@ impl Pace {
     /// Starts. From now on the first Ctrl-C (or SIGTERM) lets steps that have begun end, and the second one ends the
     /// process.
     pub fn start(options: &PaceOptions, steps: usize) -> Result<Self> {
-        let mut ticks = interval(Duration::from_secs_f64(1.0 / options.rate));
+        let mut ticks = interval(options.interval());
         // A slow step does not make the next ones faster than the rate.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self { ticks: Mutex::new(ticks), bar: bar(steps), interrupted: listen()? })
@@ -133,7 +140,7 @@ mod tests {
     #[test]
     fn rate_is_a_positive_number() {
         assert_eq!(rate("2.5"), Ok(2.5));
-        for text in ["0", "-1", "NaN", "inf", "many", "1001"] {
+        for text in ["0", "0.01", "-1", "NaN", "inf", "many", "1001"] {
             assert!(rate(text).is_err(), "{text}");
         }
     }

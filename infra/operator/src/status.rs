@@ -12,6 +12,8 @@ pub enum Status {
     RefusedAgain,
     /// An event was not accepted, or not recognized. It is where it was.
     NotAccepted,
+    /// Nothing is known about what was named.
+    Missing,
     /// A difference was found, or a document is invalid.
     Difference,
     /// The operator interrupted it. What was done stays done; running it again continues.
@@ -25,6 +27,7 @@ impl Status {
             Self::Success => 0,
             Self::RefusedAgain => 3,
             Self::NotAccepted => 4,
+            Self::Missing => 5,
             Self::Difference => 6,
             Self::Interrupted => 130,
         }

@@ -79,11 +79,12 @@ pub async fn run(arguments: Arguments, context: &Context) -> Result<Status> {
         findings.note("the thing is unknown, so readings and alarms were not searched; use --thing");
     }
     findings.note(format!("logs and readings were searched since {} UTC", utc(since)));
-    if findings.findings.is_empty() {
+    let is_known = !findings.findings.is_empty();
+    if !is_known {
         findings.note("nothing is known about this event: it is not in any table, dead-letter queue or log");
     }
     findings.print(context.output)?;
-    Ok(Status::Success)
+    Ok(if is_known { Status::Success } else { Status::Missing })
 }
 
 /// Returns the effects that are recorded under the event's ID.

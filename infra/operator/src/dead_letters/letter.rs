@@ -146,14 +146,18 @@ impl DeadLetter {
         if let Some(record) = parse::<InvocationRecord<'_>>(&letter.body) {
             return record.letter(unknown, letter, names);
         }
-        let Some(fields) = parse::<EventFields<'_>>(&letter.body) else {
+        // A subscription with raw message delivery leaves the message alone, any other one with a notification around it.
+        let notification =
+            parse::<Notification>(&letter.body).filter(|notification| notification.kind == "Notification");
+        let body = notification.as_ref().map_or(letter.body.as_str(), |notification| notification.message.as_str());
+        let Some(fields) = parse::<EventFields<'_>>(body) else {
             return Self { problem: Some("It is not a JSON object.".to_owned()), ..unknown };
         };
         let (kind, error) = if letter.attributes.contains_key("SCHEDULE_ARN") {
             (Kind::Schedule, letter.attributes.get("ERROR_MESSAGE"))
-        } else if letter.attributes.contains_key("ErrorCode") {
+        } else if notification.is_some() || letter.attributes.contains_key("ErrorCode") {
             (Kind::Topic, letter.attributes.get("ErrorMessage"))
-        } else if letter.is_of_rule && !is_check(&letter.body) {
+        } else if letter.is_of_rule && !is_check(body) {
             let problem = "It is not a report of AWS IoT about a rule's failed actions.";
             return Self { problem: Some(problem.to_owned()), ..unknown };
         } else if letter.is_of_rule {
@@ -162,7 +166,7 @@ impl DeadLetter {
         } else {
             (Kind::Event, None)
         };
-        let event = with_trace_id(&letter.body, &letter.message_id);
+        let event = with_trace_id(body, &letter.message_id);
         let target = if INVOKED_DIRECTLY.contains(&letter.function) {
             Target::Function(letter.function)
         } else {
@@ -179,6 +183,15 @@ impl DeadLetter {
             ..unknown
         }
     }
+}
+
+/// What SNS wraps a message in.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Notification {
+    #[serde(rename = "Type")]
+    kind: String,
+    message: String,
 }
 
 fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {

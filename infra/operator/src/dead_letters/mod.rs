@@ -7,6 +7,7 @@ mod rule;
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -28,6 +29,9 @@ use crate::status::{MissingError, Status, UsageError};
 
 /// How many events of one queue are sent concurrently.
 const CONCURRENCY: usize = 4;
+
+/// How long messages that were received may wait for their turn: less than they are hidden from others.
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// The arguments of `gatehouse dead-letters`.
 #[derive(Debug, Subcommand)]
@@ -286,8 +290,9 @@ async fn resend(batch: &Batch, context: &Context) -> Result<Status> {
     }
     let delivery = Delivery::new(context);
     let pace = start(batch, &queues).await?;
+    let (concurrent, count) = shares(&batch.pace, queues.len());
     let runs = queues.iter().map(|queue| {
-        run_queue(queue, batch, &pace, context, async |message: &Received| {
+        run_queue(queue, count, batch, &pace, context, async |message: &Received| {
             let delivered = delivery.deliver(queue, message).await?;
             let letter = &message.letter;
             Some((
@@ -301,7 +306,8 @@ async fn resend(batch: &Batch, context: &Context) -> Result<Status> {
             ))
         })
     });
-    let (results, errors) = collect(join_all(runs).await);
+    let runs = stream::iter(runs).buffer_unordered(concurrent).collect().await;
+    let (results, errors) = collect(runs);
     let count = |is: fn(&Delivered) -> bool| results.iter().filter(|result| is(&result.delivered)).count();
     let report = ResendReport {
         accepted: count(|result| matches!(result, Delivered::Accepted)),
@@ -311,11 +317,13 @@ async fn resend(batch: &Batch, context: &Context) -> Result<Status> {
         interrupted: pace.is_interrupted(),
         results,
     };
-    missing(batch, report.results.iter().map(|result| (result.message_id.as_str(), result.event_id.as_deref())))?;
     drop(pace);
     context.output.print(&report, || report.text())?;
     if let Some(error) = errors {
         return Err(error);
+    }
+    if !report.interrupted {
+        missing(batch, report.results.iter().map(|result| (result.message_id.as_str(), result.event_id.as_deref())))?;
     }
     Ok(if report.interrupted {
         Status::Interrupted
@@ -377,9 +385,10 @@ async fn discard(batch: &Batch, yes: bool, context: &Context) -> Result<Status> 
         return Err(UsageError("nothing was discarded; confirm with --yes".to_owned()).into());
     }
     let pace = start(batch, &queues).await?;
+    let (concurrent, count) = shares(&batch.pace, queues.len());
     let selected = &selected;
     let runs = queues.iter().map(|queue| {
-        run_queue(queue, batch, &pace, context, async |message: &Received| {
+        run_queue(queue, count, batch, &pace, context, async |message: &Received| {
             // One that arrived after the question was not asked about.
             if !selected.contains(&message.letter.message_id) {
                 return Some((false, None));
@@ -388,7 +397,8 @@ async fn discard(batch: &Batch, yes: bool, context: &Context) -> Result<Status> 
             Some((deleted.is_ok(), Some(deleted.map_err(|error| format!("{error:#}")))))
         })
     });
-    let (results, errors) = collect(join_all(runs).await);
+    let runs = stream::iter(runs).buffer_unordered(concurrent).collect().await;
+    let (results, errors) = collect(runs);
     let report = DiscardReport {
         discarded: results.iter().filter(|result| matches!(result, Some(Ok(())))).count(),
         failed: results.into_iter().flatten().filter_map(Result::err).collect(),
@@ -429,6 +439,15 @@ async fn start(batch: &Batch, queues: &[DeadLetterQueue]) -> Result<Pace> {
     Pace::start(&batch.pace, total)
 }
 
+/// Returns how many queues are read concurrently, and how many messages of each are received at once, so that at this
+/// rate each message is sent in time.
+fn shares(pace: &PaceOptions, queues: usize) -> (usize, usize) {
+    let in_time = MAX_WAIT.as_millis() / pace.interval().as_millis().max(1);
+    let in_time = usize::try_from(in_time).unwrap_or(usize::MAX);
+    let concurrent = in_time.clamp(1, queues.max(1));
+    (concurrent, (in_time / concurrent).clamp(1, queue::BATCH))
+}
+
 /// The results of a queue, and the error that ended it.
 type Run<R> = (Vec<R>, Option<anyhow::Error>);
 
@@ -447,6 +466,7 @@ fn collect<R>(runs: Vec<Run<R>>) -> Run<R> {
 /// Messages that are not gone stay hidden until the end, so that each is received once, and are handed back then.
 async fn run_queue<R>(
     queue: &DeadLetterQueue,
+    count: usize,
     batch: &Batch,
     pace: &Pace,
     context: &Context,
@@ -457,7 +477,7 @@ async fn run_queue<R>(
     // second result.
     let (mut settled, mut gone) = (HashSet::new(), HashSet::new());
     while !pace.is_interrupted() {
-        let messages = match queue.receive(&context.names).await {
+        let messages = match queue.receive(count, &context.names).await {
             Ok(messages) => messages,
             Err(failed) => {
                 error = Some(failed);
@@ -505,4 +525,18 @@ async fn run_queue<R>(
     }
     queue.hand_back(&kept).await;
     (results, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_sent_while_they_are_hidden_from_others() {
+        let shares = |rate| shares(&PaceOptions { rate, dry_run: false }, 17);
+        assert_eq!(shares(1000.0), (17, 10));
+        assert_eq!(shares(10.0), (17, 10));
+        assert_eq!(shares(1.0), (17, 3));
+        assert_eq!(shares(0.1), (6, 1));
+    }
 }

@@ -20,7 +20,7 @@ pub const VISIBILITY: Duration = Duration::from_secs(120);
 const WAIT_SECONDS: i32 = 1;
 
 /// The largest number of messages of a call.
-const BATCH: usize = 10;
+pub const BATCH: usize = 10;
 
 /// A dead-letter queue.
 #[derive(Debug, Clone)]
@@ -97,14 +97,14 @@ impl DeadLetterQueue {
         depth(&self.client, &self.url).await
     }
 
-    /// Receives up to ten messages; none if there are none.
-    pub async fn receive(&self, names: &Names) -> Result<Vec<Received>> {
+    /// Receives up to `count` messages, or ten; none if there are none.
+    pub async fn receive(&self, count: usize, names: &Names) -> Result<Vec<Received>> {
         let received_at = Instant::now();
         let receive = self
             .client
             .receive_message()
             .queue_url(&self.url)
-            .max_number_of_messages(i32::try_from(BATCH)?)
+            .max_number_of_messages(i32::try_from(count.clamp(1, BATCH))?)
             .visibility_timeout(i32::try_from(VISIBILITY.as_secs())?)
             .wait_time_seconds(WAIT_SECONDS)
             .message_attribute_names("All")
@@ -170,7 +170,7 @@ impl DeadLetterQueue {
             if seen.len() >= limit {
                 break Ok(());
             }
-            match self.receive(names).await {
+            match self.receive(BATCH, names).await {
                 Ok(messages) if messages.is_empty() => break Ok(()),
                 Ok(messages) => seen.extend(messages),
                 Err(error) => break Err(error),

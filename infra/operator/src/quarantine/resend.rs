@@ -1,9 +1,10 @@
+use std::collections::HashMap;
 use std::fmt;
 
 use anyhow::Result;
 use aws_sdk_lambda::Client;
 use gatehouse::EventId;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::invoke::{Invoked, invoke};
@@ -117,21 +118,11 @@ impl Resend {
 ///
 /// The text stays as it is otherwise: numbers keep their form.
 pub fn with_trace_id(event: &str, id: &str) -> String {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Envelope<'a> {
-        #[serde(borrow)]
-        payload: Option<&'a RawValue>,
-        #[serde(borrow)]
-        payload_base64: Option<&'a RawValue>,
-        #[serde(borrow)]
-        trace_id: Option<&'a RawValue>,
-    }
-    let is_anonymous = serde_json::from_str::<Envelope<'_>>(event).is_ok_and(|envelope| {
-        envelope.trace_id.is_none() && (envelope.payload.is_some() || envelope.payload_base64.is_some())
-    });
+    let fields: HashMap<String, &RawValue> = serde_json::from_str(event).unwrap_or_default();
+    let has_payload = fields.contains_key("payload") || fields.contains_key("payloadBase64");
+    let is_anonymous = has_payload && !fields.contains_key("traceId");
     match event.trim_start().strip_prefix('{') {
-        Some(rest) if is_anonymous && !rest.contains("\"traceId\"") && EventId::new(id).is_some() => {
+        Some(rest) if is_anonymous && EventId::new(id).is_some() => {
             format!("{{\"traceId\":{},{rest}", serde_json::Value::from(id))
         }
         _ => event.to_owned(),

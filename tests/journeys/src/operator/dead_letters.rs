@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
-use super::{dead_letters, gatehouse, invocation_record, queue_url, rule_record, send};
+use super::{dead_letter_queue, dead_letters, gatehouse, invocation_record, queue_url, rule_record, send};
 use crate::events::{click, device_event};
 use crate::suite::Suite;
 
@@ -24,20 +24,20 @@ async fn each_kind(suite: Arc<Suite>) -> Result<()> {
     let stage = suite.stage().await?;
     let payload = json!({"serialNumber": "b-1", "batteryVoltage": "2000mV", "clickType": "SINGLE"}).to_string();
     let record = rule_record(&stage, "button", "iotbutton/b-1", payload.as_bytes(), "by-rule", &["button"]);
-    send(&stage, &queue_url(&stage, "button-rule-dlq").await?, &record.to_string(), &[]).await?;
+    send(&stage, &dead_letter_queue(&stage, "button-rule-dlq").await?, &record.to_string(), &[]).await?;
     let record = invocation_record(&stage, "button", &click("by-invocation", "b-2"))?;
-    send(&stage, &queue_url(&stage, "button-dlq").await?, &record.to_string(), &[]).await?;
+    send(&stage, &dead_letter_queue(&stage, "button-dlq").await?, &record.to_string(), &[]).await?;
     let reading = device_event("from-queue", "lux-1", "telemetry/lux-1", br#"{"lux": 1}"#);
-    send(&stage, &queue_url(&stage, "telemetry-dlq").await?, &reading.to_string(), &[]).await?;
+    send(&stage, &dead_letter_queue(&stage, "telemetry-dlq").await?, &reading.to_string(), &[]).await?;
     let transition = json!({
         "transition": "lux-1#too-bright#1763715600000#ALARM", "threshold": "too-bright", "thing": "lux-1",
         "from": "OK", "to": "ALARM", "field": "/lux", "value": 1, "at": 1_763_715_600_000_u64,
         "since": 1_763_714_700_000_u64, "words": "too-bright"
     });
     let error = [("ErrorCode", "AccessDenied"), ("ErrorMessage", "denied")];
-    send(&stage, &queue_url(&stage, "actuator-dlq").await?, &transition.to_string(), &error).await?;
+    send(&stage, &dead_letter_queue(&stage, "actuator-dlq").await?, &transition.to_string(), &error).await?;
     let error = [("SCHEDULE_ARN", "arn:aws:scheduler:us-east-1:0:schedule/a/b"), ("ERROR_MESSAGE", "gone")];
-    send(&stage, &queue_url(&stage, "alarm-dlq").await?, r#"{"check": "due"}"#, &error).await?;
+    send(&stage, &dead_letter_queue(&stage, "alarm-dlq").await?, r#"{"check": "due"}"#, &error).await?;
 
     let ran = gatehouse(&stage, &["dead-letters", "list"]).await?.ended_with(0)?;
     ran.contains(&["by-rule", "by-invocation", "from-queue", "schedule", "topic", "5 dead letters in 17 queues"])?;
@@ -108,15 +108,15 @@ async fn failed_rule_action(suite: Arc<Suite>) -> Result<()> {
 
 async fn unrecognized(suite: Arc<Suite>) -> Result<()> {
     let stage = suite.stage().await?;
-    send(&stage, &queue_url(&stage, "shadow-dlq").await?, "not JSON \u{1b}[2J", &[]).await?;
+    send(&stage, &dead_letter_queue(&stage, "shadow-dlq").await?, "not JSON \u{9b}2J", &[]).await?;
     let record =
         rule_record(&stage, "shadow_delta", "$aws/things/a/shadow/update/delta", b"{}", "a-delta", &["shadow"]);
-    send(&stage, &queue_url(&stage, "shadow-rule-dlq").await?, &record.to_string(), &[]).await?;
+    send(&stage, &dead_letter_queue(&stage, "shadow-rule-dlq").await?, &record.to_string(), &[]).await?;
     let ran = gatehouse(&stage, &["dead-letters", "resend", "--all", "--rate", "100"]).await?.ended_with(4)?;
     ran.contains(&["It is not a JSON object", "superseded", "0 accepted and deleted", "2 left alone"])?;
     ensure!(dead_letters(&stage).await? == 2, "a message that is not recognized was deleted");
     let ran = gatehouse(&stage, &["dead-letters", "list", "--reason", "unrecognized"]).await?.ended_with(0)?;
-    ensure!(!ran.stdout.contains('\u{1b}'), "the list can control the terminal");
+    ensure!(!ran.stdout.contains('\u{9b}'), "the list can control the terminal");
     ran.contains(&["1 dead letters"])?;
     Ok(())
 }
@@ -125,7 +125,7 @@ async fn unrecognized(suite: Arc<Suite>) -> Result<()> {
 async fn late_document(suite: Arc<Suite>) -> Result<()> {
     let stage = suite.stage().await?;
     let record = invocation_record(&stage, "alarm", &json!({"thresholds": []}))?;
-    send(&stage, &queue_url(&stage, "alarm-dlq").await?, &record.to_string(), &[]).await?;
+    send(&stage, &dead_letter_queue(&stage, "alarm-dlq").await?, &record.to_string(), &[]).await?;
     let thresholds = local_cloud::tools::root().join("infra/thresholds.json");
     let thresholds = thresholds.to_str().context("the path is not UTF-8")?;
     gatehouse(&stage, &["documents", "put", thresholds]).await?.ended_with(0)?;
@@ -139,7 +139,7 @@ async fn dry_run_and_discard(suite: Arc<Suite>) -> Result<()> {
     let stage = suite.stage().await?;
     for id in ["click-1", "click-2"] {
         let record = invocation_record(&stage, "button", &click(id, "b-1"))?;
-        send(&stage, &queue_url(&stage, "button-dlq").await?, &record.to_string(), &[]).await?;
+        send(&stage, &dead_letter_queue(&stage, "button-dlq").await?, &record.to_string(), &[]).await?;
     }
     for command in ["resend", "discard"] {
         let ran = gatehouse(&stage, &["dead-letters", command, "--all", "--dry-run"]).await?.ended_with(0)?;

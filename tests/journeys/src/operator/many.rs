@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::{
-    allow_serial_numbers, command, dead_letters, gatehouse, invocation_record, put_in_quarantine, quarantined,
-    queue_url, rule_record, send,
+    allow_serial_numbers, command, dead_letter_queue, dead_letters, gatehouse, invocation_record, put_in_quarantine,
+    quarantined, rule_record, send,
 };
 use crate::events::{click, device_event, ring};
 use crate::stage::Stage;
@@ -92,7 +92,7 @@ async fn interrupted(suite: Arc<Suite>) -> Result<()> {
 /// Killed between the acceptance of an event and the deletion of its message, at the latest.
 async fn killed(suite: Arc<Suite>) -> Result<()> {
     let stage = suite.stage().await?;
-    let url = queue_url(&stage, "button-dlq").await?;
+    let url = dead_letter_queue(&stage, "button-dlq").await?;
     let ids: Vec<_> = (0..40).map(|number| format!("dead-click-{number}")).collect();
     all(ids.iter().map(async |id| {
         send(&stage, &url, &invocation_record(&stage, "button", &click(id, id))?.to_string(), &[]).await
@@ -230,13 +230,13 @@ async fn thousand(suite: Arc<Suite>) -> Result<()> {
         .await?;
     }
     for function in WITH_QUEUE {
-        let url = queue_url(&stage, &format!("{function}-dlq")).await?;
+        let url = dead_letter_queue(&stage, &format!("{function}-dlq")).await?;
         all((0..DEAD_LETTERS_OF_EACH)
             .map(async |number| send(&stage, &url, &event(function, number).to_string(), &[]).await))
         .await?;
     }
     for function in ["button", "doorbell"] {
-        let url = queue_url(&stage, &format!("{function}-dlq")).await?;
+        let url = dead_letter_queue(&stage, &format!("{function}-dlq")).await?;
         all((0..DEAD_LETTERS_OF_EACH).map(async |number| {
             let record = invocation_record(&stage, function, &event(function, number))?;
             send(&stage, &url, &record.to_string(), &[]).await
@@ -244,7 +244,7 @@ async fn thousand(suite: Arc<Suite>) -> Result<()> {
         .await?;
     }
     for function in WITH_RULE {
-        let url = queue_url(&stage, &format!("{function}-rule-dlq")).await?;
+        let url = dead_letter_queue(&stage, &format!("{function}-rule-dlq")).await?;
         all((0..DEAD_LETTERS_OF_EACH)
             .map(async |number| send(&stage, &url, &rule_letter(&stage, function, number).to_string(), &[]).await))
         .await?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use aws_sdk_dynamodb::types::AttributeValue;
-use aws_sdk_sqs::types::MessageAttributeValue;
+use aws_sdk_sqs::types::{MessageAttributeValue, QueueAttributeName};
 use libtest_mimic::Trial;
 use local_cloud::isolation::{self, Inherit};
 use serde_json::{Value, json};
@@ -116,6 +116,15 @@ async fn put_in_quarantine(stage: &Stage, function: &str, event_id: &str, event:
     let put = put.item("receivedAt", millis(now)).item("refusedAt", millis(now));
     put.item("expiration", millis(now / 1000 + 86_400)).send().await?;
     Ok(())
+}
+
+/// Returns the URL of a dead-letter queue by its name after the prefix. The test stands in for the AWS service that
+/// sends to it, so it takes away the policy that lets nobody else do so.
+async fn dead_letter_queue(stage: &Stage, name: &str) -> Result<String> {
+    let url = queue_url(stage, name).await?;
+    let set = stage.clients.sqs.set_queue_attributes().queue_url(&url);
+    set.attributes(QueueAttributeName::Policy, "").send().await.context("failed to take away a queue's policy")?;
+    Ok(url)
 }
 
 /// Sends a message to a queue, as AWS does.

@@ -235,6 +235,10 @@ fn leftovers_of_topics_and_schedules_return_to_the_queue() {
     assert_eq!((recognized.kind, recognized.targets), (Kind::Topic, vec![Target::Queue("actuator")]));
     assert_eq!(recognized.error.as_deref(), Some("denied"));
 
+    let wrapped = json!({"Type": "Notification", "Message": transition.body}).to_string();
+    let recognized = recognize(&letter("actuator", false, wrapped));
+    assert_eq!((recognized.kind, recognized.event), (Kind::Topic, Some(transition.body)));
+
     let mut check = letter("alarm", false, r#"{"check": "due"}"#);
     check.attributes = BTreeMap::from([
         ("SCHEDULE_ARN".to_owned(), "arn:aws:scheduler:eu-west-1:111122223333:schedule/a/b".to_owned()),

@@ -68,6 +68,8 @@ async fn each_kind(suite: Arc<Suite>) -> Result<()> {
 async fn failed_rule_action(suite: Arc<Suite>) -> Result<()> {
     let stage = suite.stage().await?;
     let mut device = stage.device("lux-1").await?;
+    // The local cloud does not send in the name of the rule's role.
+    dead_letter_queue(&stage, "telemetry-rule-dlq").await?;
     let url = queue_url(&stage, "alarm").await?;
     stage.clients.sqs.delete_queue().queue_url(&url).send().await?;
     let event_id = stage.publish(&mut device, "telemetry/lux-1", br#"{"lux": 22.50}"#).await?;

@@ -3,6 +3,8 @@
 //! For each function: what arrived since a time must equal what is done or refused, what is still in the work queue, and
 //! what ended in a dead-letter queue. Each figure says where it comes from, because no source is exact.
 
+use std::fmt::Write as _;
+
 use anyhow::{Context as _, Result};
 use aws_sdk_cloudwatch::primitives::DateTime;
 use aws_sdk_cloudwatch::types::{Dimension, Metric, MetricDataQuery, MetricStat};
@@ -114,17 +116,15 @@ async fn row(
     context: &Context,
 ) -> Result<(Row, Vec<String>)> {
     let mut notes = Vec::new();
-    let outcomes = match metrics.outcomes(function) {
-        Some(outcomes) => Some(outcomes),
-        None => {
-            let lines = logs::batches(function, since, context).await;
-            notes = lines.notes;
-            let sum = |name: &str| lines.lines.iter().filter_map(|line| line.fields.get(name)?.as_u64()).sum();
-            let (done, refused, retried) = (sum("done"), sum("refused"), sum("retried"));
-            let has_lines = !lines.lines.is_empty();
-            has_lines.then_some(Outcomes { source: Source::Logs, done, refused, retried })
-        }
-    };
+    let mut outcomes = metrics.outcomes(function);
+    if outcomes.is_none() {
+        let lines = logs::batches(function, since, context).await;
+        notes = lines.notes;
+        let sum = |name: &str| lines.lines.iter().filter_map(|line| line.fields.get(name)?.as_u64()).sum();
+        let (done, refused, retried) = (sum("done"), sum("refused"), sum("retried"));
+        let has_lines = !lines.lines.is_empty();
+        outcomes = has_lines.then_some(Outcomes { source: Source::Logs, done, refused, retried });
+    }
     let mut dead_letters = 0;
     for queue in queues.iter().filter(|queue| queue.function == function && !queue.is_of_rule) {
         let depth = queue.depth().await?;
@@ -228,10 +228,10 @@ impl Report {
         for row in self.rows.iter().filter(|row| row.difference.is_some_and(|difference| difference != 0)) {
             let difference = row.difference.unwrap_or_default();
             let what = if difference > 0 { "events have no outcome" } else { "outcomes more than events" };
-            text += &format!("{}: {} {what}\n", row.function, difference.unsigned_abs());
+            let _ = writeln!(text, "{}: {} {what}", row.function, difference.unsigned_abs());
         }
         for note in &self.notes {
-            text += &format!("note: {}\n", escape(note));
+            let _ = writeln!(text, "note: {}", escape(note));
         }
         text
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
 use aws_sdk_iot::operation::describe_thing::DescribeThingError;
+use aws_sdk_iot::primitives::DateTime;
 use aws_sdk_iotdataplane::operation::get_thing_shadow::GetThingShadowError;
 use clap::Args;
 use gatehouse::store::item::{integer, is_true, string, text};
@@ -113,7 +114,7 @@ async fn describe_certificate(certificate: &str, findings: &mut Findings, contex
     let described = described.with_context(|| format!("failed to read certificate {certificate}"));
     if let Some(description) = findings.take("AWS IoT", described).and_then(|found| found.certificate_description) {
         let status = description.status().map_or("unknown", |status| status.as_str());
-        let until = description.validity().and_then(|validity| validity.not_after()).map(|time| time.secs());
+        let until = description.validity().and_then(|validity| validity.not_after()).map(DateTime::secs);
         let until = until.and_then(|seconds| u64::try_from(seconds).ok());
         let until = until.map(|seconds| utc(Timestamp::from_millis(seconds.saturating_mul(1000))));
         let until = until.map_or_else(String::new, |until| format!(", valid until {until}"));

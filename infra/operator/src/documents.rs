@@ -2,7 +2,7 @@
 //!
 //! A document is validated by the code of the function that reads it, and uploaded by a command to that function.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use actuator::Actions;
@@ -171,8 +171,14 @@ pub fn validate(files: &[PathBuf], output: Output) -> Result<Status> {
         for Validated { file, kind, faults } in &results {
             let file = escape(&file.display().to_string());
             match kind {
-                Some(kind) if faults.is_empty() => text += &format!("{file}: valid document of {kind}\n"),
-                _ => faults.iter().for_each(|fault| text += &format!("{file}: {}\n", escape(fault))),
+                Some(kind) if faults.is_empty() => {
+                    let _ = writeln!(text, "{file}: valid document of {kind}");
+                }
+                _ => {
+                    for fault in faults {
+                        let _ = writeln!(text, "{file}: {}", escape(fault));
+                    }
+                }
             }
         }
         text

@@ -1,5 +1,7 @@
 //! What is known about an event or a device, and from where.
 
+use std::fmt::Write as _;
+
 use gatehouse::Timestamp;
 use serde::Serialize;
 
@@ -50,7 +52,7 @@ impl Findings {
 
     /// Prints everything.
     pub fn print(&mut self, output: Output) -> anyhow::Result<()> {
-        self.findings.sort_by(|a, b| a.at.cmp(&b.at));
+        self.findings.sort_by_key(|finding| finding.at);
         output.print(self, || self.text())
     }
 
@@ -62,7 +64,7 @@ impl Findings {
         }
         let mut text = if self.findings.is_empty() { String::new() } else { output::text(&table) };
         for note in &self.notes {
-            text += &format!("note: {}\n", escape(note));
+            let _ = writeln!(text, "note: {}", escape(note));
         }
         text
     }

@@ -31,7 +31,7 @@ use crate::status::{MissingError, Status, UsageError};
 const CONCURRENCY: usize = 4;
 
 /// How long messages that were received may wait for their turn: less than they are hidden from others.
-const MAX_WAIT: Duration = Duration::from_secs(60);
+const MAX_WAIT: Duration = Duration::from_mins(1);
 
 /// The arguments of `gatehouse dead-letters`.
 #[derive(Debug, Subcommand)]
@@ -162,7 +162,6 @@ async fn listed(
 fn text_of_list(queues: &[ListedQueue]) -> String {
     let mut table = output::table(["SENT (UTC)", "QUEUE", "KIND", "EVENT ID", "THING", "FOR", "ERROR"]);
     let letters = queues.iter().flat_map(|queue| queue.letters.iter().map(move |letter| (&queue.queue, letter)));
-    let mut count = 0;
     for (queue, letter) in letters {
         let targets: Vec<_> = letter.targets.iter().map(ToString::to_string).collect();
         let error = letter.problem.as_ref().or(letter.error.as_ref());
@@ -176,9 +175,9 @@ fn text_of_list(queues: &[ListedQueue]) -> String {
             &shorten(error.map_or("-", |error| error)),
         ];
         table.add_row(cells.map(escape_line));
-        count += 1;
     }
-    let mut text = if count > 0 { output::text(&table) + "\n" } else { String::new() };
+    let count = table.row_count();
+    let mut text = if table.is_empty() { String::new() } else { output::text(&table) + "\n" };
     let _ = write!(text, "{count} dead letters in {} queues", queues.len());
     let in_flight: usize = queues.iter().map(|queue| queue.in_flight).sum();
     if in_flight > 0 {

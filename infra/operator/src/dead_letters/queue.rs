@@ -14,7 +14,7 @@ use crate::dead_letters::letter::{DeadLetter, RawLetter};
 use crate::names::{FUNCTIONS, Names};
 
 /// How long a message that was received is hidden from others. It is handed back before, unless the process dies.
-pub const VISIBILITY: Duration = Duration::from_secs(120);
+pub const VISIBILITY: Duration = Duration::from_mins(2);
 
 /// How long a receive waits for a message. Without waiting, it asks only some of the servers that may have one.
 const WAIT_SECONDS: i32 = 1;
@@ -52,13 +52,13 @@ pub struct Received {
     /// The message as it is.
     pub body: String,
     receipt: String,
-    received_at: Instant,
+    since: Instant,
 }
 
 impl Received {
     /// Whether it is certainly still hidden from others, and for long enough to be sent.
     pub fn is_ours(&self, needed: Duration) -> bool {
-        self.received_at.elapsed() + needed < VISIBILITY
+        self.since.elapsed() + needed < VISIBILITY
     }
 }
 
@@ -132,7 +132,7 @@ impl DeadLetterQueue {
             body: message.body.unwrap_or_default(),
         };
         let letter = DeadLetter::recognize(&raw, names);
-        Some(Received { letter, body: raw.body, receipt: message.receipt_handle?, received_at })
+        Some(Received { letter, body: raw.body, receipt: message.receipt_handle?, since: received_at })
     }
 
     /// Deletes a message.

@@ -4,6 +4,8 @@ mod item;
 mod resend;
 mod table;
 
+use std::fmt::Write as _;
+
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -124,7 +126,6 @@ struct ResendReport {
     refused_again: usize,
     failed: usize,
     not_begun: usize,
-    dry_run: bool,
     results: Vec<ResendResult>,
 }
 
@@ -160,7 +161,6 @@ async fn resend(table: &QuarantineTable, batch: &Batch, context: &Context) -> Re
         refused_again: count(|result| matches!(result, Resent::RefusedAgain { .. })),
         failed: count(|result| matches!(result, Resent::Failed { .. })),
         not_begun: selected.saturating_sub(results.len()),
-        dry_run: false,
         results,
     };
     context.output.print(&report, || report.text())?;
@@ -178,19 +178,18 @@ async fn resend(table: &QuarantineTable, batch: &Batch, context: &Context) -> Re
 impl ResendReport {
     fn text(&self) -> String {
         let mut table = output::table(["FUNCTION", "EVENT ID", "RESULT"]);
-        let mut rest = self.results.iter().filter(|result| !matches!(result.result, Resent::Accepted { note: None }));
-        let mut rows = 0;
-        for ResendResult { function, event_id, result } in rest.by_ref() {
+        let rest = self.results.iter().filter(|result| !matches!(result.result, Resent::Accepted { note: None }));
+        for ResendResult { function, event_id, result } in rest {
             table.add_row([function, event_id, &result.to_string()].map(|cell| escape_line(cell)));
-            rows += 1;
         }
-        let mut text = if rows > 0 { output::text(&table) + "\n" } else { String::new() };
-        text += &format!(
+        let mut text = if table.is_empty() { String::new() } else { output::text(&table) + "\n" };
+        let _ = write!(
+            text,
             "{} selected: {} accepted and removed, {} refused again, {} failed",
             self.selected, self.accepted, self.refused_again, self.failed
         );
         if self.not_begun > 0 {
-            text += &format!(", {} not begun; run it again to continue", self.not_begun);
+            let _ = write!(text, ", {} not begun; run it again to continue", self.not_begun);
         }
         text
     }
@@ -234,7 +233,7 @@ async fn discard(table: &QuarantineTable, batch: &Batch, yes: bool, context: &Co
     context.output.print(&report, || {
         let mut text = String::new();
         for error in &report.failed {
-            text += &format!("{}\n", escape_line(error));
+            let _ = writeln!(text, "{}", escape_line(error));
         }
         text + &format!(
             "{} selected: {} discarded, {} changed meanwhile and kept, {} failed",

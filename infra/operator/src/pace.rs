@@ -73,7 +73,7 @@ impl Pace {
     pub async fn interrupt(&self) {
         let mut interrupted = self.interrupted.clone();
         if interrupted.wait_for(|interrupted| *interrupted).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

@@ -90,8 +90,8 @@ impl FromStr for PointInTime {
         if let Ok(span) = text.parse::<Span>() {
             return Ok(Self(Timestamp::now().minus(span.duration())));
         }
-        let date = || Date::parse(text, format_description!("[year]-[month]-[day]")).map(|date| date.midnight());
-        let time = OffsetDateTime::parse(text, &Rfc3339).or_else(|_| date().map(|midnight| midnight.assume_utc()));
+        let date = || Date::parse(text, format_description!("[year]-[month]-[day]")).map(time::Date::midnight);
+        let time = OffsetDateTime::parse(text, &Rfc3339).or_else(|_| date().map(time::PrimitiveDateTime::assume_utc));
         let millis = time.map_err(|_| ParsePointInTimeError)?.unix_timestamp_nanos() / 1_000_000;
         Ok(Self(Timestamp::from_millis(u64::try_from(millis).map_err(|_| ParsePointInTimeError)?)))
     }

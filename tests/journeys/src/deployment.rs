@@ -85,7 +85,8 @@ async fn life_cycle(suite: Arc<Suite>) -> Result<()> {
     ensure_ended(&output, 2, "set CONFIRM=yes")?;
 
     let pattern = r"^[a-z]+(-\d $x|'q')*$";
-    let parameters = format!("RequireTls=false LocalCloud=true\n\tButtonSerialNumberPattern={pattern}\nMemorySize=128 ");
+    let parameters =
+        format!("RequireTls=false LocalCloud=true\n\tButtonSerialNumberPattern={pattern}\nMemorySize=128 ");
     operator.deploy(&parameters).await?;
     let deployment = operator.describe().await?;
     let button = deployment.function("button")?;

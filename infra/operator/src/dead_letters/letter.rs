@@ -194,8 +194,9 @@ struct Notification {
     message: String,
 }
 
+/// Parses a JSON object. (Serde would also take the fields from an array.)
 fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
-    serde_json::from_str(text).ok()
+    text.trim_start().starts_with('{').then(|| serde_json::from_str(text).ok())?
 }
 
 /// Whether it is the command that a schedule sends.

@@ -94,12 +94,10 @@ mod tests {
                 continue;
             }
             let template = std::fs::read_to_string(&path).expect("a template");
-            for (before, rest) in
-                template.match_indices("RuleName: !Sub ['${Words}_").map(|(at, _)| template.split_at(at))
-            {
-                let _ = before;
-                let name = rest["RuleName: !Sub ['${Words}_".len()..].split('\'').next().expect("a name");
-                let sql: String = rest[rest.find("Sql:").expect("SQL")..].chars().take(420).collect();
+            for rest in template.split("RuleName: !Sub ['${Words}_").skip(1) {
+                let (name, rest) = rest.split_once('\'').expect("a name");
+                let (_, sql) = rest.split_once("Sql:").expect("SQL");
+                let sql: String = sql.chars().take(420).collect();
                 let sql: String = sql.split_whitespace().collect::<Vec<_>>().join(" ");
                 found.push((name.to_owned(), sql));
             }

@@ -50,10 +50,10 @@ async fn each_kind(suite: Arc<Suite>) -> Result<()> {
     let ran = gatehouse(&stage, &["dead-letters", "resend", "--all", "--rate", "100"]).await?.ended_with(0)?;
     ran.contains(&["0 accepted and deleted"])?;
     for id in ["by-rule", "by-invocation"] {
-        stage.done(id, 1).await?;
+        stage.done("button", id, 1).await?;
         ensure!(stage.notifications(id).len() == 1, "{id} was not notified once");
     }
-    stage.done("from-queue", 1).await?;
+    stage.done("telemetry", "from-queue", 1).await?;
     for (function, done) in [("button", 2), ("telemetry", 1), ("actuator", 1), ("alarm", 1)] {
         let name = stage.name(function)?.to_owned();
         let is_done = stage.observer.until(|observer| (observer.total(&name).done >= done).then_some(())).await;
@@ -73,7 +73,7 @@ async fn failed_rule_action(suite: Arc<Suite>) -> Result<()> {
     let url = queue_url(&stage, "alarm").await?;
     stage.clients.sqs.delete_queue().queue_url(&url).send().await?;
     let event_id = stage.publish(&mut device, "telemetry/lux-1", br#"{"lux": 22.50}"#).await?;
-    stage.done(&event_id, 1).await?;
+    stage.done("telemetry", &event_id, 1).await?;
     let listed = stage.observer.poll(async || {
         let ran =
             gatehouse(&stage, &["dead-letters", "list", "--json", "--function", "telemetry"]).await?.ended_with(0)?;

@@ -116,7 +116,7 @@ async fn killed(suite: Arc<Suite>) -> Result<()> {
     });
     finished.await?.context("dead letters are left")?;
     for id in ids {
-        stage.done(&id, 1).await?;
+        stage.done("button", &id, 1).await?;
         let notified = stage.notifications(&id).len();
         ensure!(notified == 1, "{id} was notified {notified} times");
     }

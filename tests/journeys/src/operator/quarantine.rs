@@ -83,7 +83,7 @@ async fn several_functions(suite: Arc<Suite>) -> Result<()> {
 
     gatehouse(&stage, &resend).await?.ended_with(0)?.contains(&["2 selected: 2 accepted and removed"])?;
     for id in ["click-1", "click-2"] {
-        stage.done(id, 1).await?;
+        stage.done("button", id, 1).await?;
         ensure!(stage.notifications(id).len() == 1, "{id} was not notified once");
     }
     gatehouse(&stage, &["quarantine", "resend", "--all", "--rate", "100"]).await?.ended_with(3)?;

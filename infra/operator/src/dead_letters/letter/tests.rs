@@ -7,6 +7,7 @@ use super::*;
 const MESSAGE_ID: &str = "6b57c3a4-0000-4000-8000-000000000001";
 const SENT_AT: u64 = 1_764_421_445_000;
 
+#[allow(clippy::needless_pass_by_value, reason = "bodies are text or JSON values made in place")]
 fn letter(function: &'static str, is_of_rule: bool, body: impl ToString) -> RawLetter {
     let attributes = BTreeMap::new();
     RawLetter {

@@ -166,6 +166,10 @@ async fn records(thing: &str, certificates: &mut BTreeSet<String>, findings: &mu
                 certificates.extend(text(&item, "certificateId").map(ToOwned::to_owned));
                 findings.add("devices table", None, format!("the name belongs to certificate {holder}"));
             }
+            "rejection" => {
+                certificates.extend(text(&item, "certificateId").map(ToOwned::to_owned));
+                findings.add("devices table", integer(&item, "rejectedAt").map(Timestamp::from_millis), rejection(&item));
+            }
             "presence" => {
                 let (at, text) = presence(&item);
                 findings.add("devices table", at, text);
@@ -181,6 +185,12 @@ async fn records(thing: &str, certificates: &mut BTreeSet<String>, findings: &mu
             }
         }
     }
+}
+
+/// Describes the record of the last rejection of a certificate that names the thing.
+fn rejection(item: &Item) -> String {
+    let get = |name| text(item, name).unwrap_or("unknown");
+    format!("last rejection: certificate {} ({}): {}", get("certificateId"), get("reason"), get("why"))
 }
 
 fn presence(item: &Item) -> (Option<Timestamp>, String) {
@@ -235,6 +245,17 @@ mod tests {
         ]);
         let text = admission("c", &item);
         assert_eq!(text, "certificate c was rejected (crl-revoked): The CRL lists it.; an operator has blocked it");
+    }
+
+    #[test]
+    fn last_rejection_is_described_with_its_certificate() {
+        let item = item([
+            ("certificateId", string("c")),
+            ("reason", string("name-taken")),
+            ("why", string("Another certificate is active for this thing name.")),
+        ]);
+        let expected = "last rejection: certificate c (name-taken): Another certificate is active for this thing name.";
+        assert_eq!(rejection(&item), expected);
     }
 
     #[test]

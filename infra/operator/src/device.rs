@@ -168,7 +168,11 @@ async fn records(thing: &str, certificates: &mut BTreeSet<String>, findings: &mu
             }
             "rejection" => {
                 certificates.extend(text(&item, "certificateId").map(ToOwned::to_owned));
-                findings.add("devices table", integer(&item, "rejectedAt").map(Timestamp::from_millis), rejection(&item));
+                findings.add(
+                    "devices table",
+                    integer(&item, "rejectedAt").map(Timestamp::from_millis),
+                    rejection(&item),
+                );
             }
             "presence" => {
                 let (at, text) = presence(&item);

@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{alarms, audit, completions, dead_letters, device, documents, quarantine, trace};
+use crate::{alarms, audit, completions, cost, dead_letters, device, documents, quarantine, trace};
 
 /// Operates a deployment of Gatehouse.
 ///
@@ -65,6 +65,8 @@ pub enum Command {
     Alarms(alarms::Command),
     /// Check that everything that arrived has an outcome.
     Audit(audit::Arguments),
+    /// Estimate what a fleet costs in a month.
+    Cost(cost::Arguments),
     /// Print a completion script for a shell.
     Completions(completions::Arguments),
 }

@@ -21,6 +21,7 @@ pub mod audit;
 pub mod cli;
 pub mod completions;
 pub mod context;
+pub mod cost;
 pub mod dead_letters;
 pub mod device;
 pub mod documents;
@@ -61,6 +62,9 @@ async fn run(cli: Cli) -> anyhow::Result<Status> {
     // These need neither credentials nor a region.
     match &cli.command {
         Command::Completions(arguments) => return completions::run(arguments),
+        Command::Cost(arguments) => {
+            return cost::run(arguments, cli.global.region.as_deref(), Output::of(&cli.global));
+        }
         Command::Documents(documents::Command::Validate { files }) => {
             return documents::validate(files, Output::of(&cli.global));
         }
@@ -71,6 +75,7 @@ async fn run(cli: Cli) -> anyhow::Result<Status> {
         Command::Alarms(command) => alarms::run(command, &context).await,
         Command::Audit(arguments) => audit::run(arguments, &context).await,
         Command::Completions(arguments) => completions::run(&arguments),
+        Command::Cost(arguments) => cost::run(&arguments, Some(context.region()), context.output),
         Command::DeadLetters(command) => dead_letters::run(command, &context).await,
         Command::Device(arguments) => device::run(arguments, &context).await,
         Command::Documents(command) => documents::run(command, &context).await,

@@ -171,7 +171,8 @@ pub fn run(arguments: &Arguments, region: Option<&str>, output: Output) -> Resul
 
 impl Report {
     fn text(&self) -> String {
-        let share = |usd: f64| format!("{:.0} %", if self.total_usd > 0.0 { usd / self.total_usd * 100.0 } else { 0.0 });
+        let share =
+            |usd: f64| format!("{:.0} %", if self.total_usd > 0.0 { usd / self.total_usd * 100.0 } else { 0.0 });
         let sums = |title: &str, sums: &BTreeMap<&'static str, f64>| {
             let mut sums: Vec<_> = sums.iter().collect();
             sums.sort_by(|a, b| b.1.total_cmp(a.1));

@@ -4,9 +4,9 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::cost::deployment::{
-    ALARMS, COMMON_METRICS, CPU_PER_INVOCATION, CPU_PER_MEGABYTE, ENVELOPE_BYTES, Function, ITEM_OVERHEAD_BYTES,
-    LOG_LINE_BYTES, METRIC_BYTES, METRIC_RECORD_BYTES, POLL_SECONDS, POLLERS, ROUND_TRIP, SINGLE_EVENT_BYTES,
-    WORK_QUEUES, function,
+    COMMON_METRICS, COMPOSITE_ALARMS, CPU_PER_INVOCATION, CPU_PER_MEGABYTE, DASHBOARDS, ENVELOPE_BYTES,
+    FURTHER_METRICS, Function, ITEM_OVERHEAD_BYTES, LOG_LINE_BYTES, METRIC_ALARMS, METRIC_BYTES, METRIC_RECORD_BYTES,
+    POLL_SECONDS, POLLERS, ROUND_TRIP, SINGLE_EVENT_BYTES, WORK_QUEUES, function,
 };
 use crate::cost::prices::{Item, Prices};
 
@@ -111,6 +111,10 @@ pub struct Line {
     pub quantity: f64,
     /// Their price.
     pub usd: f64,
+    /// The date of the list price.
+    pub date: String,
+    /// Its source.
+    pub source: String,
 }
 
 /// Estimates a month. Lines without cost are left out.
@@ -147,15 +151,26 @@ impl Bill<'_> {
                 continue;
             }
             let total: f64 = self.usage.iter().filter(|(_, other, _)| *other == item).map(|(.., number)| number).sum();
-            let usd = prices.get(item)?.of(total) * quantity / total;
-            lines.push(Line { capability, service: item.service(), item, unit: item.unit(), quantity, usd });
+            let price = prices.get(item)?;
+            lines.push(Line {
+                capability,
+                service: item.service(),
+                item,
+                unit: item.unit(),
+                quantity,
+                usd: price.of(total) * quantity / total,
+                date: price.date.clone(),
+                source: price.source.clone(),
+            });
         }
         lines.sort_by(|a, b| b.usd.total_cmp(&a.usd));
         Ok(lines)
     }
 
     fn at_rest(&mut self) -> Result<()> {
-        self.add(Capability::AtRest, Item::CloudwatchAlarms, ALARMS);
+        self.add(Capability::AtRest, Item::CloudwatchAlarms, METRIC_ALARMS + FURTHER_METRICS);
+        self.add(Capability::AtRest, Item::CloudwatchComposites, COMPOSITE_ALARMS);
+        self.add(Capability::AtRest, Item::CloudwatchDashboards, DASHBOARDS);
         self.add(Capability::AtRest, Item::SqsRequests, WORK_QUEUES * POLLERS * SECONDS / POLL_SECONDS);
         // The daily check for certificates that expire.
         self.add(Capability::AtRest, Item::SchedulerInvocations, DAYS);
@@ -305,11 +320,7 @@ impl Bill<'_> {
         let duration = cpu / 1e6 / share + round_trips * ROUND_TRIP;
         let gigabyte_seconds = invocations * duration * memory / 1024.0;
         self.add(capability, Item::LambdaRequests, invocations);
-        self.add(
-            capability,
-            if is_arm { Item::LambdaArmSeconds } else { Item::LambdaX86Seconds },
-            gigabyte_seconds,
-        );
+        self.add(capability, if is_arm { Item::LambdaArmSeconds } else { Item::LambdaX86Seconds }, gigabyte_seconds);
 
         let common = f64::from(u8::try_from(COMMON_METRICS.len()).unwrap_or(u8::MAX));
         let mut line_bytes = METRIC_RECORD_BYTES + METRIC_BYTES * (common + TYPICAL_METRICS);
@@ -394,7 +405,7 @@ mod tests {
         let lines = lines(&idle());
         assert!(lines.iter().all(|line| line.capability == Capability::AtRest), "{lines:?}");
         let alarms = usd(&lines, |line| line.item == Item::CloudwatchAlarms);
-        assert!((alarms - ALARMS * 0.1).abs() < 1e-9, "{alarms}");
+        assert!((alarms - (METRIC_ALARMS + FURTHER_METRICS) * 0.1).abs() < 1e-9, "{alarms}");
         let polling = quantity(&lines, Capability::AtRest, Item::SqsRequests);
         // 8 queues × 5 pollers × 3 polls a minute, and the commands of the schedules.
         assert!((5_256_000.0..5_400_000.0).contains(&polling), "{polling}");

@@ -29,6 +29,8 @@ pub enum Item {
     SnsEmails,
     CloudwatchMetrics,
     CloudwatchAlarms,
+    CloudwatchComposites,
+    CloudwatchDashboards,
     CloudwatchLogs,
     CloudwatchLogStorage,
     SchedulerInvocations,
@@ -49,6 +51,8 @@ impl Item {
             Self::SnsPublishes | Self::SnsEmails => "Amazon SNS",
             Self::CloudwatchMetrics
             | Self::CloudwatchAlarms
+            | Self::CloudwatchComposites
+            | Self::CloudwatchDashboards
             | Self::CloudwatchLogs
             | Self::CloudwatchLogStorage => "Amazon CloudWatch",
             Self::SchedulerInvocations => "EventBridge Scheduler",
@@ -74,7 +78,9 @@ impl Item {
             Self::SnsPublishes => "notifications published",
             Self::SnsEmails => "emails",
             Self::CloudwatchMetrics => "custom metrics",
-            Self::CloudwatchAlarms => "alarms",
+            Self::CloudwatchAlarms => "metrics watched by alarms",
+            Self::CloudwatchComposites => "composite alarms",
+            Self::CloudwatchDashboards => "dashboards",
             Self::CloudwatchLogs => "GB of logs ingested",
             Self::CloudwatchLogStorage => "GB of logs stored",
             Self::SchedulerInvocations => "scheduled invocations",
@@ -179,7 +185,7 @@ mod tests {
             items
         };
         assert_eq!(items("us-east-1"), items("eu-west-1"));
-        assert_eq!(items("us-east-1").len(), 20);
+        assert_eq!(items("us-east-1").len(), 22);
     }
 
     #[test]

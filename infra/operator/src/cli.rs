@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{alarms, audit, completions, cost, dead_letters, device, documents, quarantine, trace};
+use crate::{alarms, audit, ca, completions, cost, dead_letters, device, doctor, documents, quarantine, revoke, trace};
 
 /// Operates a deployment of Gatehouse.
 ///
@@ -10,8 +10,9 @@ use crate::{alarms, audit, completions, cost, dead_letters, device, documents, q
 /// the configuration files. Writes results to standard output, as tables or as JSON, and everything else to standard
 /// error.
 ///
-/// Exit codes: 0 success; 1 error; 2 invalid usage; 3 the function refused an event again; 4 an event was not accepted,
-/// or is not recognized; 5 what was named does not exist; 6 a difference was found; 130 interrupted.
+/// Exit codes: 0 success; 1 error, or a problem was found; 2 invalid usage; 3 the function refused an event again; 4 an
+/// event was not accepted, or is not recognized; 5 what was named does not exist; 6 a difference was found; 130
+/// interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "gatehouse", version, propagate_version = true, max_term_width = 120)]
 pub struct Cli {
@@ -65,6 +66,13 @@ pub enum Command {
     Alarms(alarms::Command),
     /// Check that everything that arrived has an outcome.
     Audit(audit::Arguments),
+    /// Check the deployment, and say what to do.
+    Doctor(doctor::Arguments),
+    /// List the certificate authorities (CAs).
+    #[command(subcommand)]
+    Ca(ca::Command),
+    /// Revoke a certificate, or all certificates of a CA, and wait until that is done.
+    Revoke(revoke::Arguments),
     /// Estimate what a fleet costs in a month.
     Cost(cost::Arguments),
     /// Print a completion script for a shell.

@@ -63,7 +63,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 3] = [Self::Thresholds, Self::Actions, Self::Destinations];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Thresholds, Self::Actions, Self::Destinations];
 
     /// The name, which is that of the document's one field.
     pub fn as_str(self) -> &'static str {
@@ -99,7 +100,8 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| document.contains_key(kind.as_str()))
     }
 
-    fn parse(self, document: &str) -> Result<(), Refusal> {
+    /// Parses a document as its function does.
+    pub fn parse(self, document: &str) -> Result<(), Refusal> {
         match self {
             Self::Thresholds => parse_document::<Thresholds>(document).map(drop),
             Self::Actions => parse_document::<Actions>(document).map(drop),

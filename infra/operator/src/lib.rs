@@ -18,12 +18,14 @@
 
 pub mod alarms;
 pub mod audit;
+pub mod ca;
 pub mod cli;
 pub mod completions;
 pub mod context;
 pub mod cost;
 pub mod dead_letters;
 pub mod device;
+pub mod doctor;
 pub mod documents;
 pub mod findings;
 pub mod invoke;
@@ -32,6 +34,7 @@ pub mod names;
 pub mod output;
 pub mod pace;
 pub mod quarantine;
+pub mod revoke;
 pub mod selection;
 pub mod status;
 pub mod trace;
@@ -74,12 +77,15 @@ async fn run(cli: Cli) -> anyhow::Result<Status> {
     match cli.command {
         Command::Alarms(command) => alarms::run(command, &context).await,
         Command::Audit(arguments) => audit::run(arguments, &context).await,
+        Command::Ca(command) => ca::run(command, &context).await,
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Cost(arguments) => cost::run(&arguments, Some(context.region()), context.output),
         Command::DeadLetters(command) => dead_letters::run(command, &context).await,
         Command::Device(arguments) => device::run(arguments, &context).await,
+        Command::Doctor(arguments) => doctor::run(&arguments, &context).await,
         Command::Documents(command) => documents::run(command, &context).await,
         Command::Quarantine(command) => quarantine::run(command, &context).await,
+        Command::Revoke(arguments) => revoke::run(&arguments, &context).await,
         Command::Trace(arguments) => trace::run(arguments, &context).await,
     }
 }

@@ -8,6 +8,8 @@ use std::process::ExitCode;
 pub enum Status {
     /// Everything that was asked for is done.
     Success,
+    /// A check found a problem, or part of what was asked for failed.
+    Problems,
     /// A function refused an event again.
     RefusedAgain,
     /// An event was not accepted, or not recognized. It is where it was.
@@ -25,6 +27,7 @@ impl Status {
     pub fn code(self) -> u8 {
         match self {
             Self::Success => 0,
+            Self::Problems => 1,
             Self::RefusedAgain => 3,
             Self::NotAccepted => 4,
             Self::Missing => 5,

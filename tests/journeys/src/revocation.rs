@@ -31,7 +31,7 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
 }
 
 /// Sets the rate limit of `revoke`, and shortens its resweep delay.
-async fn set_rate(gate: &Gate, per_second: usize) -> Result<()> {
+pub async fn set_rate(gate: &Gate, per_second: usize) -> Result<()> {
     let change = |variables: &mut HashMap<String, String>| {
         variables.insert("REVOCATIONS_PER_SECOND".to_owned(), per_second.to_string());
         variables.insert("RESWEEP_DELAY_SECONDS".to_owned(), "1".to_owned());
@@ -54,7 +54,7 @@ async fn revocation_report(gate: &Gate) -> Result<Notification> {
     })
 }
 
-async fn register_active(gate: &Gate, name: &str) -> Result<IssuedCertificate> {
+pub async fn register_active(gate: &Gate, name: &str) -> Result<IssuedCertificate> {
     let issued = gate.ca.issue(&CertificateSpec::named(name))?;
     let register = gate.stage.clients.iot.register_certificate().certificate_pem(&issued.pem);
     register.ca_certificate_pem(&gate.ca.pem).status(CertificateStatus::Active).send().await?;

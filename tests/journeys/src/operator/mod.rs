@@ -1,6 +1,7 @@
 //! The operator tool `gatehouse` on the local cloud.
 
 mod dead_letters;
+mod health;
 mod many;
 mod quarantine;
 mod state;
@@ -23,6 +24,7 @@ use crate::suite::Suite;
 pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     let mut trials = quarantine::trials(suite);
     trials.extend(dead_letters::trials(suite));
+    trials.extend(health::trials(suite));
     trials.extend(many::trials(suite));
     trials.extend(state::trials(suite));
     trials

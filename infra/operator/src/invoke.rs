@@ -1,4 +1,4 @@
-//! Invokes a function with an event, and tells its outcome.
+//! Invokes a function with an event, and returns its outcome.
 
 use std::time::Duration;
 

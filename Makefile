@@ -19,6 +19,7 @@ AWS := $(TOOLS)/aws/bin/aws
 # aws-lc, if it is built at all, must not gather entropy in every cold start (docs/decisions/0001-tls-provider.md).
 BUILD_ENV := PATH="$(CURDIR)/$(TOOLS)/build/bin:$$PATH" AWS_LC_SYS_NO_JITTER_ENTROPY=1
 CARGO_LAMBDA := $(BUILD_ENV) cargo lambda
+BUILD_FUNCTIONS := cargo lambda build --release --output-format zip --$(subst _,-,$(ARCH))
 CLOUD = cargo run --quiet --package local-cloud --bin
 PROGRESS := $(TOOLS)/build/bin/python tests/tools/progress
 
@@ -64,21 +65,22 @@ local_tools := $(foreach tool,cloud aws build,$(TOOLS)/$(tool)/.installed)
 
 # --- the main things
 
+# Together: while the functions' last links occupy one core, the local cloud compiles on the other.
 .PHONY: replay
-replay: build $(local_tools) ## play the sample events on the local cloud (EVENTS=file.json for your own)
-	$(call say,compiling the local cloud and replay)
-	@$(PROGRESS) crates cargo build --package local-cloud --bins
+replay: | check ## play the sample events on the local cloud (EVENTS=file.json for your own)
+	@$(MAKE) --silent --jobs=3 $(local_tools)
+	$(call say,building the functions for $(ARCH) and the local cloud)
+	@$(BUILD_ENV) $(PROGRESS) crates $(BUILD_FUNCTIONS) + cargo build --package local-cloud --bins
 	@$(CLOUD) replay -- $(if $(JSON),--json) $(EVENTS)
 
 .PHONY: test
 ifdef FN
 test: $(local_tools) ## run every test: units, properties, journeys on the local cloud (FN=alarm for one function's)
 	$(call say,building $(FN))
-	@$(BUILD_ENV) $(PROGRESS) crates \
-		cargo lambda build --release --package $(FN) --output-format zip --$(subst _,-,$(ARCH))
+	@$(BUILD_ENV) $(PROGRESS) crates $(BUILD_FUNCTIONS) --package $(FN)
 	$(call say,testing $(FN))
 	@$(PROGRESS) crates cargo test --package $(FN)
-	@$(PROGRESS) crates cargo build --package local-cloud --bins
+	@$(PROGRESS) crates cargo build --package local-cloud --package operator --bins
 	@$(PROGRESS) crates cargo test --package journeys -- $(FN)
 else
 test: $(TOOLS)/device-sdk/.installed
@@ -110,9 +112,7 @@ invoke: $(TOOLS)/build/.installed ## send an event to a function under `make wat
 .PHONY: build
 build: $(TOOLS)/build/.installed ## build the zips that ship (ARCH=x86_64 or arm64, TLS=ring or aws-lc)
 	$(call say,building the functions for $(ARCH))
-	@$(BUILD_ENV) $(PROGRESS) crates \
-		cargo lambda build --release --output-format zip --$(subst _,-,$(ARCH)) \
-		$(if $(filter aws-lc,$(TLS)),--features gatehouse/tls-aws-lc)
+	@$(BUILD_ENV) $(PROGRESS) crates $(BUILD_FUNCTIONS) $(if $(filter aws-lc,$(TLS)),--features gatehouse/tls-aws-lc)
 
 # Compiled as in development, which takes a fraction of the time: it waits for AWS.
 .PHONY: operator
@@ -139,15 +139,15 @@ bench_button := $(if $(findstring --only,$(BENCH)),$(findstring button,$(BENCH))
 bench: build $(TOOLS)/peers/.installed $(node_peers) ## measure cold start, speed and size beside Node and Python
 	$(call say,building the empty function and the benchmark)
 	@cd tests/bench/peers/empty && CARGO_TARGET_DIR=$(CURDIR)/target/peers \
-		$(CARGO_LAMBDA) build --release --output-format zip --$(subst _,-,$(ARCH))
+		$(BUILD_ENV) $(BUILD_FUNCTIONS)
 	$(if $(bench_button),$(call say,building button with aws-lc for comparison))
-	$(if $(bench_button),@$(CARGO_LAMBDA) build --release --output-format zip \
-		--$(subst _,-,$(ARCH)) --lambda-dir target/peers/aws-lc --bin button --features gatehouse/tls-aws-lc)
+	$(if $(bench_button),@$(BUILD_ENV) $(BUILD_FUNCTIONS) \
+		--lambda-dir target/peers/aws-lc --bin button --features gatehouse/tls-aws-lc)
 	@cargo bench --package bench --bench bench --profile harness -- $(BENCH)
 
 .PHONY: prove-permissions
 prove-permissions: build $(local_tools) ## show for each permission that a test fails without it (FN=alarm for one function's)
-	@$(PROGRESS) crates cargo build --package local-cloud --bins
+	@$(PROGRESS) crates cargo build --package local-cloud --package operator --bins
 	@$(PROGRESS) crates cargo test --workspace --test journeys --no-run
 	@cargo test --quiet --workspace --test journeys -- prove-permissions $(FN)
 

@@ -148,7 +148,7 @@ bench: build $(TOOLS)/peers/.installed $(node_peers) ## measure cold start, spee
 .PHONY: prove-permissions
 prove-permissions: build $(local_tools) ## show for each permission that a test fails without it (FN=alarm for one function's)
 	@$(PROGRESS) crates cargo build --package local-cloud --package operator --bins
-	@$(PROGRESS) crates cargo test --workspace --test journeys --no-run
+	@$(PROGRESS) crates cargo build --workspace --test journeys
 	@cargo test --quiet --workspace --test journeys -- prove-permissions $(FN)
 
 .PHONY: fuzz

@@ -4,6 +4,7 @@
 //! what ended in a dead-letter queue. Each figure says where it comes from, because no source is exact.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aws_sdk_cloudwatch::primitives::DateTime;
@@ -24,6 +25,9 @@ use crate::status::Status;
 
 /// The shortest period of CloudWatch's metrics, by the age of the oldest.
 const PERIODS: [(u64, i32); 3] = [(15 * 86_400, 60), (63 * 86_400, 300), (455 * 86_400, 3600)];
+
+/// Metrics end within a period that has not ended yet.
+const MINUTE: Duration = Duration::from_mins(1);
 
 /// The arguments of `gatehouse audit`.
 #[derive(Debug, Args)]
@@ -102,7 +106,7 @@ pub async fn run(arguments: Arguments, context: &Context) -> Result<Status> {
         report.rows.push(row);
         report.notes.extend(notes);
     }
-    report.add_notes(context);
+    report.add_notes();
     context.output.print(&report, || report.text())?;
     let is_missing = report.rows.iter().any(|row| row.difference.is_some_and(|difference| difference > 0));
     Ok(if is_missing { Status::Difference } else { Status::Success })
@@ -162,14 +166,10 @@ impl Row {
 }
 
 impl Report {
-    fn add_notes(&mut self, context: &Context) {
+    fn add_notes(&mut self) {
         if self.rows.iter().any(|row| row.arrived.is_none()) {
-            let why = if context.endpoint_url().is_some() {
-                "this endpoint has no metrics of queues and rules (the local cloud has none), so for these functions \
-                 nothing can be compared with what arrived"
-            } else {
-                "CloudWatch has no metric of what arrived for these functions: nothing did, or it is not delivered yet"
-            };
+            let why =
+                "CloudWatch has no metric of what arrived for these functions: nothing did, or it is not delivered yet";
             let functions: Vec<_> =
                 self.rows.iter().filter(|row| row.arrived.is_none()).map(|row| row.function).collect();
             self.notes.push(format!("{}: {why}", functions.join(", ")));
@@ -288,7 +288,7 @@ impl Metrics {
         });
         let date = |time: Timestamp| i64::try_from(time.seconds()).map(DateTime::from_secs);
         let get = context.cloudwatch().get_metric_data().set_metric_data_queries(Some(queries.collect()));
-        let mut pages = get.start_time(date(since)?).end_time(date(now)?).into_paginator().send();
+        let mut pages = get.start_time(date(since)?).end_time(date(now.plus(MINUTE))?).into_paginator().send();
         let mut sums = Vec::new();
         while let Some(page) = pages.next().await {
             let page = page.context("failed to read metrics")?;

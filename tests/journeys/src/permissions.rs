@@ -14,7 +14,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use futures_util::stream::{self, StreamExt};
 use local_cloud::cloud::Cloud;
 use local_cloud::deploy::{self, Deployment, RolePolicy};
@@ -176,7 +176,10 @@ async fn run(roles: &[String]) -> Result<bool> {
     let permissions = deployed_permissions(&directory).await?;
     eprintln!("Running all journeys, to see which of {} permissions they use …", permissions.len());
     let all = directory.join("all");
-    ensure!(journeys(&all, None, None).await?, "some journeys fail with all permissions: see {}", all.display());
+    if !journeys(&all, None, None).await? {
+        // What they used is recorded nevertheless, and each verdict is by a denied call.
+        eprintln!("Some journeys fail with all permissions: see {}", all.join("output").display());
+    }
     let usage = Usage::read(&all)?;
 
     let is_selected = |one: &Permission| roles.is_empty() || roles.iter().any(|role| one.role.starts_with(role));

@@ -30,7 +30,7 @@ if "PERMISSION_LOG" in os.environ:
 from ministack import app
 from ministack.core import responses
 from ministack.core.lambda_runtime import Worker
-from ministack.services import cloudwatch_logs, iot, iot_data, lambda_svc, s3, sqs
+from ministack.services import cloudwatch, cloudwatch_logs, iot, iot_data, lambda_svc, s3, sns, sqs
 from ministack.services.cloudformation import _stacks, provisioners
 
 drain = Worker._drain_stderr_bounded
@@ -86,9 +86,24 @@ def run_batch_and_redeliver(esm, func_rec, event, batch, queue_url, queue_name):
 lambda_svc._run_sqs_batch = run_batch_and_redeliver
 
 
+def record_embedded_metrics(line):
+    """Records the metrics in a log line in CloudWatch's embedded metric format."""
+    record = json.loads(line)
+    for directive in record["_aws"]["CloudWatchMetrics"]:
+        for names in directive["Dimensions"]:
+            dimensions = {name: record[name] for name in names}
+            for metric in directive["Metrics"]:
+                value, unit = record[metric["Name"]], metric.get("Unit", "None")
+                cloudwatch.record_metric(directive["Namespace"], metric["Name"], value, unit, dimensions)
+
+
 @on_loop
 def observe(group, stream, events):
-    """Sends what a function logged to the account's queue for observers, if it has one."""
+    """Records the metrics that a function logged, and sends its log to the account's queue for observers, if it has
+    one."""
+    for event in events:
+        if '"_aws":' in event["message"]:
+            record_embedded_metrics(event["message"])
     url = sqs._queue_url(os.environ["OBSERVER_QUEUE"])
     if url in sqs._queues:
         body = json.dumps({"logGroup": group, "logEvents": events})
@@ -98,6 +113,82 @@ def observe(group, stream, events):
 # Called with each invocation's log lines, in the account of the function.
 assert cloudwatch_logs._fanout_to_subscription_filters.__code__.co_argcount == 3
 cloudwatch_logs._fanout_to_subscription_filters = observe
+
+
+
+def count(namespace, metric, dimensions):
+    """Adds one to a metric of an AWS service, for which MiniStack has none."""
+    cloudwatch.record_metric(namespace, metric, 1, "Count", dimensions)
+
+
+send_message = sqs._act_send_message
+
+
+def send_and_count(data, url):
+    """Sends a message to a queue, and counts it."""
+    result = send_message(data, url)
+    count("AWS/SQS", "NumberOfMessagesSent", {"QueueName": data.get("QueueUrl", url).rsplit("/", 1)[-1]})
+    return result
+
+
+sqs._act_send_message = sqs._HANDLERS["SendMessage"] = send_and_count
+
+deliver_to_queue = sns._deliver_to_sqs
+
+
+def deliver_and_count(endpoint, *arguments, **options):
+    """Delivers a notification to a queue, and counts it."""
+    queue = sqs._queue_by_arn(endpoint)
+    before = len(queue["messages"]) if queue else 0
+    deliver_to_queue(endpoint, *arguments, **options)
+    if queue and len(queue["messages"]) > before:
+        count("AWS/SQS", "NumberOfMessagesSent", {"QueueName": endpoint.rsplit(":", 1)[-1]})
+
+
+sns._deliver_to_sqs = deliver_and_count
+
+invoke_later = lambda_svc.invoke_async_with_retry
+
+
+def invoke_later_and_count(function, event):
+    """Invokes a function asynchronously, and counts the event."""
+    count("AWS/Lambda", "AsyncEventsReceived", {"FunctionName": (function.get("config") or function)["FunctionName"]})
+    invoke_later(function, event)
+
+
+lambda_svc.invoke_async_with_retry = invoke_later_and_count
+
+run_actions = iot._run_rule_actions
+
+
+async def run_and_count(account, region, rule, *arguments):
+    """Runs a rule for a message that matches its topic, and counts the match."""
+    with responses.request_scope(account, region):
+        count("AWS/IoT", "TopicMatch", {"RuleName": rule["ruleName"]})
+    await run_actions(account, region, rule, *arguments)
+
+
+iot._run_rule_actions = run_and_count
+
+dispatch_action = iot._dispatch_rule_action
+
+
+async def dispatch_and_count(account, region, rule, action, event):
+    """Runs an action of a rule, and counts whether it succeeded."""
+    kind = next(iter(action))
+    result = "Failure"
+    try:
+        await dispatch_action(account, region, rule, action, event)
+        result = "Success"
+    finally:
+        with responses.request_scope(account, region):
+            count("AWS/IoT", result, {"ActionType": kind[0].upper() + kind[1:], "RuleName": rule})
+            if kind == "lambda":
+                function = action[kind]["functionArn"].rsplit(":", 1)[-1]
+                count("AWS/Lambda", "AsyncEventsReceived", {"FunctionName": function})
+
+
+iot._dispatch_rule_action = dispatch_and_count
 
 read_object = s3._get_object_data
 

@@ -275,6 +275,21 @@ async fn thousand(suite: Arc<Suite>) -> Result<()> {
     let left = quarantined(&stage).await?;
     ensure!(left == 5 * DEAD_LETTERS_OF_EACH, "{left} events are in quarantine");
 
+    // Everything that was sent to a queue has an outcome. What was in quarantine was sent to the function itself.
+    let audit = gatehouse(&stage, &["audit", "--since", "1 h", "--json"]).await?.ended_with(0)?.json()?;
+    let rows = audit.get("rows").and_then(Value::as_array).context("there are no rows")?;
+    for row in rows {
+        let function = row.get("function").and_then(Value::as_str).context("a row has no function")?;
+        let (arrived, difference) = match function {
+            "button" | "doorbell" => (None, None),
+            "telemetry" | "presence" | "shadow" => (Some(2 * each), Some(-100)),
+            "alarm" | "forward" | "jitr" => (Some(2 * each), Some(0)),
+            _ => (Some(each), Some(0)),
+        };
+        let expected = (&json!(arrived), &json!(difference));
+        ensure!((&row["arrived"], &row["difference"]) == expected, "{row}");
+    }
+
     let notifications = stage.observer.notifications();
     for function in ["button", "doorbell"] {
         for number in 0..DEAD_LETTERS_OF_EACH {

@@ -58,6 +58,29 @@ async fn first_connection(suite: Arc<Suite>) -> Result<()> {
     Ok(())
 }
 
+/// What a device might try on a thing: the topics of all rules, and its shadows.
+async fn topics_of(gate: &Gate, thing: &str) -> Result<Vec<String>> {
+    let iot = &gate.stage.clients.iot;
+    let shadows = ["shadow", "shadow/name/lamp"].into_iter().flat_map(|shadow| {
+        ["get", "update", "delete", "update/documents", "update/delta", "update/accepted"]
+            .map(|operation| format!("$aws/things/{thing}/{shadow}/{operation}"))
+    });
+    let mut topics: Vec<_> = shadows.chain([format!("shadow/{thing}/delta")]).collect();
+    let rules: Vec<_> = iot.list_topic_rules().into_paginator().items().send().collect::<Result<_, _>>().await?;
+    for rule in rules {
+        let name = rule.rule_name().context("a rule has no name")?;
+        let rule = iot.get_topic_rule().rule_name(name).send().await?.rule.context("there is no such rule")?;
+        let filter = rule
+            .sql()
+            .and_then(|sql| sql.split_once(" FROM '")?.1.split('\'').next())
+            .context("the SQL names no topic")?;
+        let topic = filter.replace(['+', '#'], thing);
+        topics.push(format!("$aws/rules/{name}/{topic}"));
+        topics.push(topic);
+    }
+    Ok(topics)
+}
+
 async fn own_name_only(suite: Arc<Suite>) -> Result<()> {
     let gate = Gate::new(&suite).await?;
     let (mut one, issued) = gate.admitted("thing-1").await?;
@@ -73,19 +96,26 @@ async fn own_name_only(suite: Arc<Suite>) -> Result<()> {
     let received = one.receive().await.context("thing-1 does not receive what is its own")?;
     ensure!(received.topic == "telemetry/thing-1", "it received {received:?}");
 
-    for topic in ["doorbell/thing-2", "telemetry/thing-2", "iotbutton/thing-2", "$aws/things/thing-2/shadow/update"] {
-        let (_, published) = one.publish(topic, &[b"{}"]).await?;
-        ensure!(published == Published::Denied, "thing-1 may publish on {topic}");
-    }
-    for filter in ["telemetry/thing-2", "telemetry/+", "#", "$aws/things/+/shadow/#", "$aws/things/thing-2/shadow/get"]
-    {
-        let subscribed = one.subscribe(filter).await?;
-        ensure!(subscribed == Subscribed::Denied, "thing-1 may subscribe to {filter}");
+    for (device, name, other) in [(&mut one, "thing-1", "thing-2"), (&mut two, "thing-2", "thing-1")] {
+        let topics = topics_of(&gate, other).await?;
+        ensure!(topics.len() > 20, "there are only {} topics", topics.len());
+        // Connected anew each time: AWS IoT may close a connection after it has denied something.
+        for topic in &topics {
+            device.disconnect();
+            let (_, published) = device.publish(topic, &[b"{}"]).await?;
+            ensure!(published == Published::Denied, "{name} may publish on {topic}");
+        }
+        let filters = ["telemetry/+", "+/+", "#", "$aws/things/+/shadow/#", "$aws/events/#", "$aws/#"];
+        for filter in topics.iter().map(String::as_str).chain(filters) {
+            device.disconnect();
+            ensure!(device.subscribe(filter).await? == Subscribed::Denied, "{name} may subscribe to {filter}");
+        }
     }
     let mut disguised = gate.device(&issued, "thing-2");
     let result = disguised.try_connect().await?;
     ensure!(result != ConnectResult::Accepted, "thing-1 may connect as thing-2");
     // The other device is not affected.
+    two.disconnect();
     let (_, published) = two.publish("doorbell/thing-2", &[RING]).await?;
     ensure!(published == Published::Accepted, "thing-2 may not ring");
     Ok(())

@@ -176,7 +176,11 @@ impl Device {
         let connection = self.connection.as_mut().context("not connected")?;
         let started_at = SystemTime::now();
         for payload in payloads {
-            connection.client.publish(topic, QoS::AtLeastOnce, false, payload.to_vec()).await?;
+            connection
+                .client
+                .publish(topic, QoS::AtLeastOnce, false, payload.to_vec())
+                .await
+                .with_context(|| format!("failed to publish on {topic}"))?;
         }
         let mut unacknowledged = payloads.len();
         while unacknowledged > 0 {
@@ -197,7 +201,8 @@ impl Device {
     pub async fn subscribe(&mut self, filter: &str) -> Result<Subscribed> {
         self.connect().await?;
         let connection = self.connection.as_mut().context("not connected")?;
-        connection.client.subscribe(filter, QoS::AtLeastOnce).await?;
+        let subscribed = connection.client.subscribe(filter, QoS::AtLeastOnce).await;
+        subscribed.with_context(|| format!("failed to subscribe to {filter}"))?;
         loop {
             match connection.response().await {
                 Some(ConnectionEvent::Subscribed(subscribed)) => return Ok(subscribed),

@@ -4,8 +4,8 @@
 //! removed from its role, and one of the journeys that used it runs again: it must fail, and a call must have been
 //! denied for this reason. A permission that no journey uses, and one without which nothing fails, is an error.
 //!
-//! An action that the local cloud never checks, such as Lambda's polling of a queue, cannot be shown this way. The table
-//! lists it as such.
+//! An action that the local cloud never checks for a role, such as Lambda's polling of a queue, cannot be shown this way,
+//! nor can one that it checks for all resources only. The table lists it as such.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Formatter};
@@ -13,6 +13,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures_util::stream::{self, StreamExt};
@@ -24,6 +25,7 @@ use local_cloud::tools;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::runtime::Runtime;
+use tokio::time::timeout;
 
 /// The directory for records of a run.
 const DIRECTORY: &str = "PERMISSIONS_DIRECTORY";
@@ -39,6 +41,9 @@ const MAX_JOURNEYS: usize = 3;
 
 /// How long a journey waits when nothing happens, in seconds. Without a permission, many wait for what never comes.
 const PATIENCE_SECONDS: &str = "20";
+
+/// How long a journey may take without a permission. One that takes longer waits for what never comes.
+const MAX_RUN: Duration = Duration::from_mins(2);
 
 /// Calls that functions make during INIT only to open a connection. If one is denied, nothing fails, but the first event
 /// takes longer.
@@ -108,8 +113,10 @@ enum Verdict {
     Needed(String),
     /// A call was denied, but it only opens a connection.
     WarmUp,
-    /// The local cloud never checks this action.
+    /// The local cloud never checks this action for one of our roles.
     NotChecked,
+    /// The local cloud checks this action for all resources only, which a policy of its own allows.
+    LocalPolicy,
     /// No journey uses it.
     Unused,
     /// Without it, none of these journeys failed for this reason.
@@ -122,6 +129,7 @@ impl Display for Verdict {
             Self::Needed(journey) => f.write_str(journey),
             Self::WarmUp => f.write_str("(opens a connection during INIT)"),
             Self::NotChecked => f.write_str("(the local cloud does not check it)"),
+            Self::LocalPolicy => f.write_str("(the local cloud checks it for all resources only)"),
             Self::Unused => f.write_str("UNUSED"),
             Self::NothingFailed(journeys) => write!(f, "NOTHING FAILED: {}", journeys.join(", ")),
         }
@@ -248,7 +256,7 @@ async fn deployed_permissions(directory: &Path) -> Result<Vec<Permission>> {
 struct Usage {
     /// The journeys that used a permission of a role, and how often, by role, statement and action.
     journeys: BTreeMap<(String, String, String), BTreeMap<String, usize>>,
-    /// All actions that the local cloud checked, in lower case.
+    /// All actions, in lower case, that the local cloud checked for a role.
     checked: BTreeSet<String>,
 }
 
@@ -258,8 +266,11 @@ impl Usage {
         let journeys: BTreeMap<_, _> = deployed.into_iter().map(|one| (one.account, one.journey)).collect();
         let mut usage = Self { journeys: BTreeMap::new(), checked: BTreeSet::new() };
         for decision in read_lines::<Decision>(&directory.join("decisions"))? {
+            let Some((account, role)) = decision.asked() else { continue };
             usage.checked.insert(decision.action.to_ascii_lowercase());
-            let Some((account, role)) = decision.asked().filter(|_| decision.result == "Allow") else { continue };
+            if decision.result != "Allow" {
+                continue;
+            }
             if let Some(journey) = journeys.get(account) {
                 let key = (role.to_owned(), decision.sid.clone(), decision.action.to_ascii_lowercase());
                 *usage.journeys.entry(key).or_default().entry(journey.clone()).or_default() += 1;
@@ -276,14 +287,23 @@ impl Usage {
         used.sort_by_key(|(_, count)| **count);
         used.into_iter().map(|(journey, _)| journey.clone()).collect()
     }
+
+    /// Whether a permission is used by way of the policy for the local cloud, whose statements have no name.
+    fn is_local(&self, permission: &Permission) -> bool {
+        let Permission { role, action, .. } = permission;
+        self.journeys.contains_key(&(role.clone(), String::new(), action.to_ascii_lowercase()))
+    }
 }
 
 async fn verdict(directory: &Path, permission: &Permission, usage: &Usage) -> Result<Verdict> {
     let mut journeys_tried = Vec::new();
     let candidates = usage.of(permission);
     if candidates.is_empty() {
-        let is_checked = usage.checked.contains(&permission.action.to_ascii_lowercase());
-        return Ok(if is_checked { Verdict::Unused } else { Verdict::NotChecked });
+        return Ok(match usage.checked.contains(&permission.action.to_ascii_lowercase()) {
+            _ if usage.is_local(permission) => Verdict::LocalPolicy,
+            true => Verdict::Unused,
+            false => Verdict::NotChecked,
+        });
     }
     for (number, journey) in candidates.into_iter().take(MAX_JOURNEYS).enumerate() {
         let directory = directory.join(number.to_string());
@@ -314,8 +334,12 @@ async fn journeys(directory: &Path, journey: Option<&str>, without: Option<&Perm
     if let Some(without) = without {
         command.env(WITHOUT, serde_json::to_string(without)?).env("PATIENCE_SECONDS", PATIENCE_SECONDS);
     }
-    let status = tokio::process::Command::from(command).kill_on_drop(true).status().await?;
-    Ok(status.success())
+    let mut run = tokio::process::Command::from(command).kill_on_drop(true).spawn()?;
+    let status = match without {
+        None => Ok(run.wait().await),
+        Some(_) => timeout(MAX_RUN, run.wait()).await,
+    };
+    Ok(status.is_ok_and(|status| status.is_ok_and(|status| status.success())))
 }
 
 fn read_lines<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Vec<T>> {

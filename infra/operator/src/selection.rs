@@ -9,7 +9,8 @@ use time::macros::format_description;
 use time::{Date, OffsetDateTime};
 
 use crate::names::Names;
-use crate::status::MissingError;
+use crate::pace::PaceOptions;
+use crate::status::{MissingError, UsageError};
 
 /// Which events.
 #[derive(Debug, Clone, Default, Args)]
@@ -29,6 +30,33 @@ pub struct Selection {
     /// Only before this time.
     #[arg(long, value_name = "TIME")]
     pub until: Option<PointInTime>,
+}
+
+/// Which events, and how fast.
+#[derive(Debug, Args)]
+pub struct Batch {
+    /// IDs of events, or of messages.
+    pub ids: Vec<String>,
+    /// Further conditions.
+    #[command(flatten)]
+    pub selection: Selection,
+    /// All events.
+    #[arg(long, conflicts_with = "ids")]
+    pub all: bool,
+    /// How fast.
+    #[command(flatten)]
+    pub pace: PaceOptions,
+}
+
+impl Batch {
+    /// Fails if nothing is selected. Everything must be asked for.
+    pub fn check(&self) -> Result<(), UsageError> {
+        if self.ids.is_empty() && self.selection.is_empty() && !self.all {
+            let why = "name IDs, select events with options such as --function, or use --all";
+            return Err(UsageError(why.to_owned()));
+        }
+        Ok(())
+    }
 }
 
 /// What a [`Selection`] looks at.

@@ -37,7 +37,7 @@ const WITHOUT: &str = "PERMISSIONS_WITHOUT";
 const MAX_CONCURRENT_RUNS: usize = 3;
 
 /// How many journeys may be tried before nothing seems to need a permission.
-const MAX_JOURNEYS: usize = 3;
+const MAX_JOURNEYS: usize = 4;
 
 /// How long a journey waits when nothing happens, in seconds. Without a permission, many wait for what never comes.
 const PATIENCE_SECONDS: &str = "20";
@@ -47,8 +47,25 @@ const MAX_RUN: Duration = Duration::from_mins(2);
 
 /// Calls that functions make during INIT only to open a connection. If one is denied, nothing fails, but the first event
 /// takes longer.
-const WARM_UP: [(&str, &str); 3] =
-    [("Quarantine", "dynamodb:GetItem"), ("Notify", "sns:GetTopicAttributes"), ("Claim", "dynamodb:GetItem")];
+const WARM_UP: [(&str, &str); 5] = [
+    ("Quarantine", "dynamodb:GetItem"),
+    ("Notify", "sns:GetTopicAttributes"),
+    ("Claim", "dynamodb:GetItem"),
+    ("ReceiveFromQueue", "sqs:GetQueueAttributes"),
+    ("ReceiveFromAndSendToQueue", "sqs:GetQueueAttributes"),
+];
+
+/// Statements for AWS itself, which acts by a function's role: AWS Lambda's poller and its on-failure destination.
+const FOR_AWS: [(&str, &str); 5] = [
+    ("ReceiveFromQueue", "sqs:ReceiveMessage"),
+    ("ReceiveFromQueue", "sqs:DeleteMessage"),
+    ("ReceiveFromAndSendToQueue", "sqs:ReceiveMessage"),
+    ("ReceiveFromAndSendToQueue", "sqs:DeleteMessage"),
+    ("KeepFailedEvents", "sqs:SendMessage"),
+];
+
+/// The ends of the names of roles by which AWS IoT and EventBridge act.
+const ROLES_OF_AWS: [&str; 2] = ["-rule", "-schedule"];
 
 tokio::task_local! {
     /// The journey that runs.
@@ -113,10 +130,12 @@ enum Verdict {
     Needed(String),
     /// A call was denied, but it only opens a connection.
     WarmUp,
-    /// The local cloud never checks this action for one of our roles.
+    /// The local cloud never checks this: AWS acts by the role, or it does not check the action at all.
     NotChecked,
     /// The local cloud checks this action for all resources only, which a policy of its own allows.
     LocalPolicy,
+    /// The same statement is needed by this other role.
+    ShownFor(String),
     /// No journey uses it.
     Unused,
     /// Without it, none of these journeys failed for this reason.
@@ -130,6 +149,7 @@ impl Display for Verdict {
             Self::WarmUp => f.write_str("(opens a connection during INIT)"),
             Self::NotChecked => f.write_str("(the local cloud does not check it)"),
             Self::LocalPolicy => f.write_str("(the local cloud checks it for all resources only)"),
+            Self::ShownFor(role) => write!(f, "(as for {role})"),
             Self::Unused => f.write_str("UNUSED"),
             Self::NothingFailed(journeys) => write!(f, "NOTHING FAILED: {}", journeys.join(", ")),
         }
@@ -208,7 +228,18 @@ async fn run(roles: &[String]) -> Result<bool> {
     table.sort_by(|(a, _), (b, _)| a.cmp(b));
     let mut all_needed = true;
     println!("{:<26} {:<22} {:<34} shown by", "role", "statement", "action");
-    for (Permission { role, sid, action, .. }, verdict) in table {
+    let shown: BTreeMap<_, _> = table
+        .iter()
+        .filter(|(_, verdict)| matches!(verdict, Verdict::Needed(_)))
+        .map(|(permission, _)| ((permission.sid.clone(), permission.action.clone()), permission.role.clone()))
+        .collect();
+    for (Permission { role, sid, action, .. }, mut verdict) in table {
+        // The library's statements have the same names everywhere, and the same code makes their calls.
+        if let (Verdict::Unused | Verdict::NothingFailed(_), Some(other)) =
+            (&verdict, shown.get(&(sid.clone(), action.clone())))
+        {
+            verdict = Verdict::ShownFor(other.clone());
+        }
         println!("{role:<26} {sid:<22} {action:<34} {verdict}");
         all_needed &= !matches!(verdict, Verdict::Unused | Verdict::NothingFailed(_));
     }
@@ -279,12 +310,13 @@ impl Usage {
         Ok(usage)
     }
 
-    /// The journeys that used a permission. The first are those that used it least, which are the shortest.
+    /// The journeys that used a permission. The first are those of the role's function that used it least, which are the
+    /// shortest.
     fn of(&self, permission: &Permission) -> Vec<String> {
         let Permission { role, sid, action, .. } = permission;
         let key = (role.clone(), sid.clone(), action.to_ascii_lowercase());
         let mut used: Vec<_> = self.journeys.get(&key).into_iter().flatten().collect();
-        used.sort_by_key(|(_, count)| **count);
+        used.sort_by_key(|(journey, count)| (!journey.contains(role.as_str()), **count));
         used.into_iter().map(|(journey, _)| journey.clone()).collect()
     }
 
@@ -298,7 +330,14 @@ impl Usage {
 async fn verdict(directory: &Path, permission: &Permission, usage: &Usage) -> Result<Verdict> {
     let mut journeys_tried = Vec::new();
     let candidates = usage.of(permission);
+    let named = (permission.sid.as_str(), permission.action.as_str());
     if candidates.is_empty() {
+        if FOR_AWS.contains(&named) || ROLES_OF_AWS.iter().any(|end| permission.role.ends_with(end)) {
+            return Ok(Verdict::NotChecked);
+        }
+        if WARM_UP.contains(&named) {
+            return Ok(Verdict::WarmUp);
+        }
         return Ok(match usage.checked.contains(&permission.action.to_ascii_lowercase()) {
             _ if usage.is_local(permission) => Verdict::LocalPolicy,
             true => Verdict::Unused,
@@ -315,7 +354,7 @@ async fn verdict(directory: &Path, permission: &Permission, usage: &Usage) -> Re
         });
         match (passed, is_denied) {
             (false, true) => return Ok(Verdict::Needed(journey)),
-            (true, true) if WARM_UP.contains(&(&permission.sid, &permission.action)) => return Ok(Verdict::WarmUp),
+            (true, true) if WARM_UP.contains(&named) => return Ok(Verdict::WarmUp),
             _ => journeys_tried.push(journey),
         }
     }
@@ -342,7 +381,11 @@ async fn journeys(directory: &Path, journey: Option<&str>, without: Option<&Perm
     Ok(status.is_ok_and(|status| status.is_ok_and(|status| status.success())))
 }
 
+/// Returns the records in a file; none if nothing was recorded.
 fn read_lines<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Vec<T>> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
     let file = File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
     BufReader::new(file).lines().map(|line| Ok(serde_json::from_str(&line?)?)).collect()
 }

@@ -7,7 +7,7 @@ mod table;
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use serde::Serialize;
 
 pub use item::{RefusedEvent, RefusedEventSummary, payload};
@@ -16,9 +16,9 @@ pub use table::QuarantineTable;
 
 use crate::context::Context;
 use crate::output::{self, Output, escape_line, utc};
-use crate::pace::{Pace, PaceOptions};
+use crate::pace::Pace;
 use crate::quarantine::resend::{Resend, Resent};
-use crate::selection::Selection;
+use crate::selection::{Batch, Selection};
 use crate::status::{MissingError, Status, UsageError};
 
 /// The arguments of `gatehouse quarantine`.
@@ -49,20 +49,6 @@ pub enum Command {
         #[arg(long)]
         yes: bool,
     },
-}
-
-/// Which events, and how fast.
-#[derive(Debug, Args)]
-pub struct Batch {
-    /// IDs of events.
-    event_ids: Vec<String>,
-    #[command(flatten)]
-    selection: Selection,
-    /// All events.
-    #[arg(long, conflicts_with = "event_ids")]
-    all: bool,
-    #[command(flatten)]
-    pace: PaceOptions,
 }
 
 /// Runs the subcommand.
@@ -102,18 +88,13 @@ async fn show(table: &QuarantineTable, event_id: &str, function: Option<&str>, c
 
 /// Returns the events of a batch, oldest first. An ID that is not in quarantine is an error.
 async fn select(table: &QuarantineTable, batch: &Batch, context: &Context) -> Result<Vec<RefusedEventSummary>> {
-    if batch.event_ids.is_empty() && batch.selection.is_empty() && !batch.all {
-        return Err(UsageError(
-            "name event IDs, select events with options such as --function, or use --all".to_owned(),
-        )
-        .into());
-    }
+    batch.check()?;
     let mut events = table.list(&batch.selection, &context.names).await?;
-    if !batch.event_ids.is_empty() {
-        if let Some(missing) = batch.event_ids.iter().find(|id| !events.iter().any(|event| event.event_id == **id)) {
+    if !batch.ids.is_empty() {
+        if let Some(missing) = batch.ids.iter().find(|id| !events.iter().any(|event| event.event_id == **id)) {
             return Err(MissingError(format!("no refused event that was selected has the ID {missing}")).into());
         }
-        events.retain(|event| batch.event_ids.contains(&event.event_id));
+        events.retain(|event| batch.ids.contains(&event.event_id));
     }
     Ok(events)
 }

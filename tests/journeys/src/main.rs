@@ -3,6 +3,7 @@
 //! One local cloud serves all tests. Each test has an account of its own, so tests run concurrently, and so do several
 //! runs of the suite.
 
+mod actuator;
 mod admission;
 mod alarm;
 mod bridge;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
     stop_on_signal(&suite);
 
     let mut trials: Vec<Trial> = Vec::new();
+    trials.extend(actuator::trials(&suite));
     trials.extend(deployment::trials(&suite));
     trials.extend(revocation::trials(&suite));
     trials.extend(telemetry::trials(&suite));

@@ -37,7 +37,7 @@ const WITHOUT: &str = "PERMISSIONS_WITHOUT";
 const MAX_CONCURRENT_RUNS: usize = 3;
 
 /// How many journeys may be tried before nothing seems to need a permission.
-const MAX_JOURNEYS: usize = 4;
+const MAX_JOURNEYS: usize = 6;
 
 /// How long a journey waits when nothing happens, in seconds. Without a permission, many wait for what never comes.
 const PATIENCE_SECONDS: &str = "20";
@@ -45,9 +45,10 @@ const PATIENCE_SECONDS: &str = "20";
 /// How long a journey may take without a permission. One that takes longer waits for what never comes.
 const MAX_RUN: Duration = Duration::from_mins(2);
 
-/// Calls that functions make during INIT only to open a connection. If one is denied, nothing fails, but the first event
-/// takes longer.
-const WARM_UP: [(&str, &str); 5] = [
+/// Calls that only save time: those during INIT, which open a connection, and that which gives back a claim after a
+/// failure, so that a retry need not wait until the claim expires. If one is denied, nothing fails.
+const ONLY_FASTER: [(&str, &str); 6] = [
+    ("Idempotency", "dynamodb:DeleteItem"),
     ("Quarantine", "dynamodb:GetItem"),
     ("Notify", "sns:GetTopicAttributes"),
     ("Claim", "dynamodb:GetItem"),
@@ -128,8 +129,8 @@ struct Deployed {
 enum Verdict {
     /// This journey failed, and a call was denied.
     Needed(String),
-    /// A call was denied, but it only opens a connection.
-    WarmUp,
+    /// A call was denied, or none was made, but it only saves time.
+    OnlyFaster,
     /// The local cloud never checks this: AWS acts by the role, or it does not check the action at all.
     NotChecked,
     /// The local cloud checks this action for all resources only, which a policy of its own allows.
@@ -146,7 +147,7 @@ impl Display for Verdict {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::Needed(journey) => f.write_str(journey),
-            Self::WarmUp => f.write_str("(opens a connection during INIT)"),
+            Self::OnlyFaster => f.write_str("(only saves time)"),
             Self::NotChecked => f.write_str("(the local cloud does not check it)"),
             Self::LocalPolicy => f.write_str("(the local cloud checks it for all resources only)"),
             Self::ShownFor(role) => write!(f, "(as for {role})"),
@@ -335,8 +336,8 @@ async fn verdict(directory: &Path, permission: &Permission, usage: &Usage) -> Re
         if FOR_AWS.contains(&named) || ROLES_OF_AWS.iter().any(|end| permission.role.ends_with(end)) {
             return Ok(Verdict::NotChecked);
         }
-        if WARM_UP.contains(&named) {
-            return Ok(Verdict::WarmUp);
+        if ONLY_FASTER.contains(&named) {
+            return Ok(Verdict::OnlyFaster);
         }
         return Ok(match usage.checked.contains(&permission.action.to_ascii_lowercase()) {
             _ if usage.is_local(permission) => Verdict::LocalPolicy,
@@ -354,7 +355,7 @@ async fn verdict(directory: &Path, permission: &Permission, usage: &Usage) -> Re
         });
         match (passed, is_denied) {
             (false, true) => return Ok(Verdict::Needed(journey)),
-            (true, true) if WARM_UP.contains(&named) => return Ok(Verdict::WarmUp),
+            (true, true) if ONLY_FASTER.contains(&named) => return Ok(Verdict::OnlyFaster),
             _ => journeys_tried.push(journey),
         }
     }

@@ -66,8 +66,9 @@ async fn invalid_document_is_refused_and_the_last_valid_one_stays() {
     put(&document, r#"{"limits":[1]}"#, NOW).await.unwrap();
     for (invalid, code, why) in [
         (r#"{"limits":[1,0]}"#, "bad-document", "`limits[1]`: must be above 0."),
-        (r#"{"limits":[1,"secret"]}"#, "wrong-type", "Field `limits[1]` must be u8."),
-        (r#"{"limits":[1],"secret":1}"#, "unknown-field", "Field names must be `limits`; an unknown one was found."),
+        (r#"{"limits":[1,"secret"]}"#, "wrong-type", "Field `limits[1]` must be a whole number from 0 to 255."),
+        (r#"{"limits":[1],"lmits":1}"#, "unknown-field", "Field `lmits` is unknown; the name must be `limits`."),
+        ("[[1]]", "not-an-object", "The document is an array, not an object."),
         ("secret", "not-json", "The payload is not JSON: syntax error at line 1 column 1."),
     ] {
         let refused = put(&document, invalid, NOW).await;

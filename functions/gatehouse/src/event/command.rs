@@ -58,8 +58,8 @@ impl<T: DeserializeOwned> Input for Incoming<T> {
         if let Some(fields) = fields.filter(DeviceFields::has_payload) {
             return DeviceEvent::from_fields(fields, envelope).map(Self::Event);
         }
-        let is_event = serde_json::from_str::<Payload>(envelope.text)
-            .is_ok_and(|found| found.payload.is_some() || found.payload_base64.is_some());
+        let is_event = payload::valid_envelope::<Payload>(envelope.text)
+            .is_some_and(|found| found.payload.is_some() || found.payload_base64.is_some());
         if is_event { DeviceEvent::open(envelope).map(Self::Event) } else { Command::open(envelope).map(Self::Command) }
     }
 

@@ -61,7 +61,8 @@ impl DeviceEvent {
     /// Parses the payload, which must be one JSON object of at most `limit` bytes, as a `P`.
     ///
     /// Refused with `payload-too-large`, `empty-payload`, `invalid-utf8`, `not-json`, `not-an-object`, or, naming the
-    /// field, `missing-field`, `duplicate-field`, `wrong-type`, `unknown-value` or `invalid-value`.
+    /// field, `missing-field`, `duplicate-field`, `wrong-type`, `unknown-value`, `number-out-of-range` or
+    /// `invalid-value`.
     pub fn payload<'a, P: Deserialize<'a>>(&'a self, limit: usize) -> Result<P, Refusal> {
         payload::object(&self.bytes, limit)
     }

@@ -2,6 +2,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::event::ids::{EventId, ThingName};
+use crate::event::payload;
 use crate::event::timestamp::Timestamp;
 use crate::runtime::outcome::Refusal;
 
@@ -57,7 +58,7 @@ impl Label {
             topic: Option<&'a RawValue>,
         }
         let text = |raw: Option<&RawValue>| raw.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
-        let loose: Loose = serde_json::from_str(envelope.text).unwrap_or_default();
+        let loose: Loose = payload::valid_envelope(envelope.text).unwrap_or_default();
         let trace_id = text(loose.trace_id).filter(|id| EventId::new(id.as_str()).is_some());
         let (subject, topic) = (text(loose.thing), text(loose.topic));
         let is_certificate = topic.as_ref().is_some_and(|topic| topic.starts_with(CERTIFICATE_TOPIC));

@@ -1,10 +1,12 @@
 //! Parses untrusted JSON, and says in one sentence what is wrong with it.
 
+use std::borrow::Cow;
 use std::str;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::event::strict_json::{self, kind};
 use crate::runtime::outcome::Refusal;
 
 /// Parses one JSON object of at most `limit` bytes.
@@ -17,8 +19,7 @@ pub(crate) fn items(bytes: &[u8], limit: usize) -> Result<Vec<&RawValue>, Refusa
     let value = json(bytes, limit)?;
     match kind(value) {
         "an object" => Ok(vec![value]),
-        "an array" => serde_json::from_str(value.get())
-            .map_err(|_| Refusal::new("not-json", "The payload is not JSON that can be parsed.")),
+        "an array" => strict_json::elements(value).map_err(|error| error.refusal("Field", None)),
         other => {
             let why = format!("The payload is {other}, not an object or an array of objects.");
             Err(Refusal::new("not-an-object", why))
@@ -27,15 +28,32 @@ pub(crate) fn items(bytes: &[u8], limit: usize) -> Result<Vec<&RawValue>, Refusa
 }
 
 /// Parses a JSON value that must be an object. `noun` names it in the refusal if it is another kind of value.
+///
+/// Refused as [`DeviceEvent::payload`](crate::DeviceEvent::payload) describes.
 pub fn parse_object<'a, T: Deserialize<'a>>(value: &'a RawValue, noun: &str) -> Result<T, Refusal> {
-    // Checked here because serde accepts an array for a struct.
+    check_object(value, noun)?;
+    strict_json::parse(value).map_err(|error| error.refusal("Field", None))
+}
+
+/// Returns the fields of a JSON value that must be an object, each with its text, in their order. `noun` names the value
+/// in the refusal if it is of another kind.
+///
+/// A name that appears twice is not refused. A number anywhere in the object that no float can approximate is, with
+/// `number-out-of-range`.
+pub fn object_fields<'a>(value: &'a RawValue, noun: &str) -> Result<Vec<(Cow<'a, str>, &'a RawValue)>, Refusal> {
+    check_object(value, noun)?;
+    let fields = strict_json::check_numbers(value).and_then(|()| strict_json::entries(value));
+    fields.map_err(|error| error.refusal("Field", None))
+}
+
+pub(crate) fn check_object(value: &RawValue, noun: &str) -> Result<(), Refusal> {
     match kind(value) {
-        "an object" => fields(value.get(), "Field"),
+        "an object" => Ok(()),
         other => Err(Refusal::new("not-an-object", format!("{noun} is {other}, not an object."))),
     }
 }
 
-fn json(bytes: &[u8], limit: usize) -> Result<&RawValue, Refusal> {
+pub(crate) fn json(bytes: &[u8], limit: usize) -> Result<&RawValue, Refusal> {
     if bytes.len() > limit {
         let why = format!("The payload has {} bytes; the limit is {limit}.", bytes.len());
         return Err(Refusal::new("payload-too-large", why));
@@ -53,18 +71,7 @@ fn json(bytes: &[u8], limit: usize) -> Result<&RawValue, Refusal> {
     })
 }
 
-fn kind(value: &RawValue) -> &'static str {
-    match value.get().bytes().next() {
-        Some(b'{') => "an object",
-        Some(b'[') => "an array",
-        Some(b'"') => "a string",
-        Some(b't' | b'f') => "a boolean",
-        Some(b'n') => "null",
-        _ => "a number",
-    }
-}
-
-/// Parses an envelope; `None` if anything is wrong with it.
+/// Parses an envelope, whose fields are texts, numbers and unparsed JSON; `None` if anything is wrong with it.
 pub(crate) fn valid_envelope<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
     // Checked here because serde accepts an array for a struct.
     text.trim_start().starts_with('{').then(|| serde_json::from_str(text).ok())?
@@ -72,49 +79,17 @@ pub(crate) fn valid_envelope<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T>
 
 /// Parses an envelope. Whatever is wrong with it, the code is `bad-envelope`: the sender is at fault, not the device.
 pub(crate) fn envelope<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Refusal> {
-    if !text.trim_start().starts_with('{') {
-        return Err(Refusal::new("bad-envelope", "The envelope is not a JSON object."));
+    if let Some(envelope) = valid_envelope(text) {
+        return Ok(envelope);
     }
-    fields(text, "Envelope field").map_err(|refusal| Refusal { code: "bad-envelope", ..refusal })
-}
-
-fn fields<'a, T: Deserialize<'a>>(text: &'a str, noun: &str) -> Result<T, Refusal> {
-    // Only an error needs the path; tracking it allocates for every field.
-    serde_json::from_str(text).or_else(|_| {
-        serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(text)).map_err(|error| {
-            let path = error.path().to_string();
-            describe(&path, &error.into_inner(), noun)
-        })
-    })
-}
-
-/// Turns serde's message into a reason code and a sentence that names the field but not the value: serde's own message
-/// repeats the value, and a payload is never logged.
-fn describe(path: &str, error: &serde_json::Error, noun: &str) -> Refusal {
-    let text = error.to_string();
-    let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message);
-    let named = |prefix: &str| message.strip_prefix(prefix)?.strip_suffix('`');
-    let expected = || message.rsplit_once(", expected ").map_or("something else", |(_, expected)| expected);
-
-    if let Some(name) = named("missing field `") {
-        let path = if path == "." { name.to_owned() } else { format!("{path}.{name}") };
-        Refusal::new("missing-field", format!("{noun} `{path}` is missing."))
-    } else if let Some(name) = named("duplicate field `") {
-        Refusal::new("duplicate-field", format!("{noun} `{name}` appears twice."))
-    } else if message.starts_with("unknown field ") {
-        Refusal::new("unknown-field", format!("{noun} names must be {}; an unknown one was found.", expected()))
-    } else if message.starts_with("invalid type: ") {
-        Refusal::new("wrong-type", format!("{noun} `{path}` must be {}.", expected()))
-    } else if message.starts_with("unknown variant ") {
-        Refusal::new("unknown-value", format!("{noun} `{path}` must be {}.", expected()))
-    } else if message.starts_with("invalid value: ") || message.starts_with("invalid length ") {
-        Refusal::new("invalid-value", format!("{noun} `{path}` must be {}.", expected()))
-    } else if error.is_data() {
-        Refusal::new("invalid-value", format!("{noun} `{path}` has an invalid value."))
-    } else {
-        // The first pass only checked the syntax: an escape may still name no character, or the nesting may be too deep.
-        Refusal::new("not-json", format!("{noun} `{path}` is not JSON that can be parsed."))
+    let bad = |why: &'static str| Refusal::new("bad-envelope", why);
+    let json: &RawValue = serde_json::from_str(text).map_err(|_| bad("The envelope is not JSON."))?;
+    if kind(json) != "an object" {
+        return Err(bad("The envelope is not a JSON object."));
     }
+    // Only an error needs the path.
+    let parsed = strict_json::parse(json);
+    parsed.map_err(|error| Refusal { code: "bad-envelope", ..error.refusal("Envelope field", None) })
 }
 
 #[cfg(test)]
@@ -183,7 +158,25 @@ mod tests {
         unknown_value_lists_the_known_ones: r#"{"name":"a","level":1,"kind":"TRIPLE"}"# =>
             "unknown-value", "Field `kind` must be `SINGLE` or `DOUBLE`.";
         number_out_of_range_is_named: r#"{"name":"a","level":256}"# =>
-            "invalid-value", "Field `level` must be u8.";
+            "number-out-of-range", "Field `level` must be a whole number from 0 to 255.";
+        enormous_number_is_out_of_range: r#"{"name":"a","level":1e400}"# =>
+            "number-out-of-range", "Field `level` must be a whole number from 0 to 255.";
+        negative_number_is_out_of_range: r#"{"name":"a","level":-1}"# =>
+            "number-out-of-range", "Field `level` must be a whole number from 0 to 255.";
+        fraction_is_not_a_whole_number: r#"{"name":"a","level":1.5}"# =>
+            "wrong-type", "Field `level` must be a whole number from 0 to 255.";
+        null_for_a_number_is_a_wrong_type: r#"{"name":"a","level":null}"# =>
+            "wrong-type", "Field `level` must be a whole number from 0 to 255.";
+        null_for_a_known_value_is_a_wrong_type: r#"{"name":"a","level":1,"kind":null}"# =>
+            "wrong-type", "Field `kind` must be `SINGLE` or `DOUBLE`.";
+        number_for_a_known_value_is_a_wrong_type: r#"{"name":"a","level":1,"kind":1}"# =>
+            "wrong-type", "Field `kind` must be `SINGLE` or `DOUBLE`.";
+        object_for_a_known_value_is_a_wrong_type: r#"{"name":"a","level":1,"kind":{"SINGLE":null}}"# =>
+            "wrong-type", "Field `kind` must be `SINGLE` or `DOUBLE`.";
+        array_for_an_inner_object_is_a_wrong_type: r#"{"name":"a","level":1,"kind":"SINGLE","place":[3]}"# =>
+            "wrong-type", "Field `place` must be an object.";
+        text_for_an_inner_number_has_a_path: r#"{"name":"a","level":1,"kind":"SINGLE","place":{"floor":"3"}}"# =>
+            "wrong-type", "Field `place.floor` must be a whole number from -2147483648 to 2147483647.";
         invalid_escape_is_refused: r#"{"name":"\ud800"}"# =>
             "not-json", "Field `name` is not JSON that can be parsed.";
         payload_over_the_limit_is_refused: "x".repeat(201) =>
@@ -192,17 +185,62 @@ mod tests {
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
-    #[expect(dead_code, reason = "parsed for its errors alone")]
     struct Strict {
+        #[expect(dead_code, reason = "parsed for its errors alone")]
         name: Option<String>,
         level: Option<u8>,
     }
 
     #[test]
-    fn unknown_field_is_refused_and_not_repeated() {
-        let refusal = object::<Strict>(br#"{"name":"a","secret":1}"#, 200).expect_err("should be refused");
-        let why = "Field names must be `name` or `level`; an unknown one was found.";
-        assert_eq!((refusal.code, refusal.why.as_ref()), ("unknown-field", why));
+    fn unknown_field_is_named_if_it_looks_like_a_name() {
+        let refusal = |name: &str| {
+            let text = format!(r#"{{"name":"a","{name}":1}}"#);
+            let refusal = object::<Strict>(text.as_bytes(), 200).expect_err("should be refused");
+            (refusal.code, refusal.why.into_owned())
+        };
+        let why = "Field `lvel` is unknown; the name must be `name` or `level`.";
+        assert_eq!(refusal("lvel"), ("unknown-field", why.to_owned()));
+        let why = "A field is unknown; the name must be `name` or `level`.";
+        for name in ["my secret", "", "`", &"x".repeat(65)] {
+            assert_eq!(refusal(name), ("unknown-field", why.to_owned()), "{name}");
+        }
+    }
+
+    #[test]
+    fn whole_number_may_be_written_with_a_fraction_or_an_exponent() {
+        for level in ["7", "7.0", "70e-1", "0.7E+1", "7e0"] {
+            let text = format!(r#"{{"level":{level}}}"#);
+            let strict: Strict = object(text.as_bytes(), 200).expect("a valid object");
+            assert_eq!(strict.level, Some(7), "{level}");
+        }
+    }
+
+    #[test]
+    fn number_that_no_float_approximates_is_named_at_any_depth() {
+        for (text, place) in [
+            (r#"{"a":1e400}"#, "Field `a`"),
+            (r#"{"a":{"b":[0,{"c":-1e400}]}}"#, "Field `a.b[1].c`"),
+            (r#"{"1e400":"1e400 \" 1e400","my secret":1E+999}"#, "Field `…`"),
+        ] {
+            let value: &RawValue = serde_json::from_str(text).expect("JSON");
+            let refusal = object_fields(value, "The payload").expect_err("should be refused");
+            let why = format!("{place} must be a number between -1.8e308 and 1.8e308.");
+            assert_eq!((refusal.code, refusal.why.as_ref()), ("number-out-of-range", why.as_str()));
+        }
+        let largest = format!(r#"{{"a":1.7976931348623157e308,"b":1{},"c":"1e400\\","d":1e-400}}"#, "0".repeat(308));
+        let value: &RawValue = serde_json::from_str(&largest).expect("JSON");
+        assert_eq!(object_fields(value, "The payload").expect("fields").len(), 4);
+    }
+
+    #[test]
+    fn value_without_a_type_may_be_deep_but_not_endless() {
+        let parsed = |depth: usize| {
+            let text = format!(r#"{{"a":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
+            object::<serde_json::Value>(text.as_bytes(), usize::MAX).map(drop).map_err(|refusal| refusal.code)
+        };
+        assert_eq!(parsed(126), Ok(()));
+        assert_eq!(parsed(127), Err("too-deep"));
+        assert_eq!(parsed(100_000), Err("too-deep"));
     }
 
     fn texts(bytes: &[u8]) -> Result<Vec<&str>, (&'static str, String)> {
@@ -243,7 +281,6 @@ mod tests {
             for text in [
                 format!(r#"{{"name":"a","level":"{secret}"}}"#),
                 format!(r#"{{"name":"a","level":1,"kind":"{secret}, expected {secret}"}}"#),
-                format!(r#"{{"{secret}":1}}"#),
                 format!(r#"{{"name":"a","level":1,"kind":{{"{secret}":1}}}}"#),
             ] {
                 let (_, why) = refusal(text);

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tracing::Level;
 
 use crate::event::envelope::{Envelope, Input, Label};
+use crate::event::strict_json::Object;
 use crate::event::timestamp::Timestamp;
 use crate::runtime::handler::{BatchHandler, Outcomes};
 use crate::runtime::invocation::Invocation;
@@ -64,7 +65,9 @@ impl<'de> Deserialize<'de> for Delivery {
 impl Delivery {
     fn parse(text: &RawValue) -> Self {
         match serde_json::from_str(text.get()) {
-            Ok(SqsBatch { records }) if records.iter().all(SqsRecord::is_complete) => Self::Batch(records),
+            Ok(Object(SqsBatch { records })) if records.iter().all(|record| record.0.is_complete()) => {
+                Self::Batch(records.into_iter().map(|Object(record)| record).collect())
+            }
             _ => Self::Bare(text.to_owned()),
         }
     }
@@ -73,7 +76,7 @@ impl Delivery {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct SqsBatch {
-    records: Vec<SqsRecord>,
+    records: Vec<Object<SqsRecord>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -84,7 +87,7 @@ pub(crate) struct SqsRecord {
     message_id: String,
     body: String,
     #[serde(default)]
-    attributes: SqsAttributes,
+    attributes: Object<SqsAttributes>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -106,7 +109,7 @@ impl SqsRecord {
     }
 
     fn envelope(&self, invocation: &Invocation) -> Envelope<'_> {
-        let sent = self.attributes.sent_timestamp.as_deref().and_then(|millis| millis.parse().ok());
+        let sent = self.attributes.0.sent_timestamp.as_deref().and_then(|millis| millis.parse().ok());
         Envelope {
             text: &self.body,
             delivery_id: &self.message_id,

@@ -8,7 +8,7 @@ pub type Outcome = Result<(), Failure>;
 
 /// Why an event can never succeed. It is stored with the event in quarantine.
 ///
-/// Neither part repeats what the device sent: both are logged.
+/// Neither part repeats values that the device sent, nor names of fields that do not look like names: both are logged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
 pub struct Refusal {

@@ -2,8 +2,10 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use crate::event::payload;
+use crate::event::strict_json::{self, elements, entries};
 use crate::event::timestamp::Timestamp;
 use crate::runtime::invocation::Invocation;
 use crate::runtime::outcome::{Failure, Refusal};
@@ -31,6 +33,9 @@ pub struct Document<T> {
 
 /// A kind of document, with the rules that its types do not express.
 pub trait Validate: DeserializeOwned {
+    /// The field that names an entry of the document's list, which refusals repeat.
+    const ENTRY_NAME: &'static str = "name";
+
     /// Checks a document that has the right types.
     fn validate(&self) -> Result<(), ValidationError>;
 }
@@ -57,20 +62,40 @@ impl fmt::Display for ValidationError {
     }
 }
 
-impl From<ValidationError> for Refusal {
-    fn from(error: ValidationError) -> Self {
-        Self::new("bad-document", error.to_string())
+impl ValidationError {
+    /// Returns the refusal. `entry` is the name of the document's entry that the error is in.
+    fn refusal(&self, entry: Option<&str>) -> Refusal {
+        let Self { path, why } = self;
+        let of = entry.map_or_else(String::new, |entry| format!(" of `{entry}`"));
+        Refusal::new("bad-document", format!("`{path}`{of}: {why}"))
     }
 }
 
 /// Parses and validates an operator's document.
 ///
 /// Refused with the codes of [`DeviceEvent::payload`](crate::DeviceEvent::payload), or with `bad-document`; the sentence
-/// names the path of what is wrong.
+/// names the path of what is wrong, and the entry of the document that it belongs to.
 pub fn parse_document<T: Validate>(text: &str) -> Result<T, Refusal> {
-    let document: T = payload::object(text.as_bytes(), MAX_DOCUMENT_BYTES)?;
-    document.validate()?;
+    let json = payload::json(text.as_bytes(), MAX_DOCUMENT_BYTES)?;
+    payload::check_object(json, "The document")?;
+    let name = |path: &str| entry_name(json, path, T::ENTRY_NAME);
+    let document: T =
+        strict_json::parse(json).map_err(|error| error.refusal("Field", name(&error.path()).as_deref()))?;
+    document.validate().map_err(|error| error.refusal(name(&error.path).as_deref()))?;
     Ok(document)
+}
+
+/// Returns the name of the entry that a path such as `thresholds[2].raise` leads into, if it has an ordinary one.
+fn entry_name(document: &RawValue, path: &str, name: &str) -> Option<String> {
+    fn field<'a>(object: &'a RawValue, name: &str) -> Option<&'a RawValue> {
+        entries(object).ok()?.into_iter().find_map(|(field, value)| (field == name).then_some(value))
+    }
+    let (list, rest) = path.split_once('[')?;
+    let index: usize = rest.split_once(']')?.0.parse().ok()?;
+    let entry = elements(field(document, list)?).ok()?.into_iter().nth(index)?;
+    let name: String = serde_json::from_str(field(entry, name)?.get()).ok()?;
+    let is_ordinary = (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+    is_ordinary.then_some(name)
 }
 
 /// Why a document could not be read or stored.
@@ -107,19 +132,24 @@ impl<T: Validate> Document<T> {
     ///
     /// One small read per call; it is parsed only when it has changed.
     pub async fn current(&self) -> Result<Option<Arc<T>>, DocumentError> {
+        Ok(self.current_version().await?.map(|(_, document)| document))
+    }
+
+    /// Returns the document in force with its version, which grows each time that one is put.
+    pub async fn current_version(&self) -> Result<Option<(u64, Arc<T>)>, DocumentError> {
         let record = self.table.get(&self.key).await?;
         let Some(document) = text(&record.item, TEXT) else { return Ok(None) };
         if let Some((version, document)) = &*self.cached.lock().unwrap_or_else(PoisonError::into_inner)
             && *version == record.version()
         {
-            return Ok(Some(Arc::clone(document)));
+            return Ok(Some((*version, Arc::clone(document))));
         }
         let document =
             parse_document(document).map_err(|refusal| DocumentError::Invalid(self.key.pk.clone(), refusal))?;
         let document = Arc::new(document);
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         *cached = Some((record.version(), Arc::clone(&document)));
-        Ok(Some(document))
+        Ok(Some((record.version(), document)))
     }
 
     /// Puts a document into force in place of the previous one. `given_at` is when the command was given: a command that

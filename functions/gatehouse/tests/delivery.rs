@@ -166,6 +166,8 @@ async fn each_error_in_an_envelope_is_named() {
     };
     for (event, code, word) in [
         (json!([]), "bad-envelope", "envelope"),
+        (json!([[["aws:sqs", "m-1", "{}", ["1"]]]]), "bad-envelope", "envelope"),
+        (json!({"Records": [["aws:sqs", "m-1", "{}", ["1"]]]}), "bad-envelope", "`thing`"),
         (without("payload"), "bad-envelope", "`payloadBase64`"),
         (changed("payloadBase64", json!("e30=")), "bad-envelope", "exactly one"),
         (without("thing"), "bad-envelope", "`thing`"),

@@ -19,7 +19,7 @@ pub use device_event::DeviceEvent;
 pub use envelope::{Envelope, Input};
 pub use ids::{EventId, ThingName};
 pub use number::{Number, ParseNumberError};
-pub use payload::{object_fields, parse_object};
+pub use payload::{ObjectFields, array_elements, json_child, object_fields, parse_object};
 pub use span::{ParseSpanError, Span};
 pub use thing_pattern::ThingPattern;
 pub use timestamp::Timestamp;

@@ -121,9 +121,7 @@ impl<'de> Deserialize<'de> for Number {
         let json = Box::<RawValue>::deserialize(deserializer)?;
         Self::of(&json).map_err(|error| match error {
             ParseNumberError::NotANumber => de::Error::invalid_type(Unexpected::Other("another value"), &"a number"),
-            ParseNumberError::OutOfRange => {
-                de::Error::invalid_value(Unexpected::Float(f64::INFINITY), &Self::RANGE)
-            }
+            ParseNumberError::OutOfRange => de::Error::invalid_value(Unexpected::Float(f64::INFINITY), &Self::RANGE),
             ParseNumberError::TooLong => de::Error::invalid_value(Unexpected::Other("a long number"), &Self::LENGTH),
         })
     }
@@ -200,7 +198,8 @@ mod tests {
 
     #[test]
     fn number_is_serialized_as_it_was_written() {
-        for text in ["94.24502837770503", "22.50", "18446744073709551617", "-0", "1E+2", "0.10000000000000000000000001"] {
+        for text in ["94.24502837770503", "22.50", "18446744073709551617", "-0", "1E+2", "0.10000000000000000000000001"]
+        {
             assert_eq!(serde_json::to_string(&number(text)).expect("JSON"), text);
             assert_eq!(serde_json::from_str::<Number>(text).expect("a number").as_str(), text);
         }

@@ -40,10 +40,59 @@ pub fn parse_object<'a, T: Deserialize<'a>>(value: &'a RawValue, noun: &str) -> 
 ///
 /// A name that appears twice is not refused. A number anywhere in the object that no float can approximate is, with
 /// `number-out-of-range`.
-pub fn object_fields<'a>(value: &'a RawValue, noun: &str) -> Result<Vec<(Cow<'a, str>, &'a RawValue)>, Refusal> {
+pub fn object_fields<'a>(value: &'a RawValue, noun: &str) -> Result<ObjectFields<'a>, Refusal> {
     check_object(value, noun)?;
     let fields = strict_json::check_numbers(value).and_then(|()| strict_json::entries(value));
-    fields.map_err(|error| error.refusal("Field", None))
+    fields.map(ObjectFields).map_err(|error| error.refusal("Field", None))
+}
+
+/// The fields of a JSON object, each with its text, in their order.
+#[derive(Debug, Clone)]
+pub struct ObjectFields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'a> ObjectFields<'a> {
+    /// Returns the value of a field: the last one if the name appears twice.
+    pub fn get(&self, name: &str) -> Option<&'a RawValue> {
+        self.0.iter().rfind(|(field, _)| field == name).map(|(_, value)| *value)
+    }
+
+    /// The number of fields.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is no field.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<'a> IntoIterator for ObjectFields<'a> {
+    type Item = (Cow<'a, str>, &'a RawValue);
+    type IntoIter = std::vec::IntoIter<Self::Item>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+/// Returns what a step of a JSON pointer (RFC 6901) leads to: the value of an object's field, the last one if the name
+/// appears twice, or an element of an array.
+pub fn json_child<'a>(value: &'a RawValue, step: &str) -> Option<&'a RawValue> {
+    match kind(value) {
+        "an object" => ObjectFields(strict_json::entries(value).ok()?).get(step),
+        "an array" => {
+            let is_index = step.bytes().all(|b| b.is_ascii_digit()) && (step == "0" || !step.starts_with('0'));
+            let index = step.parse().ok().filter(|_| is_index)?;
+            strict_json::elements(value).ok()?.into_iter().nth(index)
+        }
+        _ => None,
+    }
+}
+
+/// Returns the elements of a JSON array; `None` for any other value.
+pub fn array_elements(value: &RawValue) -> Option<Vec<&RawValue>> {
+    (kind(value) == "an array").then(|| strict_json::elements(value).ok())?
 }
 
 pub(crate) fn check_object(value: &RawValue, noun: &str) -> Result<(), Refusal> {

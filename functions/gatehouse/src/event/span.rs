@@ -37,7 +37,8 @@ impl FromStr for Span {
     fn from_str(text: &str) -> Result<Self, ParseSpanError> {
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let (number, unit) = text.split_at_checked(digits).ok_or(ParseSpanError)?;
-        let (_, seconds) = UNITS.into_iter().find(|(name, _)| *name == unit.trim_start()).ok_or(ParseSpanError)?;
+        let (_, seconds) =
+            UNITS.into_iter().find(|(name, _)| *name == unit.trim_start_matches(' ')).ok_or(ParseSpanError)?;
         let number: u64 = number.parse().map_err(|_| ParseSpanError)?;
         let length = number.checked_mul(seconds).filter(|length| *length <= Self::MAX_SECONDS).ok_or(ParseSpanError)?;
         Ok(Self::from_secs(length))
@@ -101,7 +102,19 @@ mod tests {
 
     #[test]
     fn other_text_does_not_parse() {
-        for text in ["", "15", "min", "15 m", "1.5 h", "-1 s", "15 min ", "367 d", "99999999999999999999 s"] {
+        for text in [
+            "",
+            "15",
+            "min",
+            "15 m",
+            "1.5 h",
+            "-1 s",
+            "15 min ",
+            "367 d",
+            "15\tmin",
+            "15\u{a0}min",
+            "99999999999999999999 s",
+        ] {
             assert_eq!(text.parse::<Span>(), Err(ParseSpanError), "{text}");
         }
     }

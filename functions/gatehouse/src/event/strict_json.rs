@@ -173,10 +173,12 @@ impl JsonError {
             Problem::Missing(name) => Refusal::new("missing-field", format!("{} is missing.", within(name))),
             Problem::Duplicate(name) => Refusal::new("duplicate-field", format!("{} appears twice.", within(name))),
             Problem::UnknownField(name, known) => {
-                let field = match is_presentable(name) {
-                    true => within(name),
-                    false if path.is_empty() => "A field".to_owned(),
-                    false => format!("A field in `{path}`{of}"),
+                let field = if is_presentable(name) {
+                    within(name)
+                } else if path.is_empty() {
+                    "A field".to_owned()
+                } else {
+                    format!("A field in `{path}`{of}")
                 };
                 Refusal::new("unknown-field", format!("{field} is unknown; the name must be {}.", one_of(known)))
             }
@@ -185,7 +187,9 @@ impl JsonError {
             Problem::OutOfRange(range) => Refusal::new("number-out-of-range", format!("{place} must be {range}.")),
             Problem::Invalid(expected) => Refusal::new("invalid-value", format!("{place} must be {expected}.")),
             Problem::Unparsable => Refusal::new("not-json", format!("{place} is not JSON that can be parsed.")),
-            Problem::TooDeep => Refusal::new("too-deep", format!("{place} is nested more than {MAX_DEPTH} levels deep.")),
+            Problem::TooDeep => {
+                Refusal::new("too-deep", format!("{place} is nested more than {MAX_DEPTH} levels deep."))
+            }
             Problem::Other => Refusal::new("invalid-value", format!("{place} has an invalid value.")),
         }
     }
@@ -358,7 +362,7 @@ impl<'de> Deserializer<'de> for Json<'de> {
         match self.json.get() {
             "true" => visitor.visit_bool(true),
             "false" => visitor.visit_bool(false),
-            _ => Err(Problem::WrongType("true or false".to_owned()).into()),
+            _ => Err(Problem::WrongType("a boolean".to_owned()).into()),
         }
     }
 
@@ -523,12 +527,15 @@ fn is_in_range(number: &str) -> bool {
 fn locate(json: &RawValue, depth: usize) -> Option<JsonError> {
     let is_too_deep = depth >= MAX_DEPTH;
     match kind(json) {
-        "an object" if !is_too_deep => entries(json).ok()?.into_iter().find_map(|(name, value)| {
-            Some(locate(value, depth + 1)?.within_field(&name))
-        }),
-        "an array" if !is_too_deep => elements(json).ok()?.into_iter().enumerate().find_map(|(index, value)| {
-            Some(locate(value, depth + 1)?.within_element(index))
-        }),
+        "an object" if !is_too_deep => entries(json)
+            .ok()?
+            .into_iter()
+            .find_map(|(name, value)| Some(locate(value, depth + 1)?.within_field(&name))),
+        "an array" if !is_too_deep => elements(json)
+            .ok()?
+            .into_iter()
+            .enumerate()
+            .find_map(|(index, value)| Some(locate(value, depth + 1)?.within_element(index))),
         "a number" => (!is_in_range(json.get())).then(JsonError::out_of_range),
         _ => None,
     }

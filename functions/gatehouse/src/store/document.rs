@@ -94,7 +94,8 @@ fn entry_name(document: &RawValue, path: &str, name: &str) -> Option<String> {
     let index: usize = rest.split_once(']')?.0.parse().ok()?;
     let entry = elements(field(document, list)?).ok()?.into_iter().nth(index)?;
     let name: String = serde_json::from_str(field(entry, name)?.get()).ok()?;
-    let is_ordinary = (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+    let is_ordinary =
+        (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
     is_ordinary.then_some(name)
 }
 
@@ -132,24 +133,25 @@ impl<T: Validate> Document<T> {
     ///
     /// One small read per call; it is parsed only when it has changed.
     pub async fn current(&self) -> Result<Option<Arc<T>>, DocumentError> {
-        Ok(self.current_version().await?.map(|(_, document)| document))
+        Ok(self.current_since().await?.map(|(_, document)| document))
     }
 
-    /// Returns the document in force with its version, which grows each time that one is put.
-    pub async fn current_version(&self) -> Result<Option<(u64, Arc<T>)>, DocumentError> {
+    /// Returns the document in force, and when the command was given that put it into force.
+    pub async fn current_since(&self) -> Result<Option<(Timestamp, Arc<T>)>, DocumentError> {
         let record = self.table.get(&self.key).await?;
         let Some(document) = text(&record.item, TEXT) else { return Ok(None) };
+        let given_at = Timestamp::from_millis(integer(&record.item, GIVEN_AT).unwrap_or_default());
         if let Some((version, document)) = &*self.cached.lock().unwrap_or_else(PoisonError::into_inner)
             && *version == record.version()
         {
-            return Ok(Some((*version, Arc::clone(document))));
+            return Ok(Some((given_at, Arc::clone(document))));
         }
         let document =
             parse_document(document).map_err(|refusal| DocumentError::Invalid(self.key.pk.clone(), refusal))?;
         let document = Arc::new(document);
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         *cached = Some((record.version(), Arc::clone(&document)));
-        Ok(Some((record.version(), document)))
+        Ok(Some((given_at, document)))
     }
 
     /// Puts a document into force in place of the previous one. `given_at` is when the command was given: a command that

@@ -335,7 +335,7 @@ async fn every_bad_sample_is_quarantined_and_changes_nothing() {
         ("no-subject.json", "bad-order", "exactly one of `caCertificateId` and `certificateId`"),
         ("both.json", "bad-order", "exactly one of `caCertificateId` and `certificateId`"),
         ("bad-id.json", "invalid-value", "Field `caCertificateId` must be 64 hexadecimal digits."),
-        ("unknown-field.json", "unknown-field", "Field names must be one of `caCertificateId`"),
+        ("unknown-field.json", "unknown-field", "Field `dryrun` is unknown; the name must be one of `caCertificateId`"),
         ("wrong-type.json", "wrong-type", "Field `dryRun` must be a boolean."),
         ("unknown-run.json", "unknown-run", "There is no run of this id at this step."),
     ] {

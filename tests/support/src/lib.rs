@@ -36,11 +36,13 @@
     reason = "a test fails by panicking, and so does what it is made of"
 )]
 
+mod document_schema;
 mod event;
 mod fake_aws;
 mod logs;
 pub mod pki;
 
+pub use document_schema::{DocumentSchema, mutated};
 pub use event::{sample, sqs_batch, sqs_record, workspace_file};
 pub use fake_aws::*;
 pub use logs::Logs;

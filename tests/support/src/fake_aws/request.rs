@@ -45,6 +45,8 @@ pub struct Call {
     pub query: BTreeMap<String, String>,
     /// The JSON body; for SNS, the form as an object.
     pub body: Value,
+    /// The body as it was sent.
+    pub text: String,
     /// The body's length in bytes.
     pub size: usize,
     /// The certificate, or its ARN, that a registry call attaches.
@@ -80,6 +82,7 @@ impl Call {
             path: path.split('/').map(|part| decode(part).unwrap_or_default()).collect(),
             query: form_urlencoded::parse(query.as_bytes()).into_owned().collect(),
             body: Value::Null,
+            text: String::from_utf8_lossy(bytes).into_owned(),
             size: bytes.len(),
             principal: request.headers().get("x-amzn-principal").unwrap_or_default().to_owned(),
         };

@@ -3,10 +3,9 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
-use gatehouse::{DeviceEvent, Refusal, ThingName, parse_object};
-use serde_json::Value;
+use gatehouse::{DeviceEvent, Number, ParseNumberError, Refusal, ThingName, Timestamp, object_fields};
 
-use crate::alarm_record::{self, Sample};
+use crate::alarm_record::{self, CurrentThreshold, Sample};
 use crate::evaluation::{Evaluation, Trigger};
 use crate::thresholds::{Pointer, Threshold, Thresholds};
 
@@ -88,14 +87,15 @@ impl<'a> ThingBatch<'a> {
     /// Reads an event's values. Returns the first error, after it has read what it can.
     fn read(&mut self, event: &'a DeviceEvent, fields: &[(&Pointer, u64)]) -> Result<(), Refusal> {
         let items = event.items(MAX_PAYLOAD_BYTES)?;
-        let mut values: Vec<Vec<f64>> = vec![Vec::new(); fields.len()];
+        let mut values: Vec<Vec<Number>> = vec![Vec::new(); fields.len()];
         let mut outcome = Ok(());
         for (index, item) in items.iter().enumerate() {
             let noun = match items.len() {
                 1 => Cow::Borrowed("The payload"),
                 _ => Cow::Owned(format!("Item {}", index + 1)),
             };
-            let reading: Value = match parse_object(item, &noun) {
+            // Only the values that thresholds need are parsed.
+            let reading = match object_fields(item, &noun) {
                 Ok(reading) => reading,
                 Err(refusal) => {
                     outcome = outcome.and(Err(refusal));
@@ -103,9 +103,11 @@ impl<'a> ThingBatch<'a> {
                 }
             };
             for (values, (field, thresholds)) in values.iter_mut().zip(fields) {
-                match field.find(&reading).and_then(Value::as_f64) {
-                    Some(value) => values.push(value),
-                    None => self.missing_values += thresholds,
+                let value = field.find(&reading).map_or(Err(ParseNumberError::NotANumber), Number::of);
+                match value {
+                    Ok(value) => values.push(value),
+                    Err(ParseNumberError::NotANumber) => self.missing_values += thresholds,
+                    Err(error) => outcome = outcome.and(Err(refusal(field, error))),
                 }
             }
         }
@@ -116,13 +118,21 @@ impl<'a> ThingBatch<'a> {
     }
 
     /// Returns one evaluation for each threshold that there are samples for.
-    pub(crate) fn evaluations(&self) -> impl ExactSizeIterator<Item = Evaluation<'_>> {
-        self.thresholds.iter().map(|&(threshold, field)| Evaluation {
+    /// `given_at` is when the document of thresholds was given.
+    pub(crate) fn evaluations(&self, given_at: Timestamp) -> impl ExactSizeIterator<Item = Evaluation<'_>> {
+        self.thresholds.iter().map(move |&(threshold, field)| Evaluation {
             key: alarm_record::key(self.thing.as_str(), &threshold.name),
             thing: self.thing,
-            threshold: Some(threshold),
+            current: CurrentThreshold { name: &threshold.name, threshold: Some(threshold), given_at },
             trigger: Trigger::Samples(self.series.get(field).map(Vec::as_slice).unwrap_or_default()),
             events: &self.events,
         })
     }
+}
+
+/// The refusal of a number that is not evaluated. The field's name comes from the threshold.
+fn refusal(field: &Pointer, error: ParseNumberError) -> Refusal {
+    let code = if error == ParseNumberError::TooLong { "too-many-digits" } else { "number-out-of-range" };
+    let expected = error.to_string();
+    Refusal::new(code, format!("Field `{field}`: {expected}."))
 }

@@ -1,12 +1,12 @@
-//! The scheduled check of all records that are due: devices that may have become stale, notifications that are still
-//! pending, and rate-limit windows that have ended.
+//! The scheduled check of all records that are due: devices that may have become stale, alarms whose threshold may no
+//! longer apply, notifications that are still pending, and rate-limit windows that have ended.
 
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt};
 use gatehouse::{Invocation, Key, Timestamp};
 
-use crate::alarm_record;
+use crate::alarm_record::{self, CurrentThreshold};
 use crate::due_index::{self, SHARDS};
 use crate::error::AlarmError;
 use crate::evaluation::{Evaluation, Evaluator, Trigger};
@@ -21,6 +21,8 @@ const MAX_CONCURRENT_SHARDS: usize = 4;
 pub(crate) struct DueChecks<'a> {
     pub evaluator: &'a Evaluator,
     pub thresholds: &'a Thresholds,
+    /// When the document of thresholds was given.
+    pub given_at: Timestamp,
     /// When the schedule sent the command. Data received later does not count as missing, even if it still waits in the
     /// queue.
     pub now: Timestamp,
@@ -76,7 +78,11 @@ impl DueChecks<'_> {
             .map(|(key, thing, name)| Evaluation {
                 key: (*key).clone(),
                 thing,
-                threshold: self.thresholds.for_thing(thing).find(|threshold| threshold.name == *name),
+                current: CurrentThreshold {
+                    name,
+                    threshold: self.thresholds.for_thing(thing).find(|threshold| threshold.name == *name),
+                    given_at: self.given_at,
+                },
                 trigger: Trigger::Schedule(self.now),
                 events: &[],
             })

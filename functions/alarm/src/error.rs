@@ -13,6 +13,9 @@ pub(crate) enum AlarmError {
     /// A record was changed by hand, or by a newer version of the function.
     #[error("failed to parse record {}, {}", .0.pk, .0.sk.as_deref().unwrap_or_default())]
     InvalidRecord(Key),
+    /// A later document has changed the threshold. The invocation after this one reads it.
+    #[error("the document of thresholds has been replaced")]
+    Outdated,
     /// The index of due records could not be read.
     #[error(transparent)]
     DueQuery(#[from] DueQueryError),

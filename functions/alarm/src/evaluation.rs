@@ -6,14 +6,13 @@ use std::sync::Arc;
 use futures_util::stream::{self, StreamExt};
 use gatehouse::{Invocation, Key, ThingName, Timestamp, Update, VersionedItem, VersionedTable};
 
-use crate::alarm_record::{AlarmRecord, Sample, SampleEffect};
+use crate::alarm_record::{Adoption, AlarmRecord, CurrentThreshold, Sample, SampleEffect};
 use crate::due_index;
 use crate::error::AlarmError;
 use crate::notification::{Audience, Transition};
 use crate::notification_limit::NotificationLimiter;
 use crate::notifier::Notifier;
 use crate::state_machine::AlarmState;
-use crate::thresholds::Threshold;
 
 /// How many records one call reads, how many such calls run concurrently, and how many records are written
 /// concurrently.
@@ -28,8 +27,8 @@ pub(crate) struct Evaluation<'a> {
     pub key: Key,
     /// The device.
     pub thing: &'a ThingName,
-    /// The threshold; `None` if there is none of this name for the device any more.
-    pub threshold: Option<&'a Threshold>,
+    /// The threshold.
+    pub current: CurrentThreshold<'a>,
     /// Why it is evaluated.
     pub trigger: Trigger<'a>,
     /// The events that wait for it, by their indexes in the batch.
@@ -60,7 +59,18 @@ impl Evaluation<'_> {
     fn evaluate(&self, record: &VersionedItem, now: Timestamp) -> Result<Evaluated, AlarmError> {
         let parsed = AlarmRecord::parse(record).ok_or_else(|| AlarmError::InvalidRecord(self.key.clone()))?;
         let mut evaluated = Evaluated { record: parsed, transitions: Vec::new(), is_changed: false, out_of_order: 0 };
-        match (&self.trigger, self.threshold) {
+        let threshold = self.current.threshold;
+        match (evaluated.record.adopt(self.current, self.thing), &self.trigger) {
+            (Adoption::Unchanged, _) => {}
+            (Adoption::Changed(closing), _) => {
+                evaluated.transitions.extend(closing);
+                evaluated.is_changed = true;
+            }
+            (Adoption::Outdated, Trigger::Samples(_)) => return Err(AlarmError::Outdated),
+            // The next check is by the later document.
+            (Adoption::Outdated, Trigger::Schedule(_)) => return Ok(evaluated),
+        }
+        match (&self.trigger, threshold) {
             (Trigger::Samples(samples), Some(threshold)) => {
                 for sample in *samples {
                     match evaluated.record.apply(threshold, self.thing, sample) {
@@ -79,7 +89,7 @@ impl Evaluation<'_> {
                 evaluated.transitions.extend(stale);
                 evaluated.record.schedule_check(threshold, now);
                 let is_rescheduled = evaluated.record.next_check_at() != due_index::next_check_at(&record.item);
-                evaluated.is_changed = is_rescheduled || !evaluated.transitions.is_empty();
+                evaluated.is_changed |= is_rescheduled || !evaluated.transitions.is_empty();
             }
             (Trigger::Samples(_), None) => {}
         }
@@ -243,6 +253,7 @@ impl Evaluator {
 /// The metric that counts a transition.
 fn metric(transition: &Transition) -> &'static str {
     match (transition.from, transition.to) {
+        (_, AlarmState::Closed) => "Closed",
         (AlarmState::Stale, _) => "Recovered",
         (_, AlarmState::Stale) => "Stale",
         (_, AlarmState::Alarm) => "Raised",

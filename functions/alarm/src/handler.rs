@@ -4,10 +4,10 @@ use std::time::Duration;
 use aws_sdk_dynamodb::Client;
 use gatehouse::{
     BatchHandler, DeviceEvent, Document, Environment, Failure, Idempotency, Incoming, InitError, Invocation, Outcomes,
-    PartialOutcomes, Setup, Topic, VersionedTable,
+    PartialOutcomes, Setup, Timestamp, Topic, VersionedTable,
 };
 
-use crate::batch::{self, ThingBatch};
+use crate::batch;
 use crate::command::{AlarmCommand, CommandFields};
 use crate::due_checks::DueChecks;
 use crate::evaluation::Evaluator;
@@ -59,7 +59,7 @@ impl AlarmHandler {
     /// evaluations are.
     async fn handle_readings(
         &self,
-        thresholds: &Thresholds,
+        (given_at, thresholds): (Timestamp, &Thresholds),
         events: Vec<(usize, &DeviceEvent)>,
         mut outcomes: PartialOutcomes<'_>,
         invocation: &Invocation,
@@ -67,7 +67,7 @@ impl AlarmHandler {
         let mut batches = batch::group(thresholds, events);
         invocation.add("MissingValue", batches.iter().map(|batch| batch.missing_values).sum());
         for batch in &mut batches {
-            let evaluations = batch.evaluations().len();
+            let evaluations = batch.evaluations(given_at).len();
             for &event in &batch.events {
                 outcomes.expect(event, evaluations);
             }
@@ -77,7 +77,7 @@ impl AlarmHandler {
                 outcomes.settle(event, Err(refusal.into()));
             }
         }
-        let evaluations: Vec<_> = batches.iter().flat_map(ThingBatch::evaluations).collect();
+        let evaluations: Vec<_> = batches.iter().flat_map(|batch| batch.evaluations(given_at)).collect();
         self.evaluator
             .evaluate_all(&evaluations, invocation, |evaluation, result| {
                 for &event in evaluation.events {
@@ -110,8 +110,8 @@ impl BatchHandler for AlarmHandler {
         if events.is_empty() && checks.is_empty() {
             return;
         }
-        let thresholds = match self.document.current().await {
-            Ok(document) => document.unwrap_or_default(),
+        let (given_at, thresholds) = match self.document.current_since().await {
+            Ok(document) => document.unwrap_or_else(|| (Timestamp::from_millis(0), Arc::default())),
             Err(error) => {
                 let error = Arc::new(error);
                 let indexes = events.iter().map(|(index, _)| index).chain(checks.iter().map(|(index, _)| index));
@@ -120,10 +120,10 @@ impl BatchHandler for AlarmHandler {
             }
         };
         let partial = PartialOutcomes::new(inputs.len(), outcomes);
-        self.handle_readings(&thresholds, events, partial, invocation).await;
+        self.handle_readings((given_at, &thresholds), events, partial, invocation).await;
         // After the readings, which would count as missing otherwise; and once, as of the latest command.
         if let Some(now) = checks.iter().map(|(_, at)| *at).max() {
-            let check = DueChecks { evaluator: &self.evaluator, thresholds: &thresholds, now, invocation };
+            let check = DueChecks { evaluator: &self.evaluator, thresholds: &thresholds, given_at, now, invocation };
             let checked = check.run().await;
             for (index, _) in checks {
                 outcomes.set(index, checked.clone().map_err(Failure::retry));

@@ -15,6 +15,9 @@
 //! the same batch when it is delivered again, or the scheduled check of due records. So each transition is published at
 //! least once, under an id that stays the same.
 //!
+//! A record also holds the definition that its state is by: the field and the limits. When a document changes them, the
+//! state is closed in step 2, and the record starts anew ([`AlarmRecord::adopt`](alarm_record::AlarmRecord::adopt)).
+//!
 //! The scheduled check also finds devices that have stopped sending. It does not scan the table: an index holds the
 //! records to be checked, by time ([`due_index`]).
 //!

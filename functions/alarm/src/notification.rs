@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use gatehouse::store::ParsePendingError;
-use gatehouse::{Attribute, Item, Notification, Outbox, ThingName, Timestamp};
+use gatehouse::{Attribute, Item, Notification, Number, Outbox, ThingName, Timestamp};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
-use serde_json::{Number, json};
+use serde_json::json;
 
 use crate::due_index;
 use crate::message_text;
-use crate::state_machine::{AlarmState, StateChange};
+use crate::state_machine::{AlarmState, AlarmStatus, StateChange};
 use crate::thresholds::Threshold;
 
 /// The attribute of a record that holds its pending notifications.
@@ -35,11 +35,12 @@ pub struct Transition {
     pub to: AlarmState,
     /// The field of the readings, as a JSON pointer.
     pub field: String,
-    /// The newest value.
+    /// The newest value, as the device wrote it.
     pub value: Number,
     /// When it happened.
     pub at: Timestamp,
-    /// When the deciding condition began, or when the last value before the gap was received.
+    /// When the deciding condition began, when the last value before the gap was received, or when the state that is
+    /// closed was entered.
     pub since: Timestamp,
     /// The text for people.
     #[serde(rename = "words")]
@@ -49,22 +50,51 @@ pub struct Transition {
 impl Transition {
     /// The state change of this thing by this threshold that is its `number`th.
     pub fn new(threshold: &Threshold, thing: &ThingName, change: &StateChange, number: u64) -> Self {
-        // The number keeps two changes within one millisecond apart.
-        let id = format!("{thing}#{}#{}#{}#{number}", threshold.name, change.at, change.to.as_str());
-        let id = if id.len() > MAX_ID_LENGTH { hash(&id) } else { id };
         Self {
-            id,
+            id: id(thing, &threshold.name, change.at, change.to, number),
             threshold: threshold.name.clone(),
             thing: thing.to_string(),
             from: change.from,
             to: change.to,
             field: threshold.field.to_string(),
-            value: message_text::number(change.value).parse().unwrap_or_else(|_| 0.into()),
+            value: change.value.clone(),
             at: change.at,
             since: change.since,
             message: message_text::transition(threshold, thing, change),
         }
     }
+
+    /// The end of this thing's state by a definition of a threshold that was changed or removed. It is the `number`th
+    /// change of state.
+    ///
+    /// Its time is that of the last decision by that definition, whoever notices the end, and when.
+    pub fn closing(
+        (threshold, field): (&str, String),
+        thing: &ThingName,
+        status: &AlarmStatus,
+        is_removed: bool,
+        number: u64,
+    ) -> Self {
+        let (at, to) = (status.decided_until(), AlarmState::Closed);
+        Self {
+            id: id(thing, threshold, at, to, number),
+            threshold: threshold.to_owned(),
+            thing: thing.to_string(),
+            from: status.state(),
+            to,
+            field,
+            value: status.value.clone(),
+            at,
+            since: status.since,
+            message: message_text::closing(threshold, thing, status, is_removed),
+        }
+    }
+}
+
+/// The id of a transition. The number keeps two changes within one millisecond apart.
+fn id(thing: &ThingName, threshold: &str, at: Timestamp, to: AlarmState, number: u64) -> String {
+    let id = format!("{thing}#{threshold}#{at}#{}#{number}", to.as_str());
+    if id.len() > MAX_ID_LENGTH { hash(&id) } else { id }
 }
 
 /// The first half of the text's SHA-256 in hexadecimal.
@@ -153,12 +183,15 @@ impl AlarmNotification {
                     ("threshold", text(threshold)),
                     ("to", text(to.as_str())),
                 ];
-                (format!("{} {threshold}: {thing}", to.as_str()), message, json!(transition), attributes)
+                // As text, not as a `Value`, which would change numbers. It cannot fail.
+                let data = serde_json::to_string(transition).ok();
+                (format!("{} {threshold}: {thing}", to.as_str()), message, data, attributes)
             }
             Self::Summary(summary) => {
                 let attributes = vec![("audience", text("people")), ("threshold", text(&summary.threshold))];
                 let number: u64 = summary.changes.values().sum();
-                (format!("{}: {number} more", summary.threshold), &summary.message, json!(summary), attributes)
+                let data = Some(json!(summary).to_string());
+                (format!("{}: {number} more", summary.threshold), &summary.message, data, attributes)
             }
         };
         attributes.extend([
@@ -166,7 +199,7 @@ impl AlarmNotification {
             // Promotional text messages, the default, may be delayed.
             ("AWS.SNS.SMS.SMSType", text("Transactional")),
         ]);
-        Notification { subject, message: message.clone(), data: Some(data.to_string()), attributes }
+        Notification { subject, message: message.clone(), data, attributes }
     }
 }
 

@@ -16,7 +16,7 @@
 //! A STALE device returns to its previous state with its first value, and conditions start over with that value. (If
 //! the duration is `0 s`, that value alone can change the state, and the device returns to the other one.)
 
-use gatehouse::Timestamp;
+use gatehouse::{Number, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::thresholds::Threshold;
@@ -31,6 +31,9 @@ pub enum AlarmState {
     Ok,
     /// No data for too long.
     Stale,
+    /// None any more: the threshold's definition, by which the device was in another state than OK, was changed or
+    /// removed. What follows is a new state.
+    Closed,
 }
 
 impl AlarmState {
@@ -40,12 +43,13 @@ impl AlarmState {
             Self::Ok => "OK",
             Self::Alarm => "ALARM",
             Self::Stale => "STALE",
+            Self::Closed => "CLOSED",
         }
     }
 }
 
 /// A device's state by a threshold, with what the next decision depends on.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AlarmStatus {
     /// Whether the device is in alarm, or was before it became stale.
     pub is_alarmed: bool,
@@ -56,13 +60,13 @@ pub struct AlarmStatus {
     /// When the newest value was received.
     pub seen_at: Timestamp,
     /// The newest value.
-    pub value: f64,
+    pub value: Number,
     /// When the first value of the current condition was received, if there is one.
     pub condition_since: Option<Timestamp>,
 }
 
 /// A change of state.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StateChange {
     /// The previous state.
     pub from: AlarmState,
@@ -75,7 +79,7 @@ pub struct StateChange {
     /// When the deciding condition began, or when the last value before the gap was received.
     pub since: Timestamp,
     /// The newest value.
-    pub value: f64,
+    pub value: Number,
 }
 
 /// Why a state changed.
@@ -90,7 +94,7 @@ pub enum Cause {
 }
 
 /// The effect of a value.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Step {
     /// None: the value was received before the latest decision.
     OutOfOrder,
@@ -108,18 +112,28 @@ impl AlarmStatus {
         }
     }
 
+    /// Until when it is decided: an earlier value changes nothing. People were notified that there was no data until
+    /// `since`, and an earlier value does not retract that.
+    pub fn decided_until(&self) -> Timestamp {
+        if self.is_stale { self.seen_at.max(self.since) } else { self.seen_at }
+    }
+
     /// The status of a device before its first value.
-    fn initial(at: Timestamp, value: f64) -> Self {
+    fn initial(at: Timestamp, value: Number) -> Self {
         Self { is_alarmed: false, is_stale: false, since: at, seen_at: at, value, condition_since: None }
     }
 }
 
 /// Applies a value that was received at `at` to a status; `None` if it is the device's first.
-pub fn apply(threshold: &Threshold, status: Option<AlarmStatus>, at: Timestamp, value: f64) -> Step {
-    let old = status.unwrap_or_else(|| AlarmStatus::initial(at, value));
-    // People were notified that there was no data until `since`. An earlier value does not retract that.
-    let decided_until = if old.is_stale { old.seen_at.max(old.since) } else { old.seen_at };
-    if at < decided_until {
+pub fn apply(threshold: &Threshold, status: Option<&AlarmStatus>, at: Timestamp, value: &Number) -> Step {
+    let initial;
+    let old = if let Some(status) = status {
+        status
+    } else {
+        initial = AlarmStatus::initial(at, value.clone());
+        &initial
+    };
+    if at < old.decided_until() {
         return Step::OutOfOrder;
     }
     let limit = if old.is_alarmed { &threshold.clear } else { &threshold.raise };
@@ -132,7 +146,7 @@ pub fn apply(threshold: &Threshold, status: Option<AlarmStatus>, at: Timestamp, 
         is_stale: false,
         since: old.since,
         seen_at: at,
-        value,
+        value: value.clone(),
         condition_since: condition_since.filter(|_| sustained_since.is_none()),
     };
     let (from, to) = (old.state(), new.state());
@@ -141,7 +155,7 @@ pub fn apply(threshold: &Threshold, status: Option<AlarmStatus>, at: Timestamp, 
     }
     new.since = at;
     let (cause, since) = sustained_since.map_or((Cause::DataResumed, old.seen_at), |since| (Cause::Sustained, since));
-    Step::Next(new, Some(StateChange { from, to, cause, at, since, value }))
+    Step::Next(new, Some(StateChange { from, to, cause, at, since, value: value.clone() }))
 }
 
 /// When the device becomes stale unless there is data; `None` if the threshold allows any gap, or it is stale already.
@@ -158,7 +172,7 @@ pub fn check_stale(threshold: &Threshold, status: &AlarmStatus, now: Timestamp) 
         cause: Cause::NoData,
         at,
         since: status.seen_at,
-        value: status.value,
+        value: status.value.clone(),
     };
-    Some((AlarmStatus { is_stale: true, since: at, condition_since: None, ..*status }, change))
+    Some((AlarmStatus { is_stale: true, since: at, condition_since: None, ..status.clone() }, change))
 }

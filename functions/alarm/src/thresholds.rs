@@ -2,16 +2,21 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::OnceLock;
 
-use gatehouse::{Span, ThingName, ThingPattern, Validate, ValidationError};
+use gatehouse::{Number, ObjectFields, Span, ThingName, ThingPattern, Validate, ValidationError, json_child};
+use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, Error, Unexpected};
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// The maximum number of thresholds in a document.
 pub const MAX_THRESHOLDS: usize = 200;
 
 /// The maximum length of a threshold's name.
 const MAX_NAME_LENGTH: usize = 64;
+
+/// The maximum number of characters of a field's pointer: notifications repeat it.
+const MAX_FIELD_LENGTH: usize = 256;
 
 /// The document.
 #[derive(Debug, Default, serde::Deserialize)]
@@ -38,6 +43,22 @@ pub struct Threshold {
     /// The longest gap in a thing's data; `None` if any gap is allowed.
     #[serde(default, deserialize_with = "not_null")]
     pub stale: Option<Span>,
+    /// Its [`Definition`] as JSON, once it is needed.
+    #[serde(skip)]
+    definition: OnceLock<String>,
+}
+
+/// What a state by a threshold means: the field, and the limits that its values cross. A threshold with another
+/// definition starts with new states. Durations and things are not part of it: they change when a state is entered, not
+/// what it says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct Definition {
+    /// The field, as a JSON pointer.
+    pub field: String,
+    /// The limit that raises an alarm.
+    pub raise: Side,
+    /// The limit that clears it.
+    pub clear: Side,
 }
 
 /// A limit, and how long the value must stay beyond it.
@@ -45,21 +66,22 @@ pub struct Threshold {
 #[serde(deny_unknown_fields)]
 pub struct Limit {
     #[serde(default, deserialize_with = "not_null")]
-    above: Option<f64>,
+    above: Option<Number>,
     #[serde(default, deserialize_with = "not_null")]
-    below: Option<f64>,
+    below: Option<Number>,
     /// How long the condition must be sustained; `0 s` means that one value is enough.
     #[serde(rename = "for")]
     pub for_duration: Span,
 }
 
 /// A side of a limit.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Side {
     /// Greater than this.
-    Above(f64),
+    Above(Number),
     /// Less than this.
-    Below(f64),
+    Below(Number),
 }
 
 /// A JSON pointer (RFC 6901) to a value within a document, such as `/air/lux`.
@@ -100,12 +122,25 @@ impl Validate for Thresholds {
 }
 
 impl Threshold {
+    /// Returns its [`Definition`] as JSON.
+    pub fn definition(&self) -> &str {
+        self.definition.get_or_init(|| {
+            // A valid threshold has both sides.
+            let Some((raise, clear)) = self.raise.side().zip(self.clear.side()) else { return String::new() };
+            let definition = Definition { field: self.field.to_string(), raise, clear };
+            serde_json::to_string(&definition).unwrap_or_default()
+        })
+    }
+
     /// Returns the invalid part, and why it is invalid.
     fn validate(&self) -> Result<(), (&'static str, &'static str)> {
         const ONE: &str = "It must have exactly one of `above` and `below`.";
         let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         if !(1..=MAX_NAME_LENGTH).contains(&self.name.len()) || !self.name.bytes().all(allowed) {
             return Err((".name", "A name must be 1 to 64 of the characters a-z 0-9 -."));
+        }
+        if self.field.text.chars().count() > MAX_FIELD_LENGTH {
+            return Err((".field", "A pointer must have at most 256 characters."));
         }
         let raise = self.raise.side().ok_or((".raise", ONE))?;
         let clear = self.clear.side().ok_or((".clear", ONE))?;
@@ -129,15 +164,15 @@ impl Threshold {
 
 impl Limit {
     /// Whether a value is beyond the limit. One that equals the limit is not.
-    pub fn is_exceeded_by(&self, value: f64) -> bool {
-        self.above.is_some_and(|above| value > above) || self.below.is_some_and(|below| value < below)
+    pub fn is_exceeded_by(&self, value: &Number) -> bool {
+        self.above.as_ref().is_some_and(|above| value > above) || self.below.as_ref().is_some_and(|below| value < below)
     }
 
     /// Returns the limit's side; `None` if there are both, or neither.
     pub fn side(&self) -> Option<Side> {
-        match (self.above, self.below) {
-            (Some(above), None) => Some(Side::Above(above)),
-            (None, Some(below)) => Some(Side::Below(below)),
+        match (&self.above, &self.below) {
+            (Some(above), None) => Some(Side::Above(above.clone())),
+            (None, Some(below)) => Some(Side::Below(below.clone())),
             _ => None,
         }
     }
@@ -154,25 +189,16 @@ impl Pointer {
         is_valid.then_some(Self { text, steps })
     }
 
-    /// Returns the value that it points to in this document.
-    pub fn find<'a>(&self, document: &'a Value) -> Option<&'a Value> {
-        self.steps.iter().try_fold(document, |value, step| match value {
-            Value::Object(fields) => fields.get(step),
-            Value::Array(items) => items.get(array_index(step)?),
-            _ => None,
-        })
+    /// Returns the value that it points to in an object with these fields.
+    pub fn find<'a>(&self, object: &ObjectFields<'a>) -> Option<&'a RawValue> {
+        let (first, rest) = self.steps.split_first()?;
+        rest.iter().try_fold(object.get(first)?, |value, step| json_child(value, step))
     }
 
     /// Returns its steps for people, such as `air/lux`.
     pub fn label(&self) -> String {
         self.steps.join("/")
     }
-}
-
-/// Parses a step as an index of an array: digits without a leading zero.
-fn array_index(step: &str) -> Option<usize> {
-    let is_plain = step.bytes().all(|b| b.is_ascii_digit()) && (step == "0" || !step.starts_with('0'));
-    step.parse().ok().filter(|_| is_plain)
 }
 
 impl fmt::Display for Pointer {
@@ -192,8 +218,8 @@ impl<'de> Deserialize<'de> for Pointer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gatehouse::parse_document;
-    use serde_json::json;
+    use gatehouse::{object_fields, parse_document};
+    use serde_json::{Value, json};
 
     fn valid() -> Value {
         json!({"name": "too-bright", "things": "greenhouse-*", "field": "/lux", "stale": "1 h",
@@ -252,63 +278,108 @@ mod tests {
 
     refuses! {
         name_in_capitals_is_refused: |t| t["name"] = "Too-Bright".into() =>
-            "bad-document", "`thresholds[1].name`: A name must be 1 to 64 of the characters a-z 0-9 -.";
+            "bad-document", "`thresholds[1].name` of `Too-Bright`: A name must be 1 to 64 of the characters a-z 0-9 -.";
         empty_name_is_refused: |t| t["name"] = "".into() =>
             "bad-document", "`thresholds[1].name`: A name must be 1 to 64 of the characters a-z 0-9 -.";
         too_long_name_is_refused: |t| t["name"] = "a".repeat(65).into() =>
             "bad-document", "`thresholds[1].name`: A name must be 1 to 64 of the characters a-z 0-9 -.";
         duplicate_name_is_refused: |t| t["name"] = "too-bright".into() =>
-            "bad-document", "`thresholds[1].name`: Another threshold has this name.";
+            "bad-document", "`thresholds[1].name` of `too-bright`: Another threshold has this name.";
         pattern_that_matches_no_name_is_refused: |t| t["things"] = "green house".into() =>
-            "invalid-value", "Field `thresholds[1].things` must be 1 to 128 of the characters a-z A-Z 0-9 : _ - and *.";
+            "invalid-value", "Field `thresholds[1].things` of `second` must be 1 to 128 of the characters a-z A-Z 0-9 : _ - and *.";
         field_other_than_a_pointer_is_refused: |t| t["field"] = "lux".into() =>
-            "invalid-value", "Field `thresholds[1].field` must be a JSON pointer to a field, such as /lux.";
+            "invalid-value", "Field `thresholds[1].field` of `second` must be a JSON pointer to a field, such as /lux.";
         pointer_to_the_whole_reading_is_refused: |t| t["field"] = "".into() =>
-            "invalid-value", "Field `thresholds[1].field` must be a JSON pointer to a field, such as /lux.";
+            "invalid-value", "Field `thresholds[1].field` of `second` must be a JSON pointer to a field, such as /lux.";
         pointer_with_a_stray_tilde_is_refused: |t| t["field"] = "/a~2".into() =>
-            "invalid-value", "Field `thresholds[1].field` must be a JSON pointer to a field, such as /lux.";
+            "invalid-value", "Field `thresholds[1].field` of `second` must be a JSON pointer to a field, such as /lux.";
         limit_on_both_sides_is_refused: |t| t["raise"]["below"] = 1.into() =>
-            "bad-document", "`thresholds[1].raise`: It must have exactly one of `above` and `below`.";
+            "bad-document", "`thresholds[1].raise` of `second`: It must have exactly one of `above` and `below`.";
         limit_on_neither_side_is_refused: |t| t["clear"] = json!({"for": "1 s"}) =>
-            "bad-document", "`thresholds[1].clear`: It must have exactly one of `above` and `below`.";
+            "bad-document", "`thresholds[1].clear` of `second`: It must have exactly one of `above` and `below`.";
         null_limit_is_refused: |t| t["raise"]["below"] = Value::Null =>
-            "wrong-type", "Field `thresholds[1].raise.below` must be f64.";
+            "wrong-type", "Field `thresholds[1].raise.below` of `second` must be a number.";
         limit_in_quotes_is_refused: |t| t["raise"]["above"] = "35000".into() =>
-            "wrong-type", "Field `thresholds[1].raise.above` must be f64.";
+            "wrong-type", "Field `thresholds[1].raise.above` of `second` must be a number.";
         clear_above_is_refused_if_raise_is_above: |t| t["clear"] = json!({"above": 35000, "for": "1 s"}) =>
-            "bad-document", "`thresholds[1].clear`: It must have `below`, because `raise` has `above`.";
+            "bad-document", "`thresholds[1].clear` of `second`: It must have `below`, because `raise` has `above`.";
         clear_below_is_refused_if_raise_is_below: |t| t["raise"] = json!({"below": 35000, "for": "1 s"}) =>
-            "bad-document", "`thresholds[1].clear`: It must have `above`, because `raise` has `below`.";
+            "bad-document", "`thresholds[1].clear` of `second`: It must have `above`, because `raise` has `below`.";
         clear_below_more_than_raise_above_is_refused: |t| t["clear"]["below"] = json!(35000.5) =>
             "bad-document",
-            "`thresholds[1].clear.below`: It must not be greater than `raise.above`: both conditions would be met at once.";
+            "`thresholds[1].clear.below` of `second`: It must not be greater than `raise.above`: both conditions would be met at once.";
         clear_above_less_than_raise_below_is_refused: |t| {
             t["raise"] = json!({"below": 5, "for": "1 s"});
             t["clear"] = json!({"above": 4, "for": "1 s"});
         } => "bad-document",
-            "`thresholds[1].clear.above`: It must not be less than `raise.below`: both conditions would be met at once.";
+            "`thresholds[1].clear.above` of `second`: It must not be less than `raise.below`: both conditions would be met at once.";
         missing_duration_is_refused: |t| t["raise"] = json!({"above": 1}) =>
-            "missing-field", "Field `thresholds[1].raise.for` is missing.";
+            "missing-field", "Field `thresholds[1].raise.for` of `second` is missing.";
         duration_in_another_form_is_refused: |t| t["raise"]["for"] = "PT15M".into() =>
             "invalid-value",
-            "Field `thresholds[1].raise.for` must be a duration such as 90 s, 15 min, 2 h or 1 d.";
+            "Field `thresholds[1].raise.for` of `second` must be a duration such as 90 s, 15 min, 2 h or 1 d.";
         stale_must_be_longer_than_for: |t| t["stale"] = "15 min".into() =>
-            "bad-document", "`thresholds[1].stale`: It must be longer than both `raise.for` and `clear.for`.";
+            "bad-document", "`thresholds[1].stale` of `second`: It must be longer than both `raise.for` and `clear.for`.";
         null_stale_is_refused: |t| t["stale"] = Value::Null =>
             "wrong-type",
-            "Field `thresholds[1].stale` must be a duration such as 90 s, 15 min, 2 h or 1 d.";
+            "Field `thresholds[1].stale` of `second` must be a duration such as 90 s, 15 min, 2 h or 1 d.";
+        number_for_a_limit_is_refused: |t| t["raise"] = 10.into() =>
+            "wrong-type", "Field `thresholds[1].raise` of `second` must be an object.";
+        array_for_a_limit_is_refused: |t| t["clear"] = json!([null, 10, "0 s"]) =>
+            "wrong-type", "Field `thresholds[1].clear` of `second` must be an object.";
+        too_long_pointer_is_refused: |t| t["field"] = format!("/{}", "a".repeat(256)).into() =>
+            "bad-document", "`thresholds[1].field` of `second`: A pointer must have at most 256 characters.";
         unknown_field_is_refused: |t| t["rise"] = 1.into() =>
             "unknown-field",
-            "Field names must be one of `name`, `things`, `field`, `raise`, `clear`, `stale`; an unknown one was found.";
+            "Field `thresholds[1].rise` of `second` is unknown; \
+             the name must be one of `name`, `things`, `field`, `raise`, `clear`, `stale`.";
         unknown_field_of_a_limit_is_refused: |t| t["raise"]["during"] = 1.into() =>
             "unknown-field",
-            "Field names must be one of `above`, `below`, `for`; an unknown one was found.";
+            "Field `thresholds[1].raise.during` of `second` is unknown; the name must be one of `above`, `below`, `for`.";
     }
 
     #[test]
-    fn number_beyond_f64_is_refused() {
+    fn number_that_no_float_approximates_is_refused() {
         let text = document(|_| ()).replace("35000", "1e400");
-        assert_eq!(refusal(&text).0, "not-json");
+        let why = "Field `thresholds[0].raise.above` of `too-bright` must be a number between -1.8e308 and 1.8e308.";
+        let (code, found) = refusal(&text);
+        assert_eq!(code, "number-out-of-range");
+        // The order of the fields is that of the text.
+        assert_eq!(found.replace("clear.below", "raise.above"), why);
+    }
+
+    #[test]
+    fn positional_array_is_no_threshold() {
+        let array = r#"{"thresholds": [["x", "a-*", "/v", {"above": 10, "for": "0 s"}, {"below": 10, "for": "0 s"}]]}"#;
+        let why = "Field `thresholds[0]` must be an object.";
+        assert_eq!(refusal(array), ("wrong-type", why.to_owned()));
+    }
+
+    #[test]
+    fn definition_ignores_spelling_and_everything_but_field_and_limits() {
+        let definition = |change: &dyn Fn(&mut Value)| {
+            let parsed: Thresholds = parse_document(&document(change)).expect("a valid document");
+            serde_json::from_str::<Definition>(parsed.thresholds[1].definition()).expect("a definition")
+        };
+        let original = definition(&|_| ());
+        let changes: [(bool, fn(&mut Value)); 9] = [
+            (true, |t| t["raise"]["above"] = json!(35000.0)),
+            (true, |t| t["raise"]["for"] = "1 s".into()),
+            (true, |t| t["stale"] = "2 d".into()),
+            (true, |t| t["things"] = "*".into()),
+            (true, |t| t["name"] = "third".into()),
+            (false, |t| t["field"] = "/v".into()),
+            (false, |t| t["raise"]["above"] = json!(35001)),
+            (false, |t| t["clear"]["below"] = json!(34999)),
+            (false, |t| {
+                t["raise"] = json!({"below": 35000, "for": "1 s"});
+                t["clear"] = json!({"above": 35000, "for": "1 s"});
+            }),
+        ];
+        for (same, change) in changes {
+            let changed = definition(&change);
+            assert_eq!(changed == original, same, "{changed:?}");
+        }
     }
 
     #[test]
@@ -345,7 +416,10 @@ mod tests {
             ("/lux/deeper", None),
             ("/", None),
         ] {
-            let value = Pointer::new(pointer).expect("a pointer").find(&document).cloned();
+            let text = RawValue::from_string(document.to_string()).expect("JSON");
+            let fields = object_fields(&text, "The document").expect("an object");
+            let value = Pointer::new(pointer).expect("a pointer").find(&fields);
+            let value: Option<Value> = value.map(|value| serde_json::from_str(value.get()).expect("JSON"));
             assert_eq!(value, found.map(Value::from), "{pointer}");
             assert_eq!(value, document.pointer(pointer).cloned(), "{pointer} in serde_json");
         }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use test_support::FakeAws;
+use test_support::{FakeAws, sqs_batch};
 
 use crate::setup::*;
 
@@ -71,7 +71,7 @@ async fn readings_are_applied_in_order_of_receipt() {
     let delivered = deliver(&aws, &readings, 2 * MINUTE).await;
     assert_eq!(delivered.count("OutOfOrder"), 0);
     assert_eq!(transitions(&aws), [to("ALARM", MINUTE)]);
-    assert_eq!(attribute(&aws.state(), "value").as_deref(), Some("90.0"));
+    assert_eq!(attribute(&aws.state(), "value").as_deref(), Some("90"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -126,6 +126,10 @@ async fn invalid_event_is_quarantined_and_affects_no_other() {
     let mut not_json = reading("invalid", 1, 0);
     not_json.as_object_mut().unwrap().remove("payload");
     not_json["payloadBase64"] = "bHV4".into();
+    let mut huge = reading("huge", 3, 0);
+    huge.as_object_mut().unwrap().remove("payload");
+    // {"lux":1e400}
+    huge["payloadBase64"] = "eyJsdXgiOjFlNDAwfQ==".into();
     let events = [
         reading("e-1", 0, 50),
         not_json,
@@ -133,6 +137,9 @@ async fn invalid_event_is_quarantined_and_affects_no_other() {
         json!({"check": "everything"}),
         json!({"check": "due", "thresholds": []}),
         json!({"thing": "+", "topic": "t", "payload": {}}),
+        json!({"check": 1}),
+        json!([[], "due"]),
+        huge,
     ];
     let delivered = deliver(&aws, &events, MINUTE).await;
     assert_eq!(delivered.retried_messages(), Some(vec![]));
@@ -142,9 +149,12 @@ async fn invalid_event_is_quarantined_and_affects_no_other() {
         quarantined,
         [
             ("invalid", "not-json"),
+            ("huge", "number-out-of-range"),
             ("m-3", "unknown-value"),
             ("m-4", "bad-order"),
             ("m-5", "bad-thing-name"),
+            ("m-6", "wrong-type"),
+            ("m-7", "not-an-object"),
             ("partly", "not-an-object"),
         ]
         .map(|(id, code)| (id.to_owned(), code.to_owned()))
@@ -175,23 +185,65 @@ async fn invalid_document_leaves_the_last_valid_one_in_force() {
     let mut invalid = too_bright(0);
     invalid["raise"]["below"] = 5.into();
     let refused = put_thresholds(&aws, json!([invalid])).await;
-    let why = "`thresholds[0].raise`: It must have exactly one of `above` and `below`.";
+    let why = "`thresholds[0].raise` of `too-bright`: It must have exactly one of `above` and `below`.";
     assert_eq!(refused.refusal(), Some(("bad-document", why)));
     deliver(&aws, &[reading("e-1", 0, 150)], 0).await;
     assert_eq!(transitions(&aws), [to("ALARM", 0)]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn new_document_applies_at_once_and_keeps_states() {
+async fn new_duration_applies_at_once_and_keeps_states() {
+    let aws = account(json!([too_bright(60)])).await;
+    deliver(&aws, &raising(), MINUTE).await;
+    let mut slower = too_bright(60);
+    slower["clear"] = json!({"below": 100.0, "for": "90 s"});
+    slower["things"] = "*".into();
+    slower["stale"] = "2 h".into();
+    let low = [json!({"thresholds": [slower]}), reading("e-3", 2 * MINUTE, 50), reading("e-4", 3 * MINUTE, 50)];
+    deliver(&aws, &low, 3 * MINUTE).await;
+    assert_eq!(transitions(&aws), [to("ALARM", MINUTE)]);
+    deliver(&aws, &[reading("e-5", 4 * MINUTE, 50)], 4 * MINUTE).await;
+    assert_eq!(transitions(&aws), [to("ALARM", MINUTE), to("OK", 4 * MINUTE)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn numbers_leave_as_they_were_written() {
+    for number in ["94.24502837770503", "150.50", "18446744073709551617", "1.5E+2", "100.00000000000000000001"] {
+        let mut threshold = too_bright(0);
+        threshold["raise"]["above"] = json!(100);
+        let aws = account(json!([threshold])).await;
+        if number.starts_with("94") {
+            let below = json!({"thresholds": [{
+                "name": "too-bright", "things": "*", "field": "/lux",
+                "raise": {"above": 94, "for": "0 s"}, "clear": {"below": 94, "for": "0 s"},
+            }]});
+            assert!(deliver_to(&aws.process(), &below, at(0)).await.is_done());
+        }
+        let text = format!(
+            r#"{{"thing":"greenhouse-1","topic":"telemetry/greenhouse-1","traceId":"e-1","payload":{{"lux":{number}}}}}"#
+        );
+        deliver_to(&aws.process(), &sqs_batch([text]), at(0)).await;
+        let state = aws.state();
+        let [published] = &state.published[..] else { panic!("{number}: {:?}", state.published) };
+        assert!(published.text().ends_with(&format!("(now {number})")), "{}", published.text());
+        let data = published.by_protocol("sqs");
+        assert!(data.contains(&format!(r#""value":{number},"#)), "{data}");
+        assert_eq!(attribute(&state, "value").as_deref(), Some(number));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn number_too_long_for_a_notification_is_refused() {
     let aws = account(json!([too_bright(0)])).await;
-    deliver(&aws, &[reading("e-1", 0, 150)], 0).await;
-    let mut higher = too_bright(0);
-    higher["raise"]["above"] = 1000.into();
-    higher["clear"]["below"] = 200.into();
-    deliver(&aws, &[json!({"thresholds": [higher]}), reading("e-2", 1, 250)], 1).await;
-    assert_eq!(transitions(&aws), [to("ALARM", 0)]);
-    deliver(&aws, &[reading("e-3", 2, 199)], 2).await;
-    assert_eq!(transitions(&aws), [to("ALARM", 0), to("OK", 2)]);
+    let text = format!(
+        r#"{{"thing":"greenhouse-1","topic":"telemetry/greenhouse-1","traceId":"e-1","payload":{{"lux":{}}}}}"#,
+        "9".repeat(65)
+    );
+    deliver_to(&aws.process(), &sqs_batch([text]), at(0)).await;
+    let why = "Field `/lux`: it must be a number of at most 64 characters.".to_owned();
+    let quarantined: Vec<_> =
+        aws.state().quarantined().into_iter().map(|(_, code, why)| (code.to_owned(), why.to_owned())).collect();
+    assert_eq!(quarantined, [("too-many-digits".to_owned(), why)]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,6 +11,7 @@
 
 mod concurrency;
 mod crash_safety;
+mod definitions;
 mod due_checks;
 mod evaluation;
 mod history;

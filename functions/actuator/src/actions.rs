@@ -72,6 +72,8 @@ impl Action {
 }
 
 impl Validate for Actions {
+    const ENTRY_NAME: &'static str = "alarm";
+
     fn validate(&self) -> Result<(), ValidationError> {
         let mut triggers = HashSet::new();
         for (index, action) in self.actions.iter().enumerate() {

@@ -3,12 +3,14 @@
 use gatehouse::ValidationError;
 use serde::de::{self, Unexpected};
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Map, Value};
 
+use crate::desired_json::DesiredJson;
 use crate::infrared::Infrared;
 
-/// The maximum size of a desired state in bytes: AWS IoT's limit for a shadow.
+/// AWS IoT's limits for a shadow's desired state: its size in bytes, and its nesting. (The service's page of error
+/// messages still says 6 levels.) <https://docs.aws.amazon.com/general/latest/gr/iot-core.html#device-shadow-limits>
 const MAX_DESIRED_STATE: usize = 8 * 1024;
+const MAX_DESIRED_LEVELS: usize = 8;
 
 /// The command that a device receives.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -28,7 +30,7 @@ pub struct DesiredState {
     #[serde(default, deserialize_with = "not_null", skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The desired state. Fields that it does not contain stay unchanged.
-    pub desired: Map<String, Value>,
+    pub desired: DesiredJson,
 }
 
 /// Deserializes a field that may be absent, but not null.
@@ -55,6 +57,12 @@ impl<'de> Deserialize<'de> for DeviceCommand {
 }
 
 impl DeviceCommand {
+    /// Returns the command as JSON, the same text for equal commands. Numbers stay as the operator wrote them.
+    pub fn to_json(&self) -> Option<String> {
+        let json = serde_json::value::to_raw_value(self).ok()?;
+        Some(DesiredJson::new(&json)?.as_str().to_owned())
+    }
+
     pub(crate) fn validate(&self, path: &str) -> Result<(), ValidationError> {
         match self {
             Self::Shadow(shadow) => shadow.validate(&format!("{path}.shadow")),
@@ -65,14 +73,17 @@ impl DeviceCommand {
 
 impl DesiredState {
     fn validate(&self, path: &str) -> Result<(), ValidationError> {
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b':' | b'_' | b'-');
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'$' | b':' | b'_' | b'-');
         let is_name = |name: &String| (1..=64).contains(&name.len()) && name.bytes().all(allowed);
         if !self.name.as_ref().is_none_or(is_name) {
-            let why = "It must be 1 to 64 of the characters a-z A-Z 0-9 : _ -.";
+            let why = "It must be 1 to 64 of the characters a-z A-Z 0-9 $ : _ -.";
             return Err(ValidationError::new(format!("{path}.name"), why));
         }
-        let desired = serde_json::to_string(&self.desired).unwrap_or_default();
-        if self.desired.is_empty() || desired.len() > MAX_DESIRED_STATE {
+        if self.desired.levels() > MAX_DESIRED_LEVELS {
+            let why = format!("It has {} levels; a shadow has at most {MAX_DESIRED_LEVELS}.", self.desired.levels());
+            return Err(ValidationError::new(format!("{path}.desired"), why));
+        }
+        if self.desired.is_empty() || self.desired.as_str().len() > MAX_DESIRED_STATE {
             let why = format!("It must have at least one field, and at most {MAX_DESIRED_STATE} bytes.");
             return Err(ValidationError::new(format!("{path}.desired"), why));
         }

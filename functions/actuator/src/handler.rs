@@ -5,7 +5,6 @@ use gatehouse::{
     BoxError, Document, Environment, EventHandler, Failure, Idempotency, InitError, Invocation, Key, Queue, Setup,
     ThingName, Timestamp, Topic, Update, Updated, VersionedItem, VersionedTable, error_chain,
 };
-use serde_json::json;
 use tokio::time::sleep;
 
 use crate::actions::Actions;
@@ -120,7 +119,7 @@ impl ActuatorHandler {
         let TriggeredCommand { device, command, transition, text } = triggered;
         let key = Key::new(format!("device#{device}"), "command");
         let order = TransitionOrder::new(transition.at, &transition.id);
-        let json = json!(command).to_string();
+        let json = command.to_json().ok_or_else(|| Failure::retry("failed to write the command as JSON"))?;
         loop {
             let updated = self.table.update(&key, invocation, async |old| {
                 let (record, now) = (CommandRecord::read(&old.item), invocation.now());

@@ -55,6 +55,9 @@ pub enum AlarmState {
     Alarm,
     /// No value has arrived for too long.
     Stale,
+    /// The definition of the threshold was changed or removed while the alarm was in another state than OK. Nothing is
+    /// known about the value. Only an action for this state commands a device.
+    Closed,
 }
 
 /// As in the alarm's message.
@@ -64,6 +67,7 @@ impl fmt::Display for AlarmState {
             Self::Ok => "OK",
             Self::Alarm => "ALARM",
             Self::Stale => "STALE",
+            Self::Closed => "CLOSED",
         })
     }
 }

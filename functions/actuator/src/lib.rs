@@ -18,6 +18,7 @@
 //! desired state twice changes nothing; infrared codes are sent twice.
 
 mod actions;
+mod desired_json;
 mod device_command;
 mod dispatch;
 mod gateway;
@@ -28,6 +29,7 @@ mod input;
 mod shadows;
 
 pub use actions::{Action, Actions};
+pub use desired_json::DesiredJson;
 pub use device_command::{DesiredState, DeviceCommand};
 pub use dispatch::{CommandRecord, Dispatch, DispatchStage, TransitionOrder};
 pub use gateway::{GatewayError, send_codes};

@@ -8,7 +8,6 @@ use aws_sdk_iotdataplane::operation::get_thing_shadow::GetThingShadowError;
 use aws_sdk_iotdataplane::operation::update_thing_shadow::UpdateThingShadowError;
 use aws_sdk_iotdataplane::primitives::Blob;
 use gatehouse::{Refusal, Setup, ThingName};
-use serde_json::json;
 use tokio::time::sleep;
 
 use crate::device_command::DesiredState;
@@ -57,7 +56,8 @@ impl Shadows {
     /// Refused with `bad-desired-state` if AWS IoT rejects the state itself.
     pub async fn set_desired(&self, thing: &ThingName, state: &DesiredState) -> Result<(), ShadowError> {
         let DesiredState { name, desired } = state;
-        let payload = Blob::new(json!({"state": {"desired": desired}}).to_string());
+        // Not through `json!`, which would change numbers.
+        let payload = Blob::new(format!(r#"{{"state":{{"desired":{}}}}}"#, desired.as_str()));
         let mut attempts = 1;
         loop {
             let update = self.0.update_thing_shadow().thing_name(thing.as_str()).set_shadow_name(name.clone());

@@ -35,6 +35,13 @@ fn closing() -> Value {
            "command": {"shadow": {"name": "shade", "desired": {"position": "closed"}}}})
 }
 
+/// A desired state of this many levels, objects and arrays in turn.
+fn nested(levels: usize) -> Value {
+    let inner =
+        (1..levels).fold(json!(1), |inner, level| if level % 2 == 0 { json!({"a": inner}) } else { json!([inner]) });
+    json!({"a": inner})
+}
+
 fn warming() -> Value {
     let mut warming = heater();
     warming["to"] = json!("STALE");
@@ -63,7 +70,11 @@ fn every_value_at_its_limit_is_accepted() {
         (closing(), "/device", json!("x".repeat(128))),
         (closing(), "/device", json!("{thing}-of-{thing}")),
         (closing(), "/command/shadow/name", json!("x".repeat(64))),
+        (closing(), "/command/shadow/name", json!("$shade")),
         (closing(), "/command/shadow/desired", state),
+        (closing(), "/command/shadow/desired", nested(8)),
+        (closing(), "/to", json!("CLOSED")),
+        (warming(), "/command/infrared/port", json!(4998.0)),
         (warming(), "/command/infrared/host", json!("2001:db8::1")),
         (warming(), "/command/infrared/port", json!(65535)),
         (warming(), "/command/infrared/connectTimeout", json!("10s")),
@@ -112,7 +123,14 @@ fn error_is_refused_with_its_path() {
         (warming(), "/command/infrared/host", json!(""), "bad-document", "actions[1].command.infrared.host"),
         (warming(), "/command/infrared/host", json!("a b"), "bad-document", "actions[1].command.infrared.host"),
         (warming(), "/command/infrared/port", json!(0), "bad-document", "actions[1].command.infrared.port"),
-        (warming(), "/command/infrared/port", json!(65536), "invalid-value", "actions[1].command.infrared.port"),
+        (warming(), "/command/infrared/port", json!(65536), "number-out-of-range", "actions[1].command.infrared.port"),
+        (warming(), "/command/infrared/port", json!(80.5), "wrong-type", "actions[1].command.infrared.port"),
+        (warming(), "/command/infrared", json!(["192.0.2.10", 1]), "wrong-type", "actions[1].command.infrared"),
+        (closing(), "/command", json!([null, null]), "wrong-type", "actions[1].command"),
+        (closing(), "/to", json!({"ALARM": null}), "wrong-type", "actions[1].to"),
+        (closing(), "/to", Value::Null, "wrong-type", "actions[1].to"),
+        (closing(), "/command/shadow/desired", nested(9), "bad-document", "actions[1].command.shadow.desired"),
+        (closing(), "/command/shadow/desired", nested(50), "bad-document", "actions[1].command.shadow.desired"),
         (warming(), "/command/infrared/send", json!([]), "bad-document", "actions[1].command.infrared.send"),
         (
             warming(),
@@ -168,7 +186,7 @@ fn two_actions_with_the_same_trigger_and_device_are_refused() {
     let mut other = closing();
     other["command"]["shadow"]["desired"]["position"] = json!("half");
     let twice = |other: &Value| parse_document::<Actions>(&json!({"actions": [closing(), other]}).to_string());
-    let why = "`actions[1]`: An earlier action has the same alarm, state, things and device.";
+    let why = "`actions[1]` of `too-bright`: An earlier action has the same alarm, state, things and device.";
     assert_eq!(twice(&other).unwrap_err().why, why);
     for (field, value) in [("alarm", "too-cold"), ("to", "OK"), ("things", "*"), ("device", "lamp")] {
         let mut different = other.clone();
@@ -197,7 +215,7 @@ async fn invalid_document_is_refused_and_the_last_one_stays() {
     assert!(is_done(&account.deliver(&bad.to_string()).await));
     let (reason, why) = account.quarantined().remove(0);
     assert_eq!(reason, "bad-document");
-    assert!(why.starts_with("`actions[1].command.shadow.desired`: "), "{why}");
+    assert!(why.starts_with("`actions[1].command.shadow.desired` of `too-bright`: "), "{why}");
     account.deliver(&bright("ALARM", 0)).await;
     assert_eq!(account.positions(), ["closed"]);
 }
@@ -222,4 +240,33 @@ fn document_in_infra_is_valid() {
 fn former_name_of_the_key_is_accepted() {
     let parsed: Actions = parse_document(&json!({"answers": [closing()]}).to_string()).unwrap();
     assert_eq!(parsed, parse_document(&json!({"actions": [closing()]}).to_string()).unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn closed_alarm_commands_nothing_unless_an_action_says_so() {
+    let account = Account::with(&shade()).await;
+    account.deliver(&bright("ALARM", 0)).await;
+    let delivered = account.deliver(&bright("CLOSED", 1)).await;
+    assert!(is_done(&delivered));
+    assert_eq!(delivered.count("Unmatched"), 1);
+    assert_eq!(account.positions(), ["closed"]);
+
+    let mut document = shade();
+    document["actions"][1]["to"] = json!("CLOSED");
+    let account = Account::with(&document).await;
+    account.deliver(&bright("CLOSED", 0)).await;
+    assert_eq!(account.positions(), ["open"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn desired_numbers_are_sent_as_they_were_written() {
+    let account = Account::with(&json!({"actions": []})).await;
+    let document = r#"{"actions": [{"alarm": "too-bright", "to": "ALARM", "command": {"shadow": {"desired":
+        {"speed": 94.24502837770503, "id": 18446744073709551617, "position": 1.50}}}}]}"#;
+    account.deliver(document).await;
+    account.deliver(&bright("ALARM", 0)).await;
+    let state = account.aws.state();
+    let updates = state.calls_to("UpdateThingShadow");
+    let expected = r#"{"state":{"desired":{"id":18446744073709551617,"position":1.50,"speed":94.24502837770503}}}"#;
+    assert_eq!(updates.iter().map(|call| call.text.as_str()).collect::<Vec<_>>(), [expected]);
 }

@@ -10,8 +10,9 @@ use gatehouse::Refusal;
 
 use crate::decimal::{Decimal, DecimalError, MAX_DIGITS};
 
-/// The maximum nesting of maps and lists in DynamoDB, including the map of all fields.
-pub const MAX_DEPTH: usize = 32;
+/// The maximum nesting of maps and lists in a reading, including the map of all its fields. DynamoDB's limit is 32
+/// levels, and the value in the innermost map or list is one of them.
+pub const MAX_DEPTH: usize = 31;
 
 /// Up to this many names are compared pairwise; more are sorted first.
 const MAX_PAIRWISE: usize = 8;

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use crate::attributes::{self, FieldPath, FieldSearch};
 use crate::decimal::Decimal;
 
-/// The maximum length of an identity in bytes. A sort key may have 1,024.
+/// The maximum length of an identity in bytes. A sort key may have 1,024, and escapes can triple the length.
 const MAX_IDENTITY_BYTES: usize = 256;
 
 /// A time of at least this is in milliseconds (1973), not in seconds (the year 5138).
@@ -47,10 +47,16 @@ pub struct SortKey<'a> {
     position: Option<usize>,
 }
 
+/// A `#` in the id is written as `%23`, and a `%` as `%25`: no id reads like another one with a position.
 impl fmt::Display for SortKey<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { time, id, position } = self;
-        write!(f, "{:013}#{id}", time.millis())?;
+        write!(f, "{:013}#", time.millis())?;
+        if id.contains(['#', '%']) {
+            f.write_str(&id.replace('%', "%25").replace('#', "%23"))?;
+        } else {
+            f.write_str(id)?;
+        }
         position.map_or(Ok(()), |position| write!(f, "#{position:06}"))
     }
 }

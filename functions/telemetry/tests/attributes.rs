@@ -229,10 +229,10 @@ fn names_are_compared_by_meaning_however_many_there_are() {
 }
 
 #[test]
-fn thirty_two_levels_are_stored_and_no_more() {
+fn thirty_one_maps_above_a_scalar_are_stored_and_no_more() {
     let nested = |levels| format!("{}1{}", "{\"a\":".repeat(levels), "}".repeat(levels));
-    assert!(transcoded(&nested(32)).is_ok());
-    assert!(transcoded(&nested(33)).unwrap_err().ends_with("is nested too deep; DynamoDB stores at most 32 levels."));
+    assert!(transcoded(&nested(31)).is_ok());
+    assert!(transcoded(&nested(32)).unwrap_err().ends_with("is nested too deep; DynamoDB stores at most 31 levels."));
 }
 
 #[test]

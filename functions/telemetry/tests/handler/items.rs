@@ -198,3 +198,17 @@ async fn batch_of_invalid_readings_only_calls_the_quarantine() {
     assert_eq!(call_sizes(&table), [0; 0]);
     assert_eq!(table.state().quarantined().len(), 30);
 }
+
+#[tokio::test(start_paused = true)]
+async fn event_id_never_reads_like_another_one_with_a_position() {
+    let table = account();
+    deliver(&table, &event("e-1", r#"[{"n":0},{"n":1}]"#)).await;
+    deliver(&table, &event("e-1#000001", r#"{"n":2}"#)).await;
+    deliver(&table, &event("e-1%23000001", r#"{"n":3}"#)).await;
+    let mut expected =
+        ["e-1#000000", "e-1#000001", "e-1%23000001", "e-1%2523000001"].map(|id| format!("1763715600000#{id}"));
+    expected.sort();
+    assert_eq!(keys(&table), expected);
+    deliver_with(&table, &[("IDENTITY_FIELD", "n")], &event("e-5", r#"{"n":"e-1#000001","time":1763715600}"#)).await;
+    assert_eq!(keys(&table).len(), 4, "the identity reads like that event id, and both are escaped");
+}

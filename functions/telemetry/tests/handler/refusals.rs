@@ -36,7 +36,7 @@ async fn valid_readings_are_written_before_their_event_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn invalid_payload_is_refused_with_its_reason() {
-    let deep = format!(r#"{{"a":{}1{}}}"#, "[".repeat(32), "]".repeat(32));
+    let deep = format!(r#"{{"a":{}1{}}}"#, "[".repeat(31), "]".repeat(31));
     let wide = json!([{}].repeat(1001)).to_string();
     for (payload, reason, why) in [
         ("", "empty-payload", "The payload is empty."),
@@ -53,7 +53,7 @@ async fn invalid_payload_is_refused_with_its_reason() {
         (
             &deep,
             "too-deep",
-            &format!("Value 0{} is nested too deep; DynamoDB stores at most 32 levels.", ".0".repeat(31)),
+            &format!("Value 0{} is nested too deep; DynamoDB stores at most 31 levels.", ".0".repeat(30)),
         ),
         (&wide, "too-many-readings", "The payload has 1001 readings; the limit is 1000."),
         (&"x".repeat(128 * 1024 + 1), "payload-too-large", "The payload has 131073 bytes; the limit is 131072."),

@@ -5,6 +5,10 @@
 //! for each.
 
 use unicode_segmentation::UnicodeSegmentation;
+use unicode_width::UnicodeWidthStr;
+
+/// A blank that counts as a symbol: the Braille pattern without dots.
+const BRAILLE_BLANK: &str = "\u{2800}";
 
 const MAX_GSM_UNITS: usize = 160;
 const MAX_UCS2_UNITS: usize = 70;
@@ -22,14 +26,22 @@ pub fn prefix(display_name: &str) -> String {
 }
 
 /// Returns the longest beginning of `text` that fits into one part after `prefix`, cut between characters as a reader
-/// sees them. White space and control characters become single spaces.
+/// sees them. White space and control characters become single spaces, and characters that nobody sees, such as a
+/// zero-width space, are left out. The result is empty if nothing is left.
 pub fn truncate(prefix: &str, text: &str) -> String {
+    let is_visible = |character: &&str| *character != BRAILLE_BLANK && (character.width() > 0 || is_blank(character));
+    let text: String = text.graphemes(true).filter(is_visible).collect();
     let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
     let text = words.collect::<Vec<_>>().join(" ");
     // If only a late character is outside the GSM alphabet, more of the text fits without it.
     let gsm = beginning(prefix, &text, MAX_GSM_UNITS, gsm_units);
     let ucs2 = beginning(prefix, &text, MAX_UCS2_UNITS, |text| Some(ucs2_units(text)));
     if gsm.len() >= ucs2.len() { gsm } else { ucs2 }.to_owned()
+}
+
+/// Whether a character separates words.
+fn is_blank(character: &str) -> bool {
+    character.chars().all(|c| c.is_whitespace() || c.is_control())
 }
 
 fn beginning<'a>(prefix: &str, text: &'a str, limit: usize, units: impl Fn(&str) -> Option<usize>) -> &'a str {
@@ -125,6 +137,36 @@ mod tests {
         assert_eq!(truncate(PREFIX, " \n\t"), "");
     }
 
+    #[test]
+    fn invisible_characters_are_left_out() {
+        let invisible = [
+            "\u{200b}",
+            "\u{200b}\u{200c}\u{200d}",
+            "\u{feff}",
+            "\u{2060}",
+            "\u{ad}",
+            "\u{180e}",
+            "\u{3164}",
+            "\u{2800}",
+            "\u{202e}",
+            "\u{2066}\u{2069}",
+            "\u{fe0f}",
+            "\u{e0020}",
+            "\u{34f}",
+            " \u{200b} \n\u{200e}",
+        ];
+        for text in invisible {
+            assert_eq!(truncate(PREFIX, text), "", "{}", text.escape_unicode());
+            assert_eq!(
+                truncate(PREFIX, &format!("{}ring", text.repeat(100))).trim(),
+                "ring",
+                "{}",
+                text.escape_unicode()
+            );
+        }
+        assert_eq!(truncate(PREFIX, "👩‍👩‍👧‍👦 ❤️"), "👩‍👩‍👧‍👦 ❤️", "joiners and selectors within a character stay");
+    }
+
     proptest! {
         #[test]
         fn every_text_fits_one_part_and_keeps_its_beginning(prefix in "[A-Za-z]{1,11}> ", text: String) {
@@ -132,7 +174,10 @@ mod tests {
             let whole = format!("{prefix}{cut}");
             let fits = gsm_units(&whole).is_some_and(|n| n <= MAX_GSM_UNITS) || ucs2_units(&whole) <= MAX_UCS2_UNITS;
             prop_assert!(fits, "{}", whole);
-            let plain = |text: &str| text.chars().filter(|c| !c.is_whitespace() && !c.is_control()).collect::<String>();
+            let plain = |text: &str| {
+                let visible = text.graphemes(true).filter(|c| *c != BRAILLE_BLANK && (c.width() > 0 || is_blank(c)));
+                visible.collect::<String>().chars().filter(|c| !c.is_whitespace() && !c.is_control()).collect::<String>()
+            };
             prop_assert!(plain(&text).starts_with(&plain(&cut)));
             prop_assert_eq!(cut.is_empty(), plain(&text).is_empty());
         }

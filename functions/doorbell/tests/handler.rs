@@ -217,6 +217,18 @@ async fn every_invalid_sample_is_only_quarantined() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn text_that_nobody_sees_is_refused() {
+    for msg in ["\u{200b}", "\u{200b}\u{feff} \u{2060}", "\u{200d}\u{200c}", "\u{ad}\u{2800}"] {
+        let mut event = ring("e-1", NOW);
+        event["payload"] = json!({"msg": msg});
+        let aws = aws();
+        let delivered = deliver(&aws, &event).await;
+        assert_eq!(delivered.refusal(), Some(("invalid-value", "Field `msg` must contain text.")), "{msg:?}");
+        assert!(aws.state().published.is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn long_text_and_emoji_are_sent_in_one_part() {
     for (name, length) in [("too-long-for-one-text.json", 150), ("emoji.json", 26)] {
         let aws = aws();

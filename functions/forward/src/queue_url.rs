@@ -22,6 +22,9 @@ pub struct ParseQueueUrlError;
 
 const EXPECTED: &str = "a queue's URL, such as https://sqs.eu-west-1.amazonaws.com/222222222222/weather";
 
+/// The longest host name, with its port.
+const MAX_HOST: usize = 253 + 6;
+
 impl QueueUrl {
     /// The whole URL.
     pub fn as_str(&self) -> &str {
@@ -67,7 +70,8 @@ impl QueueUrl {
         let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?;
         let (host, path) = rest.split_once('/')?;
         let (account, name) = path.split_once('/')?;
-        let is_host = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
+        let is_host = (1..=MAX_HOST).contains(&host.len())
+            && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
         let is_account = account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit());
         let plain = name.strip_suffix(".fifo").unwrap_or(name);
         let is_name = !plain.is_empty()

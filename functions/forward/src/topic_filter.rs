@@ -16,7 +16,12 @@ pub struct TopicFilter(String);
 #[error("it must be {EXPECTED}")]
 pub struct ParseTopicFilterError;
 
-const EXPECTED: &str = "an MQTT topic filter of 1 to 256 bytes, with + as a whole level and # as the last one";
+const EXPECTED: &str =
+    "an MQTT topic filter of 1 to 256 bytes and at most 8 levels, with + as a whole level and # as the last one";
+
+/// AWS IoT's limits for a topic. A filter beyond them matches nothing.
+const MAX_BYTES: usize = 256;
+const MAX_LEVELS: usize = 8;
 
 /// `Weather/Corp/+`.
 impl Default for TopicFilter {
@@ -32,7 +37,9 @@ impl FromStr for TopicFilter {
         // `#` is allowed at the end only.
         let plain = if text == "#" { "+" } else { text.strip_suffix("/#").unwrap_or(text) };
         let is_level = |level: &str| level == "+" || !level.contains(['+', '#', '\0']);
-        let is_filter = (1..=256).contains(&text.len()) && plain.split('/').all(is_level);
+        let is_filter = (1..=MAX_BYTES).contains(&text.len())
+            && text.split('/').count() <= MAX_LEVELS
+            && plain.split('/').all(is_level);
         is_filter.then(|| Self(text.to_owned())).ok_or(ParseTopicFilterError)
     }
 }
@@ -127,8 +134,28 @@ mod tests {
 
     #[test]
     fn invalid_filters_do_not_parse() {
-        for text in ["", "a+", "a/+b/c", "a#", "#/a", "a/#/b", "a/##", "##", "a\0", &"a".repeat(257)] {
+        for text in [
+            "",
+            "a+",
+            "a/+b/c",
+            "a#",
+            "#/a",
+            "a/#/b",
+            "a/##",
+            "##",
+            "a\0",
+            &"a".repeat(257),
+            "1/2/3/4/5/6/7/8/9",
+            "1/2/3/4/5/6/7/8/#",
+        ] {
             assert_eq!(text.parse::<TopicFilter>(), Err(ParseTopicFilterError), "{text}");
+        }
+    }
+
+    #[test]
+    fn filters_at_the_limits_parse() {
+        for text in ["a".repeat(256).as_str(), "1/2/3/4/5/6/7/8", "1/2/3/4/5/6/7/#", "///////"] {
+            assert!(text.parse::<TopicFilter>().is_ok(), "{text}");
         }
     }
 

@@ -103,6 +103,29 @@ async fn every_invalid_sample_is_only_quarantined() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn click_type_other_than_a_known_text_is_refused() {
+    for (click_type, reason) in [
+        (Value::Null, "wrong-type"),
+        (json!(1), "wrong-type"),
+        (json!(true), "wrong-type"),
+        (json!(["SINGLE"]), "wrong-type"),
+        (json!({"SINGLE": null}), "wrong-type"),
+        (json!({"SINGLE": []}), "wrong-type"),
+        (json!({}), "wrong-type"),
+        (json!("single"), "unknown-value"),
+        (json!(""), "unknown-value"),
+    ] {
+        let mut event = click();
+        event["payload"]["clickType"] = click_type.clone();
+        let aws = aws();
+        let delivered = deliver(&aws, &event).await;
+        let why = "Field `clickType` must be one of `SINGLE`, `DOUBLE`, `LONG`.";
+        assert_eq!(delivered.refusal(), Some((reason, why)), "{click_type}");
+        assert!(aws.state().published.is_empty(), "{click_type}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn payload_of_128_kib_is_refused() {
     let mut event = click();
     event["payload"] = json!("x".repeat(128 * 1024 - 2));

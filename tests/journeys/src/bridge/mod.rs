@@ -173,10 +173,14 @@ async fn own_topics_only(suite: Arc<Suite>) -> Result<()> {
 }
 
 fn invalid_topics() -> Result<()> {
-    let invalid: [(&[&str], &str); 12] = [
+    let invalid: [(&[&str], &str); 16] = [
         (&["--out", "telemetry/other"], "own name"),
         (&["--out", "telemetry/my-gateway-2"], "own name"),
         (&["--out", "my-gateway=telemetry"], "own name"),
+        (&["--in", "$SYS/my-gateway/state"], "closes the connection"),
+        (&["--out", "state=$SYS/my-gateway/state"], "closes the connection"),
+        (&["--in", "$share/group/my-gateway"], "closes the connection"),
+        (&["--in", "$SYS/state=commands/my-gateway"], "nobody else can"),
         (&["--in", "commands/my-gateway/#"], "wildcards"),
         (&["--in", "commands/+/my-gateway"], "wildcards"),
         (&["--out", "telemetry/my-gateway/*"], "wildcards"),

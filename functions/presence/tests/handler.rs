@@ -548,7 +548,7 @@ async fn anything_else_is_refused() {
         (with("/payload/clientId", json!("another")), "topic-mismatch"),
         (with("/topic", json!("$aws/events/presence/disconnected/greenhouse-1")), "topic-mismatch"),
         (with("/payload/eventType", json!("subscribed")), "unknown-value"),
-        (with("/payload/versionNumber", json!(-1)), "invalid-value"),
+        (with("/payload/versionNumber", json!(-1)), "number-out-of-range"),
         (with("/payload/versionNumber", json!("3")), "wrong-type"),
         (with("/payload/sessionIdentifier", json!("")), "invalid-value"),
         (with("/payload/more", json!("x".repeat(9000))), "payload-too-large"),

@@ -296,7 +296,7 @@ async fn anything_but_a_shadow_message_of_the_thing_is_refused() {
         (topic(&format!("greenhouse-1/shadow/name/{}/update/documents", "a".repeat(65))), "topic-mismatch"),
         (with("/payload/current", Value::Null), "wrong-type"),
         (with("/payload/current/version", json!("3")), "wrong-type"),
-        (with("/payload/current/version", json!(-3)), "invalid-value"),
+        (with("/payload/current/version", json!(-3)), "number-out-of-range"),
         (with("/payload/current/state/reported", json!([1])), "wrong-type"),
         (with("/payload/timestamp", json!("now")), "wrong-type"),
         (with("/payload/timestamp", json!(SECONDS + 2 * HOUR)), "invalid-value"),

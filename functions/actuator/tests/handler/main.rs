@@ -299,7 +299,7 @@ async fn invalid_input_is_refused_with_its_reason() {
         (with("thing", json!("greenhouse/1")), "bad-thing-name"),
         (with("transition", json!("x".repeat(129))), "invalid-value"),
         (with("at", json!("noon")), "wrong-type"),
-        (with("at", json!(-1)), "invalid-value"),
+        (with("at", json!(-1)), "number-out-of-range"),
     ] {
         account.aws.state().tables.retain(|(table, _), _| table != "quarantine");
         assert!(is_done(&account.deliver(&input).await), "{input}");

@@ -1,6 +1,6 @@
 //! Deserializes JSON strictly, and says in a user's terms what is wrong and where.
 //!
-//! With a plain serde_json deserializer, serde's derived code accepts an array for a struct and an object for the value
+//! With the deserializer of `serde_json`, serde's derived code accepts an array for a struct and an object for the value
 //! of an enum, calls some valid JSON a syntax error, and describes the rest in Rust's terms. Here an object must be an
 //! object and a value a string, at any depth, and an error has a kind and a path.
 
@@ -324,9 +324,9 @@ impl<'de> Deserializer<'de> for Json<'de> {
             "null" => visitor.visit_unit(),
             _ => {
                 let text = self.json.get();
-                if let Ok(number) = text.parse() {
+                if let Ok(number) = text.parse::<u64>() {
                     visitor.visit_u64(number)
-                } else if let Ok(number) = text.parse() {
+                } else if let Ok(number) = text.parse::<i64>() {
                     visitor.visit_i64(number)
                 } else {
                     self.deserialize_f64(visitor)
@@ -413,7 +413,7 @@ impl<'de> Deserializer<'de> for Json<'de> {
         if self.depth >= MAX_DEPTH {
             return Err(Problem::TooDeep.into());
         }
-        visitor.visit_map(Fields { object: self, fields: entries(self.json)?.into_iter(), value: None })
+        visitor.visit_map(Fields { object: self, remaining: entries(self.json)?.into_iter(), value: None })
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -466,7 +466,7 @@ impl<'de, I: Iterator<Item = (usize, &'de RawValue)>> SeqAccess<'de> for Element
 /// The fields of an object that are left.
 struct Fields<'de, I> {
     object: Json<'de>,
-    fields: I,
+    remaining: I,
     /// The field whose name was read last.
     value: Option<(Cow<'de, str>, &'de RawValue)>,
 }
@@ -475,7 +475,7 @@ impl<'de, I: Iterator<Item = (Cow<'de, str>, &'de RawValue)>> MapAccess<'de> for
     type Error = JsonError;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, JsonError> {
-        let Some((name, value)) = self.fields.next() else { return Ok(None) };
+        let Some((name, value)) = self.remaining.next() else { return Ok(None) };
         let key: CowStrDeserializer<'_, JsonError> = name.clone().into_deserializer();
         self.value = Some((name, value));
         seed.deserialize(key).map(Some)

@@ -226,6 +226,8 @@ mod tests {
                "raise": {"above": 35000, "for": "15 min"}, "clear": {"below": 35000, "for": "15 min"}})
     }
 
+    type Change = fn(&mut Value);
+
     /// A valid document with its second threshold changed.
     fn document(change: impl Fn(&mut Value)) -> String {
         let mut second = valid();
@@ -362,7 +364,7 @@ mod tests {
             serde_json::from_str::<Definition>(parsed.thresholds[1].definition()).expect("a definition")
         };
         let original = definition(&|_| ());
-        let changes: [(bool, fn(&mut Value)); 9] = [
+        let changes: [(bool, Change); 9] = [
             (true, |t| t["raise"]["above"] = json!(35000.0)),
             (true, |t| t["raise"]["for"] = "1 s".into()),
             (true, |t| t["stale"] = "2 d".into()),
@@ -377,8 +379,8 @@ mod tests {
             }),
         ];
         for (same, change) in changes {
-            let changed = definition(&change);
-            assert_eq!(changed == original, same, "{changed:?}");
+            let found = definition(&change);
+            assert_eq!(found == original, same, "{found:?}");
         }
     }
 

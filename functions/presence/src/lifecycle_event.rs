@@ -63,7 +63,8 @@ impl EventType {
 impl LifecycleEvent {
     /// Parses an event, which must be about the thing that the envelope names.
     ///
-    /// Refused with the codes of [`DeviceEvent::payload`], or `topic-mismatch`.
+    /// Refused with the codes of [`DeviceEvent::payload`], with `topic-mismatch`, or with `invalid-value` if its time is
+    /// in the future.
     pub fn parse(event: &DeviceEvent) -> Result<Self, Refusal> {
         let payload: Payload = event.payload(MAX_PAYLOAD_BYTES)?;
         if payload.client_id != event.thing.as_str() {
@@ -73,6 +74,7 @@ impl LifecycleEvent {
             let why = "The topic must name the event type of field `eventType` and the client of field `clientId`.";
             return Err(Refusal::new("topic-mismatch", why));
         }
+        let at = event.time("timestamp", payload.timestamp)?;
         let session = payload.session_identifier;
         if !(1..=MAX_SESSION_LENGTH).contains(&session.len()) || !session.bytes().all(|b| b.is_ascii_graphic()) {
             let why = "Field `sessionIdentifier` must be 1 to 64 printable ASCII characters.";
@@ -84,14 +86,14 @@ impl LifecycleEvent {
             EventType::Disconnected => ConnectionState::Disconnected { reason: or_unknown(payload.disconnect_reason) },
             EventType::ConnectFailed => {
                 let reason = or_unknown(payload.connect_failure_reason);
-                return Ok(Self::ConnectFailed { reason, session, at: payload.timestamp });
+                return Ok(Self::ConnectFailed { reason, session, at });
             }
         };
         let missing = || Refusal::new("missing-field", "Field `versionNumber` is missing.");
         Ok(Self::Connection(ConnectionEvent {
             address: payload.ip_address.filter(|_| state == ConnectionState::Connected),
             state,
-            since: payload.timestamp,
+            since: at,
             version: payload.version_number.ok_or_else(missing)?,
             session,
         }))

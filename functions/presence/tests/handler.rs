@@ -219,6 +219,22 @@ async fn late_and_duplicate_events_are_counted_and_change_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn event_from_the_far_future_does_not_make_later_ones_late() {
+    let aws = account();
+    let mut ahead = connected(1, NOW);
+    ahead["payload"]["timestamp"] = json!(NOW.plus(Duration::from_hours(400 * 24)));
+    assert_eq!(deliver(&aws.process(), &ahead, NOW).await.refusal_code(), "invalid-value");
+    let delivered = deliver(&aws.process(), &disconnected(2, NOW), NOW).await;
+    assert_eq!((delivered.is_done(), delivered.count("OutOfOrder")), (true, 0));
+    assert_eq!(is_connected(&aws), false);
+    // An hour is still the clocks' error.
+    let mut ahead = connected(3, NOW);
+    ahead["payload"]["timestamp"] = json!(NOW.plus(Duration::from_hours(1)));
+    assert!(deliver(&aws.process(), &ahead, NOW).await.is_done());
+    assert_eq!(is_connected(&aws), true);
+}
+
+#[tokio::test(start_paused = true)]
 async fn early_disconnect_takes_the_address_from_its_late_connect() {
     let aws = account();
     deliver(&aws.process(), &disconnected(3, NOW), NOW).await;
@@ -551,6 +567,7 @@ async fn anything_else_is_refused() {
         (with("/payload/versionNumber", json!(-1)), "number-out-of-range"),
         (with("/payload/versionNumber", json!("3")), "wrong-type"),
         (with("/payload/sessionIdentifier", json!("")), "invalid-value"),
+        (with("/payload/timestamp", json!(NOW.plus(Duration::from_millis(3_600_001)))), "invalid-value"),
         (with("/payload/more", json!("x".repeat(9000))), "payload-too-large"),
         (with("/thing", json!("green/house")), "bad-thing-name"),
         (without_version, "missing-field"),

@@ -1,8 +1,6 @@
 //! Parses the messages in which AWS IoT reports that a shadow was updated or deleted.
 //! <https://docs.aws.amazon.com/iot/latest/developerguide/device-shadow-mqtt.html>
 
-use std::time::Duration;
-
 use aws_sdk_dynamodb::types::AttributeValue;
 use gatehouse::store::item::{number, string};
 use gatehouse::{DeviceEvent, Item, Refusal, Timestamp};
@@ -14,10 +12,6 @@ use crate::revision::Revision;
 /// A document's state has at most 8 KB (30 KB if AWS raised the quota), its metadata is larger, and a message holds two
 /// documents. The state in a message of this size fits an item of Amazon DynamoDB.
 const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
-
-/// How much later than its receipt a message's own time may be; AWS's clocks are more accurate. A message from the far
-/// future would stay the newest permanently.
-const MAX_CLOCK_SKEW: Duration = Duration::from_hours(1);
 
 /// An update or deletion of a shadow.
 #[derive(Debug, Clone)]
@@ -73,12 +67,8 @@ impl<'a> ShadowChange<'a> {
             Refusal::new("topic-mismatch", why)
         })?;
         let revision = |version, seconds: u64| {
-            let at = Timestamp::from_millis(seconds.saturating_mul(1000));
-            if at > event.received_at.plus(MAX_CLOCK_SKEW) {
-                let why = "Field `timestamp` must be at most one hour after the message was received.";
-                return Err(Refusal::new("invalid-value", why));
-            }
-            Ok(Revision { version, at, is_deleted })
+            let at = event.time("timestamp", Timestamp::from_millis(seconds.saturating_mul(1000)))?;
+            Ok::<_, Refusal>(Revision { version, at, is_deleted })
         };
         if is_deleted {
             let Deletion { version, timestamp } = event.payload(MAX_PAYLOAD_BYTES)?;

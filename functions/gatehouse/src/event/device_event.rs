@@ -1,4 +1,5 @@
 use std::borrow::Cow;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -10,6 +11,10 @@ use crate::event::ids::{EventId, ThingName};
 use crate::event::payload;
 use crate::event::timestamp::Timestamp;
 use crate::runtime::outcome::Refusal;
+
+/// How much later than its receipt a message's own time may be, if messages are ordered by it; AWS's clocks are more
+/// accurate. A message from the far future would stay the newest until then.
+const MAX_CLOCK_SKEW: Duration = Duration::from_hours(1);
 
 /// The fields of a device event's envelope, as a rule's SQL writes them.
 #[derive(Deserialize)]
@@ -74,6 +79,17 @@ impl DeviceEvent {
     /// Refused with `payload-too-large`, `empty-payload`, `invalid-utf8`, `not-json` or `not-an-object`.
     pub fn items(&self, limit: usize) -> Result<Vec<&RawValue>, Refusal> {
         payload::items(&self.bytes, limit)
+    }
+
+    /// Returns the time in field `field` of the payload, by which messages are ordered.
+    ///
+    /// Refused with `invalid-value` if it is more than an hour after the receipt of the event.
+    pub fn time(&self, field: &str, at: Timestamp) -> Result<Timestamp, Refusal> {
+        if at > self.received_at.plus(MAX_CLOCK_SKEW) {
+            let why = format!("Field `{field}` must be at most one hour after the message was received.");
+            return Err(Refusal::new("invalid-value", why));
+        }
+        Ok(at)
     }
 
     /// Makes the event of an envelope's fields.

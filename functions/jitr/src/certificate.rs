@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use gatehouse::pki::{
-    CaCertificate, CertificateError, Serial, SignatureError, algorithm_name, curve, parse_certificate, rsa_bits,
-    timestamp,
+    CaCertificate, CertificateError, CommonNameError, Serial, SignatureError, algorithm_name, common_name, curve,
+    parse_certificate, rsa_bits, timestamp,
 };
 use gatehouse::{ThingName, Timestamp};
 use regex_lite::Regex;
@@ -36,8 +36,8 @@ pub struct DeviceCertificate {
     /// The SHA-256 digest of the content that the CA signed, as 64 hexadecimal digits. Unlike the certificate's id, it
     /// does not depend on how the signature is encoded.
     pub signed_digest: String,
-    /// The subject's common name, if it has exactly one and that is text.
-    common_name: Option<String>,
+    /// The subject's only common name.
+    common_name: Result<String, CommonNameError>,
 }
 
 impl DeviceCertificate {
@@ -48,10 +48,7 @@ impl DeviceCertificate {
             CertificateError::TrailingBytes => RejectionReason::TrailingBytes,
             other => RejectionReason::Malformed(other.to_string()),
         })?;
-        if !ca.is_named(certificate.issuer()) {
-            return Err(RejectionReason::IssuerMismatch);
-        }
-        check_signature(&certificate, ca)?;
+        check_issuer(&certificate, ca)?;
         let validity = certificate.validity();
         if timestamp(validity.not_before) > now.plus(skew) {
             return Err(RejectionReason::NotYetValid);
@@ -75,28 +72,36 @@ impl DeviceCertificate {
             issuer: certificate.issuer().to_string(),
             not_after: timestamp(certificate.validity().not_after),
             signed_digest: sha256_hex(certificate.tbs_certificate.as_ref()),
-            common_name: common_name(certificate),
+            common_name: common_name(certificate.subject()),
         }
     }
 
     /// The thing that the certificate is for. Its name must also match the operator's pattern as a whole.
     pub fn thing(&self, pattern: &Regex) -> Result<ThingName, RejectionReason> {
-        let name = self.thing_name().ok_or(RejectionReason::BadThingName)?;
+        let name = self.common_name.as_ref().map_err(|error| RejectionReason::NoThingName(*error))?;
+        let name = ThingName::new(name.as_str()).map_err(|_| RejectionReason::BadThingName)?;
         if pattern.is_match(name.as_str()) { Ok(name) } else { Err(RejectionReason::NamePattern) }
     }
 
     /// The common name, if it is a valid thing name.
     pub fn thing_name(&self) -> Option<ThingName> {
-        self.common_name.clone().and_then(|name| ThingName::new(name).ok())
+        self.common_name.as_deref().ok().and_then(|name| ThingName::new(name).ok())
     }
 }
 
-fn check_signature(certificate: &X509Certificate<'_>, ca: &CaCertificate) -> Result<(), RejectionReason> {
+/// Checks that the CA issued the certificate: by its name, byte for byte, and by its key.
+fn check_issuer(certificate: &X509Certificate<'_>, ca: &CaCertificate) -> Result<(), RejectionReason> {
     let signed = certificate.tbs_certificate.as_ref();
-    ca.verify(&certificate.signature_algorithm, &certificate.signature_value, signed).map_err(|error| match error {
-        SignatureError::UnsupportedAlgorithm(_) => RejectionReason::UnsupportedAlgorithm(error.to_string()),
-        SignatureError::Invalid => RejectionReason::BadSignature,
-    })
+    let verified = ca.verify(&certificate.signature_algorithm, &certificate.signature_value, signed);
+    match (verified, ca.is_named(certificate.issuer())) {
+        (Ok(()), true) => Ok(()),
+        (Ok(()), false) => Err(RejectionReason::IssuerSpelling),
+        (Err(error @ SignatureError::UnsupportedAlgorithm(_)), _) => {
+            Err(RejectionReason::UnsupportedAlgorithm(error.to_string()))
+        }
+        (Err(SignatureError::Invalid), true) => Err(RejectionReason::BadSignature),
+        (Err(SignatureError::Invalid), false) => Err(RejectionReason::IssuerMismatch),
+    }
 }
 
 /// Checks that the certificate's extensions, if it has any, allow a device to authenticate with it.
@@ -174,10 +179,4 @@ fn check_key(key: &SubjectPublicKeyInfo<'_>) -> Result<(), RejectionReason> {
 
 fn sha256_hex(bytes: &[u8]) -> String {
     digest::digest(&digest::SHA256, bytes).as_ref().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
-}
-
-fn common_name(certificate: &TbsCertificate<'_>) -> Option<String> {
-    let mut names = certificate.subject().iter_common_name();
-    let (only, None) = (names.next()?, names.next()) else { return None };
-    only.as_str().ok().map(str::to_owned)
 }

@@ -1,5 +1,6 @@
 //! Why a device is rejected. That is a result of the function, not an error.
 
+use gatehouse::pki::CommonNameError;
 use iot_registry::CertificateStatus;
 
 /// Why a certificate is not admitted, with a code for machines and a sentence for people. Neither repeats what the
@@ -15,6 +16,9 @@ pub enum RejectionReason {
     /// It names another issuer.
     #[error("The certificate's issuer is not the CA that it is registered under.")]
     IssuerMismatch,
+    /// The CA's key signed it, but it names the CA with other bytes, such as another string type.
+    #[error("The certificate was signed with the CA's key, but its issuer is not spelled as in the CA's certificate.")]
+    IssuerSpelling,
     /// Another key signed it.
     #[error("The certificate was not signed with the CA's key.")]
     BadSignature,
@@ -52,8 +56,11 @@ pub enum RejectionReason {
     /// one of them must hold for all.
     #[error("The same certificate is known already, with another encoding of its signature.")]
     AnotherEncoding,
+    /// Its subject has no common name that can be read, or more than one.
+    #[error("The subject must have exactly one common name: {0}.")]
+    NoThingName(CommonNameError),
     /// Its subject does not name a thing.
-    #[error("The subject must have exactly one common name, of 1 to 128 of the characters a-z A-Z 0-9 : _ -.")]
+    #[error("The common name must have 1 to 128 of the characters a-z A-Z 0-9 : _ - and no others.")]
     BadThingName,
     /// Its subject names a thing that the operator does not expect.
     #[error("The common name does not match the pattern for thing names.")]
@@ -81,7 +88,7 @@ impl RejectionReason {
         match self {
             Self::Malformed(_) => "malformed-certificate",
             Self::TrailingBytes => "trailing-bytes",
-            Self::IssuerMismatch => "issuer-mismatch",
+            Self::IssuerMismatch | Self::IssuerSpelling => "issuer-mismatch",
             Self::BadSignature => "bad-signature",
             Self::UnsupportedAlgorithm(_) => "unsupported-algorithm",
             Self::NotYetValid => "not-yet-valid",
@@ -94,7 +101,7 @@ impl RejectionReason {
             Self::NoCrl => "no-crl",
             Self::CrlUnclear(_) => "crl-unclear",
             Self::AnotherEncoding => "another-encoding",
-            Self::BadThingName => "bad-thing-name",
+            Self::NoThingName(_) | Self::BadThingName => "bad-thing-name",
             Self::NamePattern => "name-pattern",
             Self::NameTaken => "name-taken",
             Self::CaInactive => "ca-inactive",
@@ -105,10 +112,14 @@ impl RejectionReason {
     }
 
     /// The status that the certificate gets, so that the device stops causing events: the one that the operator chose,
-    /// but never `REVOKED`, which cannot be undone, if the certificate may be valid.
+    /// but never `REVOKED` if the certificate may be valid, and only configuration or another certificate forbids it.
     pub fn status(&self, chosen: &CertificateStatus) -> CertificateStatus {
         match self {
-            Self::UnsupportedAlgorithm(_) | Self::CrlUnclear(_) => CertificateStatus::Inactive,
+            Self::UnsupportedAlgorithm(_)
+            | Self::CrlUnclear(_)
+            | Self::IssuerSpelling
+            | Self::NamePattern
+            | Self::NameTaken => CertificateStatus::Inactive,
             _ => chosen.clone(),
         }
     }

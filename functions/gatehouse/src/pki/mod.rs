@@ -5,6 +5,7 @@
 mod certificate;
 mod certificate_id;
 mod crl;
+mod name;
 
 pub use certificate::{
     CaCertificate, CertificateError, Serial, SignatureError, algorithm_name, curve, parse_certificate, parse_pem,
@@ -12,3 +13,4 @@ pub use certificate::{
 };
 pub use certificate_id::CertificateId;
 pub use crl::{Crl, CrlError, MAX_CRL_BYTES};
+pub use name::{CommonNameError, common_name};

@@ -201,7 +201,8 @@ async fn each_rejection_is_effective_notified_once_and_recorded() {
                 assert!(again.is_done() && again.count("Duplicate") == 1, "{reason}: {again:?}");
             }
             let state = fleet.aws.state();
-            let expected = if reason == "unsupported-algorithm" { "INACTIVE" } else { chosen };
+            let is_undoable = ["unsupported-algorithm", "name-pattern", "name-taken"].contains(&reason);
+            let expected = if is_undoable { "INACTIVE" } else { chosen };
             assert_eq!(state.iot.status(&device.id), expected, "{reason}");
             let recorded = |name: &str| record(&state, &device.id, name);
             assert_eq!(recorded("state").as_deref(), Some("refused"), "{reason}");

@@ -168,14 +168,13 @@ impl Registry {
         }))
     }
 
-    /// Makes a CA inactive and switches its auto-registration off. A CA that does not exist needs neither.
-    pub async fn deactivate_ca(&self, id: &CertificateId) -> Result<(), RegistryError> {
+    /// Makes a CA inactive and switches its auto-registration off. Returns `false` if there is no CA with this id.
+    pub async fn deactivate_ca(&self, id: &CertificateId) -> Result<bool, RegistryError> {
         let update = self.client.update_ca_certificate().certificate_id(id.as_str());
         let update = update.new_status(CaCertificateStatus::Inactive);
         let response = update.new_auto_registration_status(AutoRegistrationStatus::Disable).send().await;
         let is_missing = UpdateCACertificateError::is_resource_not_found_exception;
-        none_on("UpdateCACertificate", response, is_missing)?;
-        Ok(())
+        Ok(none_on("UpdateCACertificate", response, is_missing)?.is_some())
     }
 
     /// Returns the certificates that are attached to a thing; none if there is no such thing.

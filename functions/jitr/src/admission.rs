@@ -204,7 +204,7 @@ impl Admission<'_> {
         }
         self.check_crl(&ca, &ca_status, &certificate).await?;
         let thing = certificate.thing(&rules.thing_name)?;
-        self.claim_name(&thing).await?;
+        let replaced = self.claim_name(&thing).await?;
 
         let attributes = [
             ("serial", certificate.serial.to_string()),
@@ -224,6 +224,9 @@ impl Admission<'_> {
                 }
             }
             _ => return Err(Stop::Overridden),
+        }
+        for old in replaced {
+            self.notify_rotation(&old, &thing).await?;
         }
         Ok((thing, certificate))
     }
@@ -275,34 +278,33 @@ impl Admission<'_> {
     }
 
     /// Claims the thing's name for this certificate. The claim comes before the look at the thing, so that two
-    /// certificates of one name cannot both find nobody there.
-    async fn claim_name(&self, thing: &ThingName) -> Result<(), Stop> {
+    /// certificates of one name cannot both find nobody there. Returns the thing's other active certificates.
+    async fn claim_name(&self, thing: &ThingName) -> Result<Vec<CertificateId>, Stop> {
         let Self { jitr, ids, invocation, .. } = self;
-        let mut from = None;
+        let (mut from, mut replaced) = (None, Vec::new());
         while let ClaimHolder::Another(holder) =
             jitr.claims.claim_name(thing, &ids.certificate, from.as_ref(), invocation.now()).await?
         {
-            self.check_succession(&holder, thing).await?;
+            replaced.extend(self.check_succession(&holder).await?);
             from = Some(holder);
         }
         for other in jitr.registry.certificates_of(thing).await? {
             if other != ids.certificate && Some(&other) != from.as_ref() {
-                self.check_succession(&other, thing).await?;
+                replaced.extend(self.check_succession(&other).await?);
             }
         }
-        Ok(())
+        Ok(replaced)
     }
 
-    /// Checks that this certificate may take over the name of a thing from another one.
-    async fn check_succession(&self, other: &CertificateId, thing: &ThingName) -> Result<(), Stop> {
+    /// Checks that this certificate may take over the name of a thing from another one. Returns the other if it is
+    /// active.
+    async fn check_succession(&self, other: &CertificateId) -> Result<Option<CertificateId>, Stop> {
         match self.jitr.registry.certificate(other).await?.map(|found| found.status) {
-            Some(CertificateStatus::Active) if self.jitr.rules.allows_rotation => {
-                Ok(self.notify_rotation(other, thing).await?)
-            }
+            Some(CertificateStatus::Active) if self.jitr.rules.allows_rotation => Ok(Some(other.clone())),
             Some(CertificateStatus::Active) => Err(RejectionReason::NameTaken.into()),
             // It may still be admitted or rejected.
             Some(CertificateStatus::PendingActivation) => Err(BusyError("another certificate of this name").into()),
-            _ => Ok(()),
+            _ => Ok(None),
         }
     }
 
@@ -324,11 +326,16 @@ impl Admission<'_> {
         rejection: &Rejection,
     ) -> Result<(), Failure> {
         let Self { jitr, ids, event_id, invocation } = self;
-        if let Some(CertificateStatus::PendingActivation | CertificateStatus::Active) = self.status().await? {
-            self.set_status(rejection.status.clone()).await?;
-        }
+        let status = match self.status().await? {
+            Some(CertificateStatus::PendingActivation | CertificateStatus::Active) => {
+                self.set_status(rejection.status.clone()).await?;
+                rejection.status.clone()
+            }
+            other => other.unwrap_or_else(deleted),
+        };
         let certificate = parse_unverified(registered);
-        let publish = jitr.topic.publish(notification::rejected(ids, event_id, rejection, certificate.as_ref()));
+        let notification = notification::rejected(ids, event_id, rejection, &status, certificate.as_ref());
+        let publish = jitr.topic.publish(notification);
         jitr.idempotency.run_once(&format!("{}#{}", ids.certificate, rejection.code), invocation, publish).await?;
         let thing = certificate.as_ref().and_then(DeviceCertificate::thing_name);
         if let Some(thing) = &thing {
@@ -345,7 +352,7 @@ impl Admission<'_> {
         let rejection = Rejection {
             code: "taken-away".to_owned(),
             why: "The certificate's status was changed while it was being admitted.".to_owned(),
-            status: self.status().await?.unwrap_or_else(|| CertificateStatus::from("DELETED")),
+            status: self.status().await?.unwrap_or_else(deleted),
         };
         lease.complete_rejection(&rejection, None, self.invocation).await?;
         let thing = parse_unverified(registered).and_then(|certificate| certificate.thing_name());
@@ -384,6 +391,11 @@ impl Admission<'_> {
 /// What can be parsed of a certificate that may be invalid.
 fn parse_unverified(registered: &RegisteredCertificate) -> Option<DeviceCertificate> {
     parse_pem(&registered.pem).ok().and_then(|der| DeviceCertificate::parse_unverified(&der))
+}
+
+/// What stands for the status of a certificate that has been deleted.
+fn deleted() -> CertificateStatus {
+    CertificateStatus::from("DELETED")
 }
 
 fn unknown_certificate() -> Refusal {

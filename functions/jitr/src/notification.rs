@@ -2,20 +2,22 @@
 
 use gatehouse::pki::CertificateId;
 use gatehouse::{Attribute, Notification, ThingName};
+use iot_registry::CertificateStatus;
 
 use crate::certificate::DeviceCertificate;
 use crate::event::Registration;
 use crate::rejection::Rejection;
 
-/// The notification of a rejected certificate. `certificate` is what could be parsed of it.
+/// The notification of a rejected certificate, which has this status now. `certificate` is what could be parsed of it.
 pub(crate) fn rejected(
     ids: &Registration,
     event_id: &str,
     rejection: &Rejection,
+    status: &CertificateStatus,
     certificate: Option<&DeviceCertificate>,
 ) -> Notification {
     let Registration { certificate: id, ca } = ids;
-    let Rejection { code, why, status } = rejection;
+    let Rejection { code, why, .. } = rejection;
     let mut attributes = vec![
         ("reason", Attribute::Text(code.clone())),
         ("certificateId", Attribute::Text(id.to_string())),
@@ -23,13 +25,12 @@ pub(crate) fn rejected(
         ("eventId", Attribute::Text(event_id.to_owned())),
     ];
     let thing = certificate.and_then(DeviceCertificate::thing_name);
-    let of_thing = thing.as_ref().map(|thing| format!(" of thing {thing}")).unwrap_or_default();
+    // That the name is its own is not proven.
+    let naming = thing.as_ref().map(|thing| format!(" that names thing {thing}")).unwrap_or_default();
     attributes.extend(thing.map(|thing| ("thing", Attribute::Text(thing.to_string()))));
     Notification {
         subject: format!("Device rejected: {code}"),
-        message: format!(
-            "A certificate{of_thing} was rejected and is now {status}. {why}\nCertificate: {id}\nCA: {ca}"
-        ),
+        message: format!("A certificate{naming} was rejected and is now {status}. {why}\nCertificate: {id}\nCA: {ca}"),
         data: None,
         attributes,
     }
@@ -40,7 +41,7 @@ pub(crate) fn rotated(thing: &ThingName, old: &CertificateId, new: &CertificateI
     Notification {
         subject: "A device has a new certificate".to_owned(),
         message: format!(
-            "Thing {thing} has a new certificate. The old one is still active: deactivate it once the device uses the \
+            "Thing {thing} has a new certificate. The old one was left active: deactivate it once the device uses the \
              new one.\nNew: {new}\nOld: {old}"
         ),
         data: None,

@@ -47,6 +47,9 @@ fn title(run: &RevocationRun) -> String {
     let counts = &run.counts;
     if run.is_stuck {
         "Revocation stopped: no progress".to_owned()
+    } else if run.is_ca_known == Some(false) {
+        let dry_run = if run.request.dry_run { " (dry run)" } else { "" };
+        format!("Revocation{dry_run}: AWS IoT does not know the CA")
     } else if run.request.dry_run {
         format!("Dry run of a revocation: {} to revoke", counts.revoked)
     } else if counts.failed > 0 {
@@ -64,8 +67,13 @@ fn summary(target: &RevocationTarget, run: &RevocationRun) -> String {
              connect. The function's log says why; send the command again."
         );
     }
+    let is_unknown = match target {
+        RevocationTarget::Ca(_) => run.is_ca_known == Some(false),
+        RevocationTarget::Certificate(_) => counts.found == 0,
+    };
+    let unknown = if is_unknown { " It is not registered with AWS IoT: check the ID." } else { "" };
     if run.request.dry_run {
-        return format!("{target}: nothing was changed. This is what the command would do.");
+        return format!("{target}: nothing was changed.{unknown} This is what the command would do.");
     }
     if counts.failed > 0 {
         return format!(
@@ -75,15 +83,19 @@ fn summary(target: &RevocationTarget, run: &RevocationRun) -> String {
         );
     }
     match target {
-        RevocationTarget::Certificate(_) if counts.found == 0 => {
-            format!("{target} is blocked. It is not registered with AWS IoT; if a device presents it, it is rejected.")
+        _ if is_unknown => {
+            let admitted = match target {
+                RevocationTarget::Ca(_) => "devices with its certificates are not admitted",
+                RevocationTarget::Certificate(_) => "if a device presents it, it is rejected",
+            };
+            format!("{target} is blocked: {admitted}.{unknown}")
         }
         RevocationTarget::Certificate(_) => format!("{target} is blocked and revoked."),
         RevocationTarget::Ca(_) if run.request.only_listed => {
             format!("{target}: all its certificates on its revocation list are revoked.")
         }
         RevocationTarget::Ca(_) => {
-            format!("{target} is blocked and inactive, and all certificates that it signed are revoked.")
+            format!("{target} is blocked and inactive, and all registered certificates that it signed are revoked.")
         }
     }
 }
@@ -115,7 +127,7 @@ mod tests {
         assert_eq!(
             report.message,
             format!(
-                "CA {ca} is blocked and inactive, and all certificates that it signed are revoked.\n\
+                "CA {ca} is blocked and inactive, and all registered certificates that it signed are revoked.\n\
                  12 found, 10 revoked, 2 had been revoked, 0 failed.\nReason: its key leaked"
             )
         );
@@ -167,7 +179,23 @@ mod tests {
     fn unregistered_certificate_is_reported_as_blocked() {
         let target = RevocationTarget::Certificate(CertificateId::new(&"c".repeat(64)).expect("an id"));
         let report = notification(&target, "event-1", &run(SweepCounts::default(), RevocationRequest::default()));
-        assert!(report.message.contains("is blocked. It is not registered with AWS IoT"), "{}", report.message);
+        assert!(report.message.contains("It is not registered with AWS IoT: check the ID."), "{}", report.message);
+    }
+
+    #[test]
+    fn unknown_ca_is_not_reported_as_revoked() {
+        for (dry_run, subject) in [
+            (false, "Revocation: AWS IoT does not know the CA"),
+            (true, "Revocation (dry run): AWS IoT does not know the CA"),
+        ] {
+            let mut unknown =
+                run(SweepCounts::default(), RevocationRequest { dry_run, ..RevocationRequest::default() });
+            unknown.is_ca_known = Some(false);
+            let report = notification(&target(), "event-1", &unknown);
+            assert_eq!(report.subject, subject);
+            assert!(report.message.contains("It is not registered with AWS IoT: check the ID."), "{}", report.message);
+            assert!(!report.message.contains("all registered certificates"), "{}", report.message);
+        }
     }
 
     #[test]

@@ -102,6 +102,9 @@ pub struct RevocationRun {
     /// Whether the target is blocked, and the CA deactivated.
     #[serde(rename = "isShut")]
     pub is_blocked: bool,
+    /// Whether AWS IoT knows the CA; `None` before that is seen, and for a certificate.
+    #[serde(default)]
+    pub is_ca_known: Option<bool>,
     /// Where it is.
     #[serde(rename = "at")]
     pub position: RunPosition,
@@ -142,6 +145,7 @@ impl RevocationRun {
             step: 1,
             due_at: None,
             is_blocked: false,
+            is_ca_known: None,
             position: RunPosition { phase: Phase::Sweeping, sweep: 1, marker: None, after: None },
             counts: SweepCounts::default(),
             listed: Vec::new(),

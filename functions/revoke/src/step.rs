@@ -90,41 +90,48 @@ impl<'a> RunStep<'a> {
     /// Processes the current page, and first does what must come before any page. Returns `None` if time ran out in the
     /// middle of the page.
     async fn process_page(&mut self) -> Result<Option<AfterPage>, Failure> {
-        let request = &self.run.progress.request;
-        if request.only_listed {
-            if let (None, RevocationTarget::Ca(ca)) = (&self.crl, &self.run.target) {
+        let RunLease { target, progress, .. } = &self.run;
+        if progress.request.only_listed {
+            if let (None, RevocationTarget::Ca(ca)) = (&self.crl, target) {
                 self.crl = Some(self.published_crl(ca).await?);
             }
-        } else if !request.dry_run && !self.run.progress.is_blocked {
-            self.block().await?;
+        } else if progress.request.dry_run {
+            if let (None, RevocationTarget::Ca(ca)) = (progress.is_ca_known, target) {
+                self.run.progress.is_ca_known = Some(self.revoke.registry.ca(ca).await?.is_some());
+            }
+        } else if !progress.is_blocked {
+            self.run.progress.is_ca_known = self.block().await?;
             self.run.progress.is_blocked = true;
         }
         self.sweep_page().await
     }
 
-    /// Blocks the target before anything is revoked: the block first, which admissions check, then the CA itself.
-    async fn block(&self) -> Result<(), Failure> {
+    /// Blocks the target before anything is revoked: the block first, which admissions check, then the CA itself. Returns
+    /// whether AWS IoT knows the CA, if the target is one.
+    async fn block(&self) -> Result<Option<bool>, Failure> {
         let Self { revoke, invocation, .. } = self;
         match &self.run.target {
             RevocationTarget::Ca(ca) => {
                 let reason = self.run.progress.request.reason.as_deref();
                 revoke.certificates.block_ca(ca, reason, invocation.now()).await?;
-                revoke.registry.deactivate_ca(ca).await?;
+                Ok(Some(revoke.registry.deactivate_ca(ca).await?))
             }
-            RevocationTarget::Certificate(certificate) => revoke.certificates.block(certificate, invocation).await?,
+            RevocationTarget::Certificate(certificate) => {
+                revoke.certificates.block(certificate, invocation).await?;
+                Ok(None)
+            }
         }
-        Ok(())
     }
 
     /// Returns the CRL in force. It may have expired: what it revokes stays revoked.
     async fn published_crl(&self, ca: &CertificateId) -> Result<Arc<Crl>, Failure> {
         let Self { revoke, .. } = self;
-        let published = revoke.devices.ca_status(ca).await?.crl;
-        let published =
-            published.ok_or_else(|| Refusal::new("no-crl", "The CA has not published a revocation list."))?;
         let registered = revoke.registry.ca(ca).await?;
         let registered =
             registered.ok_or_else(|| Refusal::new("unknown-ca", "No CA with this id is registered with AWS IoT."))?;
+        let published = revoke.devices.ca_status(ca).await?.crl;
+        let published =
+            published.ok_or_else(|| Refusal::new("no-crl", "The CA has not published a revocation list."))?;
         revoke.devices.crl(ca, &registered.certificate()?, &published).await.map_err(|error| match error {
             error @ CrlFetchError::Table(_) => Failure::retry(error),
             unusable @ (CrlFetchError::Incomplete(_) | CrlFetchError::Crl(_)) => {

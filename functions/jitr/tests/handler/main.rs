@@ -287,7 +287,9 @@ async fn decided_rejection_is_carried_out_whatever_changed_since() {
         assert!(process.deliver(&device.event, NOW).await.is_done());
         assert_eq!(fleet.status(&device), expected);
         assert_eq!(fleet.state_of(&device).as_deref(), Some("refused"));
-        assert_eq!(notified(&fleet.aws.state(), "ca-blocked"), 1);
+        let state = fleet.aws.state();
+        assert_eq!(notified(&state, "ca-blocked"), 1);
+        assert!(state.published[0].message.contains(&format!("is now {expected}.")), "{}", state.published[0].message);
     }
 }
 
@@ -335,6 +337,17 @@ async fn rotation_admits_the_new_certificate_and_notifies_once() {
     assert_eq!(message.subject, "A device has a new certificate");
     assert!(message.message.contains(&old) && message.message.contains(&device.id), "{}", message.message);
     assert_eq!(message.attributes["thing"], "thermometer-1");
+}
+
+#[tokio::test]
+async fn rotation_that_is_rejected_after_all_is_not_announced() {
+    let (fleet, device) = renewed();
+    let ca = fleet.ca_key();
+    let process = fleet.aws.process().env("ALLOW_ROTATION", "true");
+    let process = process.change(14, move |state| fleet::block(state, &ca, "status"));
+    assert!(process.deliver(&device.event, NOW).await.is_done());
+    let state = fleet.aws.state();
+    assert_eq!((notified(&state, "ca-blocked"), state.published.len()), (1, 1));
 }
 
 #[tokio::test]

@@ -68,6 +68,21 @@ async fn block_precedes_the_ca_and_its_certificates() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn ca_that_aws_iot_does_not_know_is_reported_as_unknown() {
+    for dry_run in [false, true] {
+        let cloud = Cloud::with(0);
+        cloud.aws.state().iot.cas.clear();
+        cloud.play(&json!({"caCertificateId": ca(), "dryRun": dry_run})).await;
+        let report = cloud.reports().remove(0);
+        assert!(report.contains("It is not registered with AWS IoT: check the ID."), "{report}");
+        assert!(report.contains("0 found"), "{report}");
+        assert!(cloud.subjects()[0].ends_with("AWS IoT does not know the CA"), "{:?}", cloud.subjects());
+        // It may be registered later.
+        assert_eq!(cloud.item(&format!("ca#{}", ca()), "status").is_some(), !dry_run);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_record_says_revoked_and_no_longer_expires() {
     let cloud = Cloud::with(1);
     cloud.register(&id(7), "INACTIVE", "");

@@ -3,6 +3,9 @@
 //! A crate of its own, because AWS IoT's SDK takes longer to compile than all others together: eight functions, and the
 //! library they share, do not wait for it.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use aws_sdk_iot::Client;
 use aws_sdk_iot::error::SdkError;
 use aws_sdk_iot::operation::create_thing::CreateThingError;
@@ -16,6 +19,8 @@ use aws_sdk_iot::types::{AttributePayload, AutoRegistrationStatus, CaCertificate
 
 use gatehouse::pki::{CaCertificate, CertificateId};
 use gatehouse::{BoxError, Failure, Setup, ThingName};
+use tokio::sync::Mutex;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 /// The most certificates that AWS IoT returns per page.
 const PAGE_SIZE: i32 = 250;
@@ -24,6 +29,8 @@ const PAGE_SIZE: i32 = 250;
 #[derive(Debug, Clone)]
 pub struct Registry {
     client: Client,
+    /// Spaces the calls of `DescribeCertificate`, if they are paced.
+    describe_pace: Option<Arc<Mutex<Interval>>>,
 }
 
 /// A device's certificate, as it is registered now.
@@ -95,7 +102,15 @@ impl RegisteredCa {
 impl Registry {
     /// The registry that this client calls.
     pub const fn new(client: Client) -> Self {
-        Self { client }
+        Self { client, describe_pace: None }
+    }
+
+    /// Leaves at least this time between two calls of `DescribeCertificate`, which AWS IoT limits per account.
+    #[must_use]
+    pub fn with_describe_pace(self, pace: Duration) -> Self {
+        let mut interval = interval(pace);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { describe_pace: Some(Arc::new(Mutex::new(interval))), ..self }
     }
 
     /// Connects to the registry, and warms up the connection.
@@ -108,6 +123,9 @@ impl Registry {
 
     /// Returns a certificate; `None` if there is none with this id.
     pub async fn certificate(&self, id: &CertificateId) -> Result<Option<RegisteredCertificate>, RegistryError> {
+        if let Some(pace) = &self.describe_pace {
+            pace.lock().await.tick().await;
+        }
         self.describe(id.as_str()).await
     }
 

@@ -104,24 +104,27 @@ impl Admission<'_> {
         let Self { jitr, ids, invocation, .. } = self;
         let mut polls = 0;
         let (mut lease, certificate, is_blocked, step) = loop {
-            // The record first: if it says that everything is settled, the status that is read after it is no older.
-            let record = jitr.records.get(&ids.certificate).await?;
-            let certificate = self.registered_certificate().await?;
-            let step = AdmissionStep::choose(&certificate.status, record.state.as_ref());
-            match step {
-                AdmissionStep::Nothing => {
-                    invocation.count("Duplicate");
-                    return Ok(());
+            // The record first: if it says that everything is settled, the status that is read after it is no older. And
+            // while another invocation works on it, the status need not be read, which AWS IoT limits per account.
+            let record = jitr.records.get(&ids.certificate, invocation).await?;
+            if !record.is_leased {
+                let certificate = self.registered_certificate().await?;
+                let step = AdmissionStep::choose(&certificate.status, record.state.as_ref());
+                match step {
+                    AdmissionStep::Nothing => {
+                        invocation.count("Duplicate");
+                        return Ok(());
+                    }
+                    AdmissionStep::RecordActive => {
+                        let is_recorded = jitr.records.record_active(ids, record, invocation).await?;
+                        invocation.count(if is_recorded { "FoundActive" } else { "Duplicate" });
+                        return Ok(());
+                    }
+                    AdmissionStep::Admit | AdmissionStep::Reject(_) | AdmissionStep::Abandon => {}
                 }
-                AdmissionStep::RecordActive => {
-                    let is_recorded = jitr.records.record_active(ids, record, invocation).await?;
-                    invocation.count(if is_recorded { "FoundActive" } else { "Duplicate" });
-                    return Ok(());
+                if let Some(lease) = jitr.records.begin(ids, &record, invocation).await? {
+                    break (lease, certificate, record.is_blocked, step);
                 }
-                AdmissionStep::Admit | AdmissionStep::Reject(_) | AdmissionStep::Abandon => {}
-            }
-            if let Some(lease) = jitr.records.begin(ids, &record, invocation).await? {
-                break (lease, certificate, record.is_blocked, step);
             }
             if polls == MAX_POLLS || invocation.is_running_late() {
                 return Err(BusyError("this certificate").into());
@@ -271,7 +274,7 @@ impl Admission<'_> {
     async fn check_again(&self, certificate: &DeviceCertificate) -> Result<CertificateStatus, Stop> {
         let (ca, ca_status) = self.check_ca().await?;
         self.check_crl(&ca, &ca_status, certificate).await?;
-        if self.jitr.records.get(&self.ids.certificate).await?.is_blocked {
+        if self.jitr.records.get(&self.ids.certificate, self.invocation).await?.is_blocked {
             return Err(RejectionReason::Blocked.into());
         }
         self.status().await?.ok_or(Stop::Overridden)

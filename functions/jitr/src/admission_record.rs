@@ -75,6 +75,8 @@ pub struct AdmissionRecord {
     pub state: Option<AdmissionState>,
     /// Whether an operator has blocked the certificate.
     pub is_blocked: bool,
+    /// Whether an invocation is working on it.
+    pub is_leased: bool,
     stored: VersionedItem,
 }
 
@@ -89,11 +91,16 @@ impl AdmissionRecords {
     }
 
     /// Reads the record of a certificate.
-    pub async fn get(&self, certificate: &CertificateId) -> Result<AdmissionRecord, TableError> {
+    pub async fn get(
+        &self,
+        certificate: &CertificateId,
+        invocation: &Invocation,
+    ) -> Result<AdmissionRecord, TableError> {
         let stored = self.0.get(&key(certificate)).await?;
         Ok(AdmissionRecord {
             state: AdmissionState::read(&stored.item),
             is_blocked: is_true(&stored.item, "blocked"),
+            is_leased: Lease::is_active(&stored, invocation.now()),
             stored,
         })
     }

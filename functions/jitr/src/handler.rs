@@ -18,6 +18,10 @@ use crate::expiry::{self, ExpiryCheck};
 
 const DAY: Duration = Duration::from_hours(24);
 
+/// The minimum time between two calls of `DescribeCertificate` in a process. AWS IoT allows about ten per second and
+/// account, and the templates run two processes.
+pub const DESCRIBE_PACE: Duration = Duration::from_millis(200);
+
 /// Admits or rejects new devices, and reports once a day what expires soon.
 #[derive(Debug)]
 pub struct JitrHandler {
@@ -52,6 +56,7 @@ impl JitrHandler {
     pub async fn new(setup: &Setup) -> Result<Self, InitError> {
         let devices = Devices::from_environment(setup.environment(), setup.dynamodb())?;
         let (registry, topic) = tokio::join!(Registry::connect(setup), Topic::connect(setup));
+        let registry = registry.with_describe_pace(DESCRIBE_PACE);
         Self::from_environment(setup.environment(), registry, devices, setup.idempotency()?, topic?)
     }
 

@@ -29,4 +29,4 @@ mod notification;
 pub mod rejection;
 mod rejection_record;
 
-pub use handler::JitrHandler;
+pub use handler::{DESCRIBE_PACE, JitrHandler};

@@ -75,10 +75,14 @@ pub fn account() -> FakeAws {
 }
 
 pub fn handler(process: &Process) -> Result<JitrHandler, InitError> {
+    handler_with(process, Registry::new(process.iot()))
+}
+
+pub fn handler_with(process: &Process, registry: Registry) -> Result<JitrHandler, InitError> {
     let environment = process.environment();
     JitrHandler::from_environment(
         &environment,
-        Registry::new(process.iot()),
+        registry,
         Devices::from_environment(&environment, process.dynamodb())?,
         Idempotency::from_environment(&environment, process.dynamodb(), "jitr")?,
         Topic::from_environment(&environment, process.sns())?,

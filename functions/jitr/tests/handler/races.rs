@@ -2,13 +2,19 @@
 
 use std::fmt::Debug;
 use std::iter;
+use std::num::NonZeroUsize;
+use std::time::Duration;
 
+use gatehouse::Concurrent;
+use iot_registry::Registry;
+use jitr::DESCRIBE_PACE;
 use proptest::prelude::*;
 use test_support::pki::NOW;
+use test_support::sqs_batch;
 use tokio::runtime::Builder;
 
 use crate::ADMISSION;
-use crate::fleet::{Deliver, Fleet, notified, record};
+use crate::fleet::{Deliver, Fleet, handler_with, notified, record};
 
 /// The same event reaches two processes, whose calls are served in this order.
 async fn deliver_twice(turns: impl IntoIterator<Item = usize> + Clone + Debug) {
@@ -76,6 +82,53 @@ async fn one_of_two_certificates_with_one_name_is_admitted() {
             deliver_two_of_one_name(turns(first, second)).await;
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn status_is_not_read_while_another_process_works_on_the_certificate() {
+    let mut fleet = Fleet::new();
+    fleet.aws = fleet.aws.latency("AttachPolicy", Duration::from_secs(4));
+    let device = fleet.device("thermometer-1", 7);
+    let (one, other) = (fleet.aws.process(), fleet.aws.process());
+    let both = tokio::join!(one.deliver(&device.event, NOW), other.deliver(&device.event, NOW));
+    let counted = |name| both.0.count(name) + both.1.count(name);
+    assert_eq!((counted("Admitted"), counted("Duplicate")), (1, 1), "{both:?}");
+    // Both may look before the first lease: three calls to admit, and one more when the lease is free.
+    let calls = fleet.aws.state().calls_to("DescribeCertificate").len();
+    assert!(calls <= 3 + 2, "{calls} calls");
+}
+
+#[tokio::test(start_paused = true)]
+async fn first_connects_of_three_hundred_devices_stay_within_the_quota() {
+    let mut fleet = Fleet::new();
+    fleet.aws = fleet.aws.timeout(Duration::from_mins(10)).latency("DescribeCertificate", Duration::from_millis(5));
+    let devices: Vec<_> = (1..=300_u16)
+        .map(|number| {
+            fleet.device_with(&format!("d-{number}"), |params| {
+                params.serial_number = Some(rcgen::SerialNumber::from(u64::from(number)));
+            })
+        })
+        .collect();
+    for device in &devices {
+        fleet.set_valid(&device.id, true);
+    }
+    // Each device connects twice, and the events of both attempts reach two processes.
+    let batch = sqs_batch(devices.iter().chain(devices.iter().rev()).map(|device| device.event.clone()));
+    let deliver = async |process: test_support::Process| {
+        let registry = Registry::new(process.iot()).with_describe_pace(DESCRIBE_PACE);
+        let handler = Concurrent::new(handler_with(&process, registry).unwrap(), NonZeroUsize::MIN);
+        process.deliver_to(handler, &batch, NOW).await
+    };
+    let both = tokio::join!(deliver(fleet.aws.process()), deliver(fleet.aws.process()));
+    assert_eq!(both.0.count("Admitted") + both.1.count("Admitted"), 300, "{both:?}");
+    let state = fleet.aws.state();
+    let times: Vec<_> = state.calls_to("DescribeCertificate").iter().map(|call| call.at).collect();
+    let within =
+        |start: usize| times[start..].iter().filter(|at| at.since(times[start]) < Duration::from_secs(1)).count();
+    let most = (0..times.len()).map(within).max();
+    assert!(most <= Some(10), "{most:?} calls within a second");
+    // Each of 1,200 events looks once, an admission twice more, and a duplicate that lost the race for the lease once.
+    assert!(times.len() <= 1200 + 300 * (2 + 1), "{} calls", times.len());
 }
 
 proptest! {

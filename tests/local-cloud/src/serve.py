@@ -1,6 +1,8 @@
 """Starts the local cloud, MiniStack 1.5, with changes that make it faster and show what functions log."""
 
+import _ssl
 import contextvars
+import hashlib
 import json
 import os
 import queue
@@ -232,6 +234,34 @@ async def handle_connections(method, path, headers, body, query_params):
 
 
 iot_data.handle_request = handle_connections
+
+serve_connection = iot._mtls_serve_conn
+register = iot._mtls_auto_register
+names = register.__code__.co_varnames[: register.__code__.co_argcount]
+assert names == ("der", "peername", "server_name"), names
+sent_chain = contextvars.ContextVar("sent_chain")
+
+
+async def serve_with_chain(reader, writer):
+    """Serves a connection, and remembers which certificates the client sent."""
+    ssl_object = writer.get_extra_info("ssl_object")
+    chain = (ssl_object and ssl_object._sslobj.get_unverified_chain()) or []
+    sent_chain.set({hashlib.sha256(sent.public_bytes(_ssl.ENCODING_DER)).hexdigest() for sent in chain if sent})
+    await serve_connection(reader, writer)
+
+
+async def register_with_ca(der, peername, server_name=None):
+    """Registers a new certificate only if the device sends its CA's certificate as well, by which AWS IoT recognizes the
+    CA. MiniStack searches all CAs."""
+    is_known = iot._mtls_active_registrations(hashlib.sha256(der).hexdigest(), status=None)
+    authorities = {ca_id for _, _, ca_id in list(iot._ca_certificates._data)}
+    if not is_known and authorities.isdisjoint(sent_chain.get()):
+        return False
+    return await register(der, peername, server_name)
+
+
+iot._mtls_serve_conn = serve_with_chain
+iot._mtls_auto_register = register_with_ca
 
 resource_arn = iam_actions.extract_resource_arn
 

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail, ensure};
 use aws_sdk_iot::types::CertificateStatus;
 use libtest_mimic::Trial;
-use local_cloud::device::{ConnectResult, Published, Subscribed};
+use local_cloud::device::{ConnectResult, Device, Identity, Published, Subscribed};
 use local_cloud::fault_proxy::FaultProxy;
 use local_cloud::observer::Notification;
 use local_cloud::pki::{CertificateSpec, Crl, IssuedCertificate, KeyType};
@@ -26,6 +26,7 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
         suite.trial("jitr", "admitted_device_can_only_act_under_its_own_name", own_name_only),
         suite.trial("jitr", "invalid_certificate_is_rejected_revoked_and_notified_once", rejections),
         suite.trial("jitr", "certificate_stays_pending_until_an_expired_crl_is_renewed", expired_crl),
+        suite.trial("jitr", "certificate_without_its_cas_is_never_registered", without_ca),
         suite.trial("jitr", "repeated_and_concurrent_events_admit_a_device_once", repeated_events),
         suite.trial("jitr", "deactivated_certificate_is_never_activated_again", deactivated),
         suite.trial("jitr", "expiring_certificates_and_crls_are_notified_once_a_day", expiry),
@@ -79,6 +80,22 @@ async fn topics_of(gate: &Gate, thing: &str) -> Result<Vec<String>> {
         topics.push(topic);
     }
     Ok(topics)
+}
+
+/// As in AWS, where the attempt leaves no trace.
+async fn without_ca(suite: Arc<Suite>) -> Result<()> {
+    let gate = Gate::new(&suite).await?;
+    let issued = gate.ca.issue(&CertificateSpec::named("alone"))?;
+    let alone = Identity { certificate: issued.pem.clone(), ..issued.identity("alone") };
+    let mut device = Device::new(&gate.stage.cloud, alone);
+    let first = device.try_connect().await?;
+    ensure!(first != ConnectResult::Accepted, "it connected");
+    ensure!(gate.admissions.status(&issued.id).await?.is_none(), "the certificate was registered");
+    // With the CA's, it is admitted, and may be sent alone from then on.
+    let mut complete = gate.device(&issued, "alone");
+    ensure!(complete.connect_with_retry(&gate.stage.observer).await? == ConnectResult::Accepted, "it is not admitted");
+    ensure!(device.try_connect().await? == ConnectResult::Accepted, "it may not connect once it is admitted");
+    Ok(())
 }
 
 async fn own_name_only(suite: Arc<Suite>) -> Result<()> {

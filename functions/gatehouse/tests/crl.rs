@@ -16,7 +16,7 @@ use gatehouse::store::{CrlFetchError, PublishedCrl};
 use gatehouse::{CaStatus, Devices};
 use proptest::prelude::*;
 use proptest::sample::Index;
-use rcgen::{KeyPair, PKCS_ECDSA_P384_SHA384, RevocationReason, SerialNumber};
+use rcgen::{KeyPair, KeyUsagePurpose, PKCS_ECDSA_P384_SHA384, RevocationReason, SerialNumber};
 use serde_json::{Value, json};
 use test_support::pki::{Ca, DAY, NOW, OpenSsl, bit_string, content, date, device_params, element, elements, pem};
 use test_support::{FakeAws, Table};
@@ -206,11 +206,51 @@ fn missing_long_or_invalid_crl_number_is_refused() {
 #[test]
 fn partial_crl_is_refused_even_if_not_marked_as_critical() {
     for critical in [true, false] {
-        for (oid, value) in [(27, &[2, 1, 4][..]), (28, &[0x30, 3, 0x81, 1, 0xff])] {
-            let refused = error(&with_extensions(&[crl_number(), extension(oid, critical, value)]));
-            assert_eq!(refused, CrlError::CriticalExtension(format!("2.5.29.{oid}")), "{critical}");
+        let delta = error(&with_extensions(&[crl_number(), extension(27, critical, &[2, 1, 4])]));
+        assert_eq!(delta, CrlError::CriticalExtension("2.5.29.27".to_owned()), "{critical}");
+        for value in
+            [&[0x82, 1, 0xff][..], &[0x83, 2, 0, 1], &[0x84, 1, 0xff], &[0x85, 1, 1], &[0x81, 1, 0xff, 0x82, 1, 1]]
+        {
+            let point = extension(28, critical, &element(0x30, value));
+            assert_eq!(error(&with_extensions(&[crl_number(), point])), CrlError::Partial, "{critical} {value:02x?}");
         }
     }
+}
+
+/// An issuing distribution point with this name, and only certificates of users.
+fn point_of_users(name: &[u8]) -> Vec<u8> {
+    let name = element(0xa0, &element(0xa0, &element(0x86, name)));
+    extension(28, true, &element(0x30, &[name, vec![0x81, 1, 0xff]].concat()))
+}
+
+#[test]
+fn crl_for_all_user_certificates_is_complete() {
+    let only_users = extension(28, true, &element(0x30, &[0x81, 1, 0xff]));
+    for point in [only_users, point_of_users(b"http://ca.example/crl")] {
+        let crl = read(&with_extensions(&[crl_number(), point])).unwrap();
+        assert!(crl.lists(&Serial::new(&[1])) && crl.count() == 3);
+        assert_eq!(crl.check_covers(&[]), Ok(()));
+    }
+}
+
+#[test]
+fn crl_of_another_distribution_point_does_not_cover_a_certificate() {
+    let crl = read(&with_extensions(&[crl_number(), point_of_users(b"http://ca.example/1.crl")])).unwrap();
+    let names = |number: u8| vec![format!("URI(http://ca.example/{number}.crl)")];
+    assert_eq!(crl.check_covers(&names(1)), Ok(()));
+    assert_eq!(crl.check_covers(&names(2)), Err(CrlError::AnotherDistributionPoint));
+    assert_eq!(read(&GOOD).unwrap().check_covers(&names(2)), Ok(()));
+}
+
+#[test]
+fn issuer_without_crl_sign_may_not_issue_crls() {
+    let key = || KeyPair::from_pem(&CA.issuer.key().serialize_pem()).unwrap();
+    let without = Ca::customized("Test CA", key(), |params| params.key_usages = vec![KeyUsagePurpose::KeyCertSign]);
+    let refused = Crl::parse(&GOOD, &without.certificate()).unwrap_err();
+    assert_eq!(refused.to_string(), "the CA may not sign CRLs: its key usage lacks cRLSign");
+    // Without any key usage, it may.
+    let any = Ca::customized("Test CA", key(), |params| params.key_usages = Vec::new());
+    assert!(Crl::parse(&GOOD, &any.certificate()).is_ok());
 }
 
 #[test]

@@ -234,7 +234,7 @@ impl Admission<'_> {
         Ok((thing, certificate))
     }
 
-    /// Checks that the CA is active, within its validity, and not blocked. Returns it with its status.
+    /// Checks that the CA is active, within its validity, allowed to sign certificates, and not blocked. Returns it with its status.
     async fn check_ca(&self) -> Result<(CaCertificate, CaStatus), Stop> {
         let Self { jitr, ids, invocation, .. } = self;
         let registered = jitr.registry.ca(&ids.ca).await?.filter(|ca| ca.is_active);
@@ -242,6 +242,7 @@ impl Admission<'_> {
         if ca.not_before > invocation.now().plus(jitr.rules.clock_skew) || ca.not_after < invocation.now() {
             return Err(RejectionReason::CaExpired.into());
         }
+        ca.check_usage().map_err(RejectionReason::from)?;
         let status = jitr.devices.ca_status(&ids.ca).await?;
         if status.block_reason.is_some() {
             return Err(RejectionReason::CaBlocked.into());
@@ -266,7 +267,8 @@ impl Admission<'_> {
             unusable => Stop::CrlUnusable(unusable),
         })?;
         let current = crl.check_current(invocation.now(), jitr.rules.clock_skew);
-        current.map_err(|error| Stop::CrlUnusable(error.into()))?;
+        let covers = current.and_then(|()| crl.check_covers(&certificate.distribution_points));
+        covers.map_err(|error| Stop::CrlUnusable(error.into()))?;
         if crl.lists(&certificate.serial) { Err(RejectionReason::RevokedByCrl.into()) } else { Ok(()) }
     }
 
@@ -396,7 +398,7 @@ fn parse_unverified(registered: &RegisteredCertificate) -> Option<DeviceCertific
     parse_pem(&registered.pem).ok().and_then(|der| DeviceCertificate::parse_unverified(&der))
 }
 
-/// What stands for the status of a certificate that has been deleted.
+/// The word for the status of a certificate that has been deleted.
 fn deleted() -> CertificateStatus {
     CertificateStatus::from("DELETED")
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gatehouse::pki::{
     CaCertificate, CertificateError, CommonNameError, Serial, SignatureError, algorithm_name, common_name, curve,
-    parse_certificate, rsa_bits, timestamp,
+    distribution_points, parse_certificate, rsa_bits, timestamp,
 };
 use gatehouse::{ThingName, Timestamp};
 use regex_lite::Regex;
@@ -36,6 +36,8 @@ pub struct DeviceCertificate {
     /// The SHA-256 digest of the content that the CA signed, as 64 hexadecimal digits. Unlike the certificate's id, it
     /// does not depend on how the signature is encoded.
     pub signed_digest: String,
+    /// The names of the distribution points where its CRLs are published.
+    pub distribution_points: Vec<String>,
     /// The subject's only common name.
     common_name: Result<String, CommonNameError>,
 }
@@ -72,6 +74,7 @@ impl DeviceCertificate {
             issuer: certificate.issuer().to_string(),
             not_after: timestamp(certificate.validity().not_after),
             signed_digest: sha256_hex(certificate.tbs_certificate.as_ref()),
+            distribution_points: distribution_points(certificate),
             common_name: common_name(certificate.subject()),
         }
     }

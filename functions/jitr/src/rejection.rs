@@ -1,6 +1,6 @@
 //! Why a device is rejected. That is a result of the function, not an error.
 
-use gatehouse::pki::CommonNameError;
+use gatehouse::pki::{CaError, CommonNameError};
 use iot_registry::CertificateStatus;
 
 /// Why a certificate is not admitted, with a code for machines and a sentence for people. Neither repeats what the
@@ -74,6 +74,9 @@ pub enum RejectionReason {
     /// The CA's own certificate is not valid.
     #[error("The CA's own certificate is not valid now.")]
     CaExpired,
+    /// The CA's own certificate does not allow it, or has a limit that is not enforced.
+    #[error("The CA cannot be used: {0}.")]
+    CaUnusable(#[from] CaError),
     /// `revoke` has blocked the CA.
     #[error("The CA is blocked.")]
     CaBlocked,
@@ -106,18 +109,20 @@ impl RejectionReason {
             Self::NameTaken => "name-taken",
             Self::CaInactive => "ca-inactive",
             Self::CaExpired => "ca-expired",
+            Self::CaUnusable(_) => "ca-unusable",
             Self::CaBlocked => "ca-blocked",
             Self::Blocked => "blocked",
         }
     }
 
     /// The status that the certificate gets, so that the device stops causing events: the one that the operator chose,
-    /// but never `REVOKED` if the certificate may be valid, and only configuration or another certificate forbids it.
+    /// but never `REVOKED` if the certificate may be valid, and something else forbids it that may change.
     pub fn status(&self, chosen: &CertificateStatus) -> CertificateStatus {
         match self {
             Self::UnsupportedAlgorithm(_)
             | Self::CrlUnclear(_)
             | Self::IssuerSpelling
+            | Self::CaUnusable(_)
             | Self::NamePattern
             | Self::NameTaken => CertificateStatus::Inactive,
             _ => chosen.clone(),

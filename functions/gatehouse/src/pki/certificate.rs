@@ -4,17 +4,21 @@ use std::fmt;
 
 use x509_parser::asn1_rs::{Any, BitString, Class, FromDer, Header, Length, Oid, Tag, ToDer, oid};
 use x509_parser::certificate::X509Certificate;
+use x509_parser::error::X509Error;
+use x509_parser::extensions::{KeyUsage, ParsedExtension};
 use x509_parser::oid_registry::{
     OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_HASH_SHA256, OID_NIST_HASH_SHA384,
     OID_NIST_HASH_SHA512, OID_PKCS1_RSASSAPSS, OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA,
     OID_PKCS1_SHA512WITHRSA, OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ECDSA_WITH_SHA384,
+    OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER, OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_KEY_USAGE,
+    OID_X509_EXT_NAME_CONSTRAINTS, OID_X509_EXT_SUBJECT_KEY_IDENTIFIER,
 };
 use x509_parser::pem::parse_x509_pem;
 use x509_parser::public_key::{PublicKey, RSAPublicKey};
 use x509_parser::signature_algorithm::RsaSsaPssParams;
 use x509_parser::time::ASN1Time;
 use x509_parser::verify::verify_signature;
-use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo, X509Name};
+use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo, X509Name, X509Version};
 
 use crate::event::timestamp::Timestamp;
 
@@ -78,6 +82,26 @@ pub enum SignatureError {
     Invalid,
 }
 
+/// Why a CA's certificate cannot be used, although its key may have signed a device's: RFC 5280, sections 4.2 and 6.1.4.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CaError {
+    /// Its extensions cannot be parsed, or one appears twice.
+    #[error("the extensions of the CA's certificate cannot be parsed: {0}")]
+    Malformed(String),
+    /// Its basic constraints do not say that it is one.
+    #[error("the certificate is not a CA's: its basic constraints lack CA:TRUE")]
+    NotACa,
+    /// Its key usage does not include it.
+    #[error("the CA may not sign certificates: its key usage lacks keyCertSign")]
+    MayNotSignCertificates,
+    /// It limits the names in certificates, which is not enforced and must not be ignored.
+    #[error("the CA's certificate has name constraints, which are not supported")]
+    NameConstraints,
+    /// It has an extension that must not be ignored.
+    #[error("the CA's certificate has a critical extension that is not supported: {0}")]
+    CriticalExtension(String),
+}
+
 /// Returns the DER in a certificate's PEM. Only white space may follow.
 pub fn parse_pem(pem: &str) -> Result<Vec<u8>, CertificateError> {
     let (rest, pem) = parse_x509_pem(pem.as_bytes()).map_err(|_| CertificateError::Pem)?;
@@ -134,6 +158,8 @@ fn algorithm_of(signed: &[u8]) -> Option<&[u8]> {
 pub struct CaCertificate {
     subject: Vec<u8>,
     key: Vec<u8>,
+    /// What its extensions allow: whether it may sign CRLs.
+    usage: Result<bool, CaError>,
     /// The start of its validity.
     pub not_before: Timestamp,
     /// The end of its validity.
@@ -152,6 +178,7 @@ impl CaCertificate {
         Ok(Self {
             subject: certificate.subject().as_raw().to_vec(),
             key: certificate.public_key().raw.to_vec(),
+            usage: usage(&certificate),
             not_before: timestamp(certificate.validity().not_before),
             not_after: timestamp(certificate.validity().not_after),
         })
@@ -160,6 +187,25 @@ impl CaCertificate {
     /// Whether this is the CA's name, byte for byte.
     pub fn is_named(&self, name: &X509Name<'_>) -> bool {
         self.subject == name.as_raw()
+    }
+
+    /// Checks that the certificate allows its key to sign certificates, and has no limit that is not enforced.
+    pub fn check_usage(&self) -> Result<(), CaError> {
+        self.usage.clone().map(drop)
+    }
+
+    /// Whether the certificate allows its key to sign CRLs (RFC 5280, section 6.3.3 f).
+    pub fn may_sign_crls(&self) -> bool {
+        self.usage.as_ref().is_ok_and(|may_sign| *may_sign)
+    }
+
+    /// Checks that signatures by the CA's key can be verified, with some algorithm: see [`Self::verify`].
+    pub fn check_key(&self) -> Result<(), SignatureError> {
+        let (_, key) = SubjectPublicKeyInfo::from_der(&self.key).map_err(|_| SignatureError::Invalid)?;
+        match key.parsed() {
+            Ok(PublicKey::RSA(_)) => check_rsa_key(&key),
+            _ => check_elliptic_key(&key),
+        }
     }
 
     /// Verifies that the CA's key signed these bytes.
@@ -180,7 +226,6 @@ impl CaCertificate {
 
 /// Checks that this kind of signature and key is supported. The parser itself would verify SHA-1 and Ed25519 too.
 fn supported(algorithm: &AlgorithmIdentifier<'_>, key: &SubjectPublicKeyInfo<'_>) -> Result<(), SignatureError> {
-    let unsupported = |name: String| Err(SignatureError::UnsupportedAlgorithm(name));
     let signature = &algorithm.algorithm;
     let rsa = [OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_PKCS1_SHA512WITHRSA];
     let ecdsa = [OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ECDSA_WITH_SHA384];
@@ -188,24 +233,69 @@ fn supported(algorithm: &AlgorithmIdentifier<'_>, key: &SubjectPublicKeyInfo<'_>
         if *signature == OID_PKCS1_RSASSAPSS && !is_plain_pss(algorithm) {
             return unsupported("RSASSA-PSS with these parameters".to_owned());
         }
-        match key.parsed() {
-            Ok(PublicKey::RSA(key)) if (2048..=8192).contains(&rsa_bits(&key)) => Ok(()),
-            Ok(PublicKey::RSA(key)) => unsupported(format!("an RSA key of {} bits", rsa_bits(&key))),
-            // A key of this kind cannot have made the signature.
-            Ok(PublicKey::EC(_)) => Err(SignatureError::Invalid),
-            _ => unsupported(format!("a key for {}", algorithm_name(&key.algorithm.algorithm))),
-        }
+        check_rsa_key(key)
     } else if ecdsa.contains(signature) {
-        match (curve(key), key.parsed()) {
-            (Some(curve), _) if curve == OID_EC_P256 || curve == OID_NIST_EC_P384 => Ok(()),
-            (Some(curve), _) => unsupported(format!("a key on the curve {}", algorithm_name(&curve))),
-            (None, Ok(PublicKey::EC(_))) => unsupported("a key that names no curve".to_owned()),
-            (None, Ok(PublicKey::RSA(_))) => Err(SignatureError::Invalid),
-            (None, _) => unsupported(format!("a key for {}", algorithm_name(&key.algorithm.algorithm))),
-        }
+        check_elliptic_key(key)
     } else {
         unsupported(algorithm_name(signature))
     }
+}
+
+fn unsupported(name: String) -> Result<(), SignatureError> {
+    Err(SignatureError::UnsupportedAlgorithm(name))
+}
+
+/// Checks a key that is to have made a signature with RSA. One for elliptic curves cannot have made it.
+fn check_rsa_key(key: &SubjectPublicKeyInfo<'_>) -> Result<(), SignatureError> {
+    match key.parsed() {
+        Ok(PublicKey::RSA(key)) if (2048..=8192).contains(&rsa_bits(&key)) => Ok(()),
+        Ok(PublicKey::RSA(key)) => unsupported(format!("an RSA key of {} bits", rsa_bits(&key))),
+        Ok(PublicKey::EC(_)) => Err(SignatureError::Invalid),
+        _ => unsupported(format!("a key for {}", algorithm_name(&key.algorithm.algorithm))),
+    }
+}
+
+/// Checks a key that is to have made a signature with ECDSA. One for RSA cannot have made it.
+fn check_elliptic_key(key: &SubjectPublicKeyInfo<'_>) -> Result<(), SignatureError> {
+    match (curve(key), key.parsed()) {
+        (Some(curve), _) if curve == OID_EC_P256 || curve == OID_NIST_EC_P384 => Ok(()),
+        (Some(curve), _) => unsupported(format!("a key on the curve {}", algorithm_name(&curve))),
+        (None, Ok(PublicKey::EC(_))) => unsupported("a key that names no curve".to_owned()),
+        (None, Ok(PublicKey::RSA(_))) => Err(SignatureError::Invalid),
+        (None, _) => unsupported(format!("a key for {}", algorithm_name(&key.algorithm.algorithm))),
+    }
+}
+
+/// Returns whether a CA may sign CRLs, or why it may not even sign certificates.
+fn usage(certificate: &X509Certificate<'_>) -> Result<bool, CaError> {
+    let malformed = |error: X509Error| CaError::Malformed(error.to_string());
+    let supported = [
+        OID_X509_EXT_BASIC_CONSTRAINTS,
+        OID_X509_EXT_KEY_USAGE,
+        OID_X509_EXT_SUBJECT_KEY_IDENTIFIER,
+        OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER,
+    ];
+    for (oid, extension) in certificate.extensions_map().map_err(malformed)? {
+        if oid == OID_X509_EXT_NAME_CONSTRAINTS {
+            return Err(CaError::NameConstraints);
+        }
+        if extension.critical && !supported.contains(&oid) {
+            return Err(CaError::CriticalExtension(oid.to_id_string()));
+        }
+        if supported.contains(&oid) && matches!(extension.parsed_extension(), ParsedExtension::ParseError { .. }) {
+            return Err(CaError::Malformed(format!("extension {oid}")));
+        }
+    }
+    let is_ca = certificate.basic_constraints().map_err(malformed)?.is_some_and(|found| found.value.ca);
+    // Before version 3 there are no extensions. That AWS IoT has it registered as a CA says then that it is one.
+    if !is_ca && certificate.version() == X509Version::V3 {
+        return Err(CaError::NotACa);
+    }
+    let key_usage = certificate.key_usage().map_err(malformed)?.map(|found| found.value);
+    if key_usage.is_some_and(|usage| !usage.key_cert_sign()) {
+        return Err(CaError::MayNotSignCertificates);
+    }
+    Ok(key_usage.is_none_or(KeyUsage::crl_sign))
 }
 
 /// Whether the parameters name one hash throughout and a salt as long as the digest, which is what the parser verifies

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use x509_parser::asn1_rs::FromDer;
-use x509_parser::extensions::X509Extension;
+use x509_parser::asn1_rs::{Any, FromDer};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::{DistributionPointName, GeneralName, ParsedExtension, X509Extension};
 use x509_parser::oid_registry::{
-    OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER, OID_X509_EXT_CRL_NUMBER, OID_X509_EXT_DELTA_CRL_INDICATOR,
-    OID_X509_EXT_ISSUER_DISTRIBUTION_POINT,
+    OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER, OID_X509_EXT_CRL_DISTRIBUTION_POINTS, OID_X509_EXT_CRL_NUMBER,
+    OID_X509_EXT_DELTA_CRL_INDICATOR, OID_X509_EXT_ISSUER_DISTRIBUTION_POINT,
 };
 use x509_parser::pem::parse_x509_pem;
 use x509_parser::revocation_list::{CertificateRevocationList, RevokedCertificate};
@@ -25,6 +26,8 @@ pub struct Crl {
     /// When a newer one must have been published.
     pub next_update: Timestamp,
     this_update: Timestamp,
+    /// The names of the distribution point that it is for; empty if it is for all certificates.
+    distribution_points: Vec<String>,
     /// Sorted.
     serials: Vec<Serial>,
 }
@@ -44,15 +47,24 @@ pub enum CrlError {
     /// Its signature is not accepted.
     #[error("the CRL is not trusted: {0}")]
     Signature(#[from] SignatureError),
+    /// The CA's certificate does not allow its key to sign CRLs.
+    #[error("the CA may not sign CRLs: its key usage lacks cRLSign")]
+    IssuerMayNotSign,
     /// It does not say when a newer one will be published.
     #[error("the CRL has no nextUpdate")]
     NoNextUpdate,
     /// It has no number, or one of more than 20 bytes.
     #[error("the CRL must have a number of at most 20 bytes")]
     NoNumber,
-    /// It is a delta, covers only a part of the certificates, or covers those of other CAs too.
+    /// It is a delta, or has another extension that must not be ignored.
     #[error("the CRL has a critical extension that is not supported: {0}")]
     CriticalExtension(String),
+    /// It does not cover all certificates of devices, or covers those of other CAs too.
+    #[error("the CRL does not cover all certificates of devices: its issuing distribution point says so")]
+    Partial,
+    /// It covers only certificates that name another distribution point.
+    #[error("the CRL is for certificates with another distribution point")]
+    AnotherDistributionPoint,
     /// It is dated in the future.
     #[error("the CRL is not valid yet")]
     NotYetValid,
@@ -89,13 +101,22 @@ impl Crl {
         }
         ca.verify(&crl.signature_algorithm, &crl.signature_value, crl.tbs_cert_list.as_ref())?;
 
+        if !ca.may_sign_crls() {
+            return Err(CrlError::IssuerMayNotSign);
+        }
+
         let extensions = crl.tbs_cert_list.extensions_map().map_err(|_| CrlError::Malformed)?;
-        let supported = [OID_X509_EXT_CRL_NUMBER, OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER];
-        // These make it a partial list, even if they are not marked as critical.
-        let partial = [OID_X509_EXT_DELTA_CRL_INDICATOR, OID_X509_EXT_ISSUER_DISTRIBUTION_POINT];
+        let distribution_points = match extensions.get(&OID_X509_EXT_ISSUER_DISTRIBUTION_POINT) {
+            Some(point) => covered_points(point)?,
+            None => Vec::new(),
+        };
+        let supported =
+            [OID_X509_EXT_CRL_NUMBER, OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER, OID_X509_EXT_ISSUER_DISTRIBUTION_POINT];
         let list_extensions = extensions.into_values().filter(|extension| !supported.contains(&extension.oid));
         let entry_extensions = crl.iter_revoked_certificates().flat_map(RevokedCertificate::iter_extensions);
-        let matters = |extension: &&X509Extension<'_>| extension.critical || partial.contains(&extension.oid);
+        // A delta is a partial list, even if that is not marked as critical.
+        let matters =
+            |extension: &&X509Extension<'_>| extension.critical || extension.oid == OID_X509_EXT_DELTA_CRL_INDICATOR;
         if let Some(unsupported) = list_extensions.chain(entry_extensions).find(matters) {
             return Err(CrlError::CriticalExtension(unsupported.oid.to_id_string()));
         }
@@ -109,6 +130,7 @@ impl Crl {
             number: number.ok_or(CrlError::NoNumber)?,
             next_update: crl.next_update().map(timestamp).ok_or(CrlError::NoNextUpdate)?,
             this_update: timestamp(crl.last_update()),
+            distribution_points,
             serials,
         })
     }
@@ -124,8 +146,58 @@ impl Crl {
         }
     }
 
+    /// How many certificates it lists.
+    pub fn count(&self) -> usize {
+        self.serials.len()
+    }
+
+    /// Checks that the CRL is for a certificate with these distribution points (RFC 5280, section 6.3.3 b). One without
+    /// any is covered: the CA has one list.
+    pub fn check_covers(&self, distribution_points: &[String]) -> Result<(), CrlError> {
+        let Self { distribution_points: ours, .. } = self;
+        let is_covered = ours.is_empty()
+            || distribution_points.is_empty()
+            || distribution_points.iter().any(|point| ours.contains(point));
+        if is_covered { Ok(()) } else { Err(CrlError::AnotherDistributionPoint) }
+    }
+
     /// Whether the CA has revoked the certificate with this serial number.
     pub fn lists(&self, serial: &Serial) -> bool {
         self.serials.binary_search(serial).is_ok()
     }
+}
+
+/// Returns the names of the distribution point that a CRL is for. It must cover all certificates of devices there.
+fn covered_points(extension: &X509Extension<'_>) -> Result<Vec<String>, CrlError> {
+    // `distributionPoint` and `onlyContainsUserCerts`. Whatever follows them leaves certificates out, or adds others.
+    const LAST_SUPPORTED_TAG: u32 = 1;
+    let (_, fields) = Any::from_der(extension.value).map_err(|_| CrlError::Malformed)?;
+    let mut rest = fields.data;
+    while !rest.is_empty() {
+        let (after, field) = Any::from_der(rest).map_err(|_| CrlError::Malformed)?;
+        if field.tag().0 > LAST_SUPPORTED_TAG {
+            return Err(CrlError::Partial);
+        }
+        rest = after;
+    }
+    let ParsedExtension::IssuingDistributionPoint(point) = extension.parsed_extension() else {
+        return Err(CrlError::Malformed);
+    };
+    match &point.distribution_point {
+        None => Ok(Vec::new()),
+        Some(DistributionPointName::FullName(names)) => Ok(names.iter().map(GeneralName::to_string).collect()),
+        Some(DistributionPointName::NameRelativeToCRLIssuer(_)) => Err(CrlError::Partial),
+    }
+}
+
+/// Returns the names of a certificate's distribution points, where its CRLs are published.
+pub fn distribution_points(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let is_sought = |extension: &&X509Extension<'_>| extension.oid == OID_X509_EXT_CRL_DISTRIBUTION_POINTS;
+    let found = certificate.extensions().iter().find(is_sought).map(X509Extension::parsed_extension);
+    let Some(ParsedExtension::CRLDistributionPoints(points)) = found else { return Vec::new() };
+    let names = points.iter().flat_map(|point| match &point.distribution_point {
+        Some(DistributionPointName::FullName(names)) => names.as_slice(),
+        _ => &[],
+    });
+    names.map(GeneralName::to_string).collect()
 }

@@ -8,9 +8,9 @@ mod crl;
 mod name;
 
 pub use certificate::{
-    CaCertificate, CertificateError, Serial, SignatureError, algorithm_name, curve, parse_certificate, parse_pem,
-    rsa_bits, timestamp,
+    CaCertificate, CaError, CertificateError, Serial, SignatureError, algorithm_name, curve, parse_certificate,
+    parse_pem, rsa_bits, timestamp,
 };
 pub use certificate_id::CertificateId;
-pub use crl::{Crl, CrlError, MAX_CRL_BYTES};
+pub use crl::{Crl, CrlError, MAX_CRL_BYTES, distribution_points};
 pub use name::{CommonNameError, common_name};

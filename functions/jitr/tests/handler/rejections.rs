@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa, KeyPair, PKCS_ED25519,
-    SerialNumber,
+    BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyPair,
+    KeyUsagePurpose, NameConstraints, PKCS_ED25519, SerialNumber,
 };
 use serde_json::json;
 use test_support::pki::{self, Ca, DAY, NOW, date, device_params, element, elements};
@@ -54,8 +54,17 @@ static OVER: LazyLock<Ca> = LazyLock::new(|| {
 static TO_COME: LazyLock<Ca> = LazyLock::new(|| {
     Ca::customized("Test CA", KeyPair::generate().unwrap(), |params| params.not_before = date(NOW.plus(DAY)))
 });
+static CONSTRAINED: LazyLock<Ca> = LazyLock::new(|| {
+    Ca::customized("Test CA", KeyPair::generate().unwrap(), |params| {
+        let excluded_subtrees = vec![GeneralSubtree::DnsName("example.com".to_owned())];
+        params.name_constraints = Some(NameConstraints { permitted_subtrees: Vec::new(), excluded_subtrees });
+    })
+});
+static CRLS_ONLY: LazyLock<Ca> = LazyLock::new(|| {
+    Ca::customized("Test CA", KeyPair::generate().unwrap(), |params| params.key_usages = vec![KeyUsagePurpose::CrlSign])
+});
 
-const REJECTIONS: [RejectionCase; 35] = [
+const REJECTIONS: [RejectionCase; 37] = [
     ("expired", || with(|params| params.not_after = date(NOW.minus(DAY))), &[]),
     ("not-yet-valid", || with(|params| params.not_before = date(NOW.plus(DAY))), &[]),
     (
@@ -129,6 +138,8 @@ const REJECTIONS: [RejectionCase; 35] = [
     ("ca-inactive", || beside(|state, _, ca| drop(state.iot.cas.remove(ca))), &[]),
     ("ca-expired", || of(&OVER), &[]),
     ("ca-expired", || of(&TO_COME), &[]),
+    ("ca-unusable", || of(&CONSTRAINED), &[]),
+    ("ca-unusable", || of(&CRLS_ONLY), &[]),
     ("ca-blocked", || beside(|state, _, ca| block(state, &format!("ca#{ca}"), "status")), &[]),
     ("blocked", || beside(|state, device, _| block(state, &format!("certificate#{}", device.id), "admission")), &[]),
     (
@@ -201,7 +212,7 @@ async fn each_rejection_is_effective_notified_once_and_recorded() {
                 assert!(again.is_done() && again.count("Duplicate") == 1, "{reason}: {again:?}");
             }
             let state = fleet.aws.state();
-            let is_undoable = ["unsupported-algorithm", "name-pattern", "name-taken"].contains(&reason);
+            let is_undoable = ["unsupported-algorithm", "name-pattern", "name-taken", "ca-unusable"].contains(&reason);
             let expected = if is_undoable { "INACTIVE" } else { chosen };
             assert_eq!(state.iot.status(&device.id), expected, "{reason}");
             let recorded = |name: &str| record(&state, &device.id, name);

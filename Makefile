@@ -160,8 +160,7 @@ fuzz: ## fuzz what parses certificates and lists, ten minutes each; needs nightl
 
 # --- checks
 
-scripts := infra/bridge/configure $(filter-out %.cnf,$(wildcard infra/ca/*)) tests/tools/check \
-	tests/tools/check-shipped .ci/run
+scripts := infra/bridge/configure tests/tools/check tests/tools/check-shipped .ci/run
 
 # In three parts, for `--jobs`: most of the first waits for compilers, and the others for nothing that it makes.
 .PHONY: lint lint-code lint-docs lint-infra
@@ -234,29 +233,29 @@ destroy: $(TOOLS)/aws/.installed ## remove the stack from an AWS account: STAGE=
 # --- the CA that signs devices' certificates; against AWS, or where AWS_ENDPOINT_URL points
 
 CA ?= sample
-CA_TOOL := PATH="$(CURDIR)/$(TOOLS)/aws/bin:$$PATH" infra/ca
+CA_TOOL = cargo run --quiet --package operator --bin gatehouse -- ca
+CA_AWS = --name $(CA) --region $(REGION) --prefix $(STACK)
 
 .PHONY: ca-create
-ca-create: ## make a sample CA for devices: CA=sample ALGORITHM=p256 or rsa
-	@infra/ca/create --name $(CA) $(if $(ALGORITHM),--algorithm $(ALGORITHM))
+ca-create: | check ## make a sample CA for devices: CA=sample ALGORITHM=p256 or rsa
+	@$(CA_TOOL) create --name $(CA) $(if $(ALGORITHM),--algorithm $(ALGORITHM))
 
 .PHONY: ca-register
-ca-register: $(TOOLS)/aws/.installed ## register a CA with AWS IoT: CA=… STACK=… REGION=…
-	@$(CA_TOOL)/register --name $(CA) --region $(REGION) --table $(STACK)-devices
+ca-register: | check ## register a CA with AWS IoT: CA=… STACK=… REGION=…
+	@$(CA_TOOL) register $(CA_AWS)
 
 .PHONY: ca-issue
-ca-issue: ## issue a device's certificate: THING=… CA=… ALGORITHM=…
-	@infra/ca/issue --name $(CA) --thing $(or $(THING),$(error THING is missing: make ca-issue THING=front-gate)) \
+ca-issue: | check ## issue a device's certificate: THING=… CA=… ALGORITHM=…
+	@$(CA_TOOL) issue --name $(CA) --thing $(or $(THING),$(error THING is missing: make ca-issue THING=front-gate)) \
 		$(if $(ALGORITHM),--algorithm $(ALGORITHM))
 
 .PHONY: ca-publish-crl
-ca-publish-crl: $(TOOLS)/aws/.installed ## publish a CA's revocation list: REVOKE='thing …' or CRL=file, CA=…
-	@$(CA_TOOL)/publish-crl --name $(CA) --region $(REGION) --table $(STACK)-devices --function $(STACK)-revoke \
-		$(if $(CRL),--crl $(CRL)) $(if $(REVOKE),--revoke $(REVOKE))
+ca-publish-crl: | check ## publish a CA's revocation list: REVOKE='thing …' or CRL=file, CA=…
+	@$(CA_TOOL) publish-crl $(CA_AWS) $(if $(CRL),--crl $(CRL)) $(if $(REVOKE),--revoke $(REVOKE))
 
 .PHONY: ca-deactivate
-ca-deactivate: $(TOOLS)/aws/.installed ## set a CA inactive: CA=… STACK=… REGION=…
-	@$(CA_TOOL)/deactivate --name $(CA) --region $(REGION) --function $(STACK)-revoke
+ca-deactivate: | check ## set a CA inactive: CA=… STACK=… REGION=…
+	@$(CA_TOOL) deactivate $(CA_AWS)
 
 .PHONY: clean
 clean: ## remove everything that was built or installed here

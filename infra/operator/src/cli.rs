@@ -68,7 +68,7 @@ pub enum Command {
     Audit(audit::Arguments),
     /// Check the deployment, and say what to do.
     Doctor(doctor::Arguments),
-    /// List the certificate authorities (CAs).
+    /// Create, register, list or deactivate certificate authorities (CAs), issue certificates and publish CRLs.
     #[command(subcommand)]
     Ca(ca::Command),
     /// Revoke a certificate, or all certificates of a CA, and wait until that is done.

@@ -64,6 +64,11 @@ pub fn main() -> ExitCode {
 async fn run(cli: Cli) -> anyhow::Result<Status> {
     // These need neither credentials nor a region.
     match &cli.command {
+        Command::Ca(command) => {
+            if let Some(result) = command.run_offline() {
+                return result;
+            }
+        }
         Command::Completions(arguments) => return completions::run(arguments),
         Command::Cost(arguments) => {
             return cost::run(arguments, cli.global.region.as_deref(), Output::of(&cli.global));

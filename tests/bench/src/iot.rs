@@ -66,7 +66,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Registry {
     /// Returns a registry with a new CA and no devices.
     pub fn new() -> Result<Self> {
-        // The default key type of `infra/ca/create`.
+        // The default key type of `gatehouse ca create`.
         let ca = CertificateAuthority::new("bench devices", KeyType::P256)?;
         Ok(Self(Arc::new(State { ca, pending: Mutex::default(), certificates: Mutex::default() })))
     }

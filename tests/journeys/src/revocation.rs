@@ -1,7 +1,6 @@
-//! Certificates are revoked: all of a CA, those on its CRL, or a single one. Also tests the scripts in `infra/ca`.
+//! Certificates are revoked: all of a CA, those on its CRL, or a single one. Also tests `gatehouse ca`.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::path::Path;
 use std::process::Output;
 use std::sync::Arc;
@@ -14,10 +13,10 @@ use local_cloud::device::{ConnectResult, Device, Identity};
 use local_cloud::isolation::{self, Inherit};
 use local_cloud::observer::{Notification, Observer};
 use local_cloud::pki::{CertificateSpec, Crl, IssuedCertificate};
-use local_cloud::tools;
 use serde_json::json;
 
 use crate::admission::Gate;
+use crate::programs;
 use crate::suite::Suite;
 
 pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
@@ -26,7 +25,8 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
         suite.trial("revoke", "dry_run_changes_nothing_and_reports_what_it_would_revoke", dry_run),
         suite.trial("revoke", "only_certificates_on_the_crl_are_revoked", crl),
         suite.trial("revoke", "single_revoked_certificate_is_never_admitted_again", single_certificate),
-        suite.trial("revoke", "ca_scripts_create_a_device_and_revoke_it", scripts),
+        suite.trial("revoke", "ca_commands_create_a_device_and_revoke_it", authority_commands),
+        suite.trial("jitr", "rejected_or_revoked_certificate_is_readmitted_by_an_operator", readmission),
     ]
 }
 
@@ -194,37 +194,59 @@ async fn single_certificate(suite: Arc<Suite>) -> Result<()> {
     Ok(())
 }
 
-/// Runs a script against the local cloud. Returns its standard output.
-async fn script(gate: &Gate, home: &Path, arguments: &[&str]) -> Result<String> {
-    let (name, arguments) = arguments.split_first().context("there is no script")?;
-    let cli = tools::aws()?;
-    let mut path = OsString::from(cli.parent().context("the AWS CLI has no directory")?);
-    path.push(":");
-    path.push(std::env::var_os("PATH").unwrap_or_default());
-    let program = tools::root().join("infra/ca").join(name);
+/// Runs `gatehouse ca` against the local cloud. Returns its standard output.
+async fn ca_tool(gate: &Gate, home: &Path, arguments: &[&str]) -> Result<String> {
     let stage = &gate.stage;
+    let program = programs::gatehouse()?;
     let mut command =
         isolation::command(program, Inherit::Minimal, stage.cloud.endpoint, &stage.account, &stage.cloud.scratch);
-    command.env("PATH", path).env("GATEHOUSE_CA_DIR", home).args(arguments);
+    command.env("GATEHOUSE_CA_DIR", home).args(["--prefix", &stage.deployment.stack, "ca"]).args(arguments);
     let Output { status, stdout, stderr } =
-        tokio::process::Command::from(command).kill_on_drop(true).output().await.context("failed to run the script")?;
+        tokio::process::Command::from(command).kill_on_drop(true).output().await.context("failed to run the tool")?;
     let output = String::from_utf8(stdout)?;
-    ensure!(status.success(), "{name} ended with {status}: {output}{}", String::from_utf8_lossy(&stderr));
+    ensure!(status.success(), "{arguments:?} ended with {status}: {output}{}", String::from_utf8_lossy(&stderr));
     Ok(output)
 }
 
-async fn scripts(suite: Arc<Suite>) -> Result<()> {
+async fn readmission(suite: Arc<Suite>) -> Result<()> {
     let gate = Gate::new(&suite).await?;
     let home = tempfile::tempdir()?;
-    let table = gate.admissions.table();
-    let revoke = gate.stage.name("revoke")?;
     set_rate(&gate, 1_000).await?;
-    // Twice, because each script is idempotent.
+    let (_, old) = gate.admitted("renewed").await?;
+    let issued = gate.ca.issue(&CertificateSpec::named("renewed"))?;
+    let mut device = gate.device(&issued, "renewed");
+    ensure!(device.try_connect().await? != ConnectResult::Accepted, "a second certificate was accepted");
+    let record = gate.outcome(&issued).await?;
+    ensure!(record.reason.as_deref() == Some("name-taken"), "{record:?}");
+    ensure!(gate.status(&issued).await? == "INACTIVE", "it cannot be undone");
+
+    // Without the cause, it is let in.
+    gate.set_status(&old, CertificateStatus::Inactive).await?;
+    ca_tool(&gate, home.path(), &["readmit", "--yes", &issued.id]).await?;
+    let connected = device.connect_with_retry(&gate.stage.observer).await?;
+    ensure!(connected == ConnectResult::Accepted, "it is not readmitted: {connected:?}");
+
+    device.disconnect();
+    gate.stage.invoke("revoke", &json!({"certificateId": issued.id, "reason": "by mistake"})).await?;
+    revocation_report(&gate).await?;
+    let refused = ca_tool(&gate, home.path(), &["readmit", "--yes", &issued.id]).await;
+    ensure!(refused.is_err_and(|error| error.to_string().contains("--lift-block")), "the block is ignored");
+    ca_tool(&gate, home.path(), &["readmit", "--yes", "--lift-block", &issued.id]).await?;
+    let connected = device.connect_with_retry(&gate.stage.observer).await?;
+    ensure!(connected == ConnectResult::Accepted, "it is not readmitted: {connected:?}");
+    Ok(())
+}
+
+async fn authority_commands(suite: Arc<Suite>) -> Result<()> {
+    let gate = Gate::new(&suite).await?;
+    let home = tempfile::tempdir()?;
+    set_rate(&gate, 1_000).await?;
+    // Twice, because each command is idempotent.
     let mut ca = String::new();
     for _ in 0..2 {
-        script(&gate, home.path(), &["create"]).await?;
-        ca = script(&gate, home.path(), &["register", "--table", table]).await?;
-        script(&gate, home.path(), &["issue", "--thing", "front-gate"]).await?;
+        ca_tool(&gate, home.path(), &["create"]).await?;
+        ca = ca_tool(&gate, home.path(), &["register"]).await?;
+        ca_tool(&gate, home.path(), &["issue", "--thing", "front-gate"]).await?;
     }
     let directory = home.path().join("sample/devices");
     let read = |name: &str| std::fs::read_to_string(directory.join(name)).with_context(|| name.to_owned());
@@ -243,13 +265,13 @@ async fn scripts(suite: Arc<Suite>) -> Result<()> {
     gate.stage.done("doorbell", &ring, 1).await?;
     ensure!(gate.stage.notifications(&ring).len() == 1, "the ring was not notified once");
 
-    let publish = ["publish-crl", "--revoke", "front-gate", "--table", table, "--function", revoke];
-    script(&gate, home.path(), &publish).await?;
+    ca_tool(&gate, home.path(), &["publish-crl", "--revoke", "front-gate"]).await?;
     let report = revocation_report(&gate).await?;
     ensure!(report.message.contains("1 found, 1 revoked"), "the report is: {}", report.message);
     device.disconnect();
     ensure!(device.try_connect().await? != ConnectResult::Accepted, "a device on the CRL connected");
-    script(&gate, home.path(), &["deactivate", "--function", revoke]).await?;
+    ca_tool(&gate, home.path(), &["publish-crl"]).await?;
+    ca_tool(&gate, home.path(), &["deactivate"]).await?;
     let ca = gate.stage.clients.iot.describe_ca_certificate().certificate_id(ca.trim()).send().await?;
     let status = ca.certificate_description.and_then(|found| found.status);
     ensure!(status.is_some_and(|status| status.as_str() == "INACTIVE"), "the CA is active");

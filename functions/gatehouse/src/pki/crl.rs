@@ -25,7 +25,8 @@ pub struct Crl {
     pub number: String,
     /// When a newer one must have been published.
     pub next_update: Timestamp,
-    this_update: Timestamp,
+    /// When it was issued.
+    pub this_update: Timestamp,
     /// The names of the distribution point that it is for; empty if it is for all certificates.
     distribution_points: Vec<String>,
     /// Sorted.

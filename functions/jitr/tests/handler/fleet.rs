@@ -249,7 +249,7 @@ pub fn lasting(state: &State) -> Value {
     })
 }
 
-/// Publishes a CRL as `infra/ca/publish-crl` does, in chunks of 100 bytes.
+/// Publishes a CRL as `gatehouse ca publish-crl` does, in chunks of 100 bytes.
 pub fn publish(state: &mut State, ca: &str, by: &Ca, crl: &[u8]) {
     let number = Crl::parse(crl, &by.certificate()).map_or_else(|_| format!("{:040x}", 99), |crl| crl.number);
     for (n, chunk) in crl.chunks(100).enumerate() {

@@ -232,7 +232,7 @@ impl Cloud {
         self.play_each(command, 1, |_, _| {}).await
     }
 
-    /// Publishes a CRL as `infra/ca/publish-crl` does.
+    /// Publishes a CRL as `gatehouse ca publish-crl` does.
     pub fn publish(&self, crl: &[u8], number: u64) {
         let (pk, number) = (format!("ca#{}", ca()), format!("{number:040x}"));
         self.set(&pk, &format!("crl#{number}#0000"), &json!({"bytes": {"B": BASE64_STANDARD.encode(crl)}}));

@@ -76,7 +76,7 @@ fn check_ca(ca: &Ca, now: Timestamp, findings: &mut Findings) {
     if let Some(reason) = &ca.block_reason {
         findings.problem(
             format!("CA {id} is blocked but active: {reason}"),
-            "Deactivate the CA with infra/ca/deactivate, or lift the block with infra/ca/register --lift-block.",
+            "Deactivate the CA with gatehouse ca deactivate, or lift the block with gatehouse ca register --lift-block.",
         );
         return;
     }
@@ -88,10 +88,10 @@ fn check_ca(ca: &Ca, now: Timestamp, findings: &mut Findings) {
         Some(_) => {}
         None => findings.warning(
             format!("it is unknown when CA {id} expires"),
-            "Register the CA with infra/ca/register, which records its expiry.",
+            "Register the CA with gatehouse ca register, which records its expiry.",
         ),
     }
-    let renew_crl = "Publish a new CRL: infra/ca/publish-crl. jitr admits no device of a CA whose CRL has expired.";
+    let renew_crl = "Publish a new CRL: gatehouse ca publish-crl. jitr admits no device of a CA whose CRL has expired.";
     match ca.crl.as_ref().and_then(|crl| crl.next_update) {
         Some(at) if at <= now => findings.problem(format!("the CRL of CA {id} expired at {} UTC", utc(at)), renew_crl),
         // CRLs are short-lived: a third of the usual 30 days is enough time.

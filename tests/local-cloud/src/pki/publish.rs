@@ -18,7 +18,7 @@ pub const MAX_CHUNK_BYTES: usize = 256 * 1024;
 const RETENTION: Duration = Duration::from_hours(30 * 24);
 
 impl CertificateAuthority {
-    /// Registers the CA as `infra/ca/register` does: active, with automatic registration of its devices.
+    /// Registers the CA as `gatehouse ca register` does: active, with automatic registration of its devices.
     pub async fn register(&self, clients: &Clients) -> Result<()> {
         let register = async {
             let code = clients.iot.get_registration_code().send().await?;
@@ -34,7 +34,7 @@ impl CertificateAuthority {
         register.await.context("failed to register the CA")
     }
 
-    /// Signs and publishes a CRL as `infra/ca/publish-crl` does. Returns false if there is one that is not older.
+    /// Signs and publishes a CRL as `gatehouse ca publish-crl` does. Returns false if there is one that is not older.
     pub async fn publish_crl(&self, clients: &Clients, devices_table: &str, crl: &Crl) -> Result<bool> {
         self.publish_crl_bytes(clients, devices_table, crl, self.sign_crl(crl)?.der()).await
     }

@@ -1,10 +1,23 @@
-//! `gatehouse ca`: the CAs that are registered with AWS IoT, and what the devices table says of them.
+//! `gatehouse ca`: certificate authorities, their certificates and revocation lists. Whatever is registered or published
+//! has been read with the same code as the functions read it with.
+
+pub mod check;
+pub mod crl;
+pub mod files;
+pub mod index;
+pub mod issue;
+pub mod readmit;
+pub mod registration;
+pub mod table;
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
-use gatehouse::store::item::{integer, is_true, string, text};
+use gatehouse::pki::CertificateId;
+use gatehouse::store::item::{integer, text};
 use gatehouse::{Item, Timestamp};
 use serde::Serialize;
+
+use self::table::Block;
 
 use crate::context::Context;
 use crate::output::{self, Output, escape_line, utc};
@@ -15,6 +28,44 @@ use crate::status::Status;
 pub enum Command {
     /// List the registered CAs: whether they are active or blocked, when they expire, and which CRL is published.
     List,
+    /// Create a CA for devices' certificates, in a directory of this machine.
+    ///
+    /// The private key is not encrypted. It has mode 600, and is never written where Git could commit it. That is
+    /// sufficient for a sample or a small fleet. Keep the key of a large fleet in hardware, and see `register --help`.
+    Create(issue::CreateArguments),
+    /// Register a CA with AWS IoT, or set a registered one active, so that devices with its certificates are admitted.
+    Register(registration::RegisterArguments),
+    /// Issue a device's certificate.
+    ///
+    /// Writes NAME.key, NAME.crt and NAME.chain.pem. The device presents the chain: its certificate, followed by that of
+    /// the CA, by which AWS IoT recognizes a new device. An existing certificate is left unchanged.
+    Issue(issue::IssueArguments),
+    /// Publish a CA's revocation list (CRL), and revoke active certificates on it.
+    ///
+    /// A new CRL replaces the old one atomically. A CRL expires: after its next update is due, no device of the CA is
+    /// admitted until a new one is published. Run this at least once a month. Without --revoke it creates a new CRL if
+    /// half the lifetime of the last one is over, and otherwise publishes the last one again.
+    ///
+    /// Exits with 4 if the CRL is published, but active certificates on it were not revoked. Repeating it is safe.
+    PublishCrl(crl::Arguments),
+    /// Set a CA inactive, so that no new device is admitted. `register` reverts this.
+    Deactivate(registration::DeactivateArguments),
+    /// Check that a CA, and a CRL of it, can be used. Needs neither AWS nor credentials.
+    Check(check::Arguments),
+    /// Let devices that were rejected or revoked by mistake be checked again.
+    Readmit(readmit::Arguments),
+}
+
+impl Command {
+    /// Runs the subcommands that need neither credentials nor a region; `None` for the others.
+    pub fn run_offline(&self) -> Option<Result<Status>> {
+        match self {
+            Self::Create(arguments) => Some(issue::create(arguments)),
+            Self::Issue(arguments) => Some(issue::issue(arguments)),
+            Self::Check(arguments) => Some(check::run(arguments)),
+            _ => None,
+        }
+    }
 }
 
 /// A CA.
@@ -50,12 +101,19 @@ pub struct PublishedCrl {
 /// Runs the subcommand.
 pub async fn run(command: Command, context: &Context) -> Result<Status> {
     match command {
+        Command::Create(arguments) => issue::create(&arguments),
+        Command::Issue(arguments) => issue::issue(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Register(arguments) => registration::register(&arguments, context).await,
+        Command::PublishCrl(arguments) => crl::publish(&arguments, context).await,
+        Command::Deactivate(arguments) => registration::deactivate(&arguments, context).await,
+        Command::Readmit(arguments) => readmit::run(&arguments, context).await,
         Command::List => {
             let cas = list(context).await?;
             if cas.is_empty() && context.output == Output::Text {
                 eprintln!("No CA is registered.");
             }
-            context.output.print(&cas, || table(&cas))?;
+            context.output.print(&cas, || text_of(&cas))?;
             Ok(Status::Success)
         }
     }
@@ -72,8 +130,9 @@ pub async fn list(context: &Context) -> Result<Vec<Ca>> {
         let described = iot.describe_ca_certificate().certificate_id(&id).send().await;
         let described = described.with_context(|| format!("failed to describe CA {id}"))?.certificate_description;
         let validity = described.as_ref().and_then(|found| found.validity()?.not_after()?.to_millis().ok());
-        let recorded = integer(&item(context, &id, "certificate").await?, "notAfter").map(Timestamp::from_millis);
-        let table = item(context, &id, "status").await?;
+        let recorded = table::item(context, &id, "certificate").await?;
+        let recorded = integer(&recorded, "notAfter").map(Timestamp::from_millis);
+        let status = table::item(context, &id, "status").await?;
         cas.push(Ca {
             status: ca.status.map_or_else(String::new, |status| status.as_str().to_owned()),
             auto_registration: described
@@ -81,35 +140,32 @@ pub async fn list(context: &Context) -> Result<Vec<Ca>> {
                 .map(|status| status.as_str() == "ENABLE"),
             expires_at: validity.and_then(|millis| u64::try_from(millis).ok()).map(Timestamp::from_millis).or(recorded),
             is_expiry_recorded: recorded.is_some(),
-            block_reason: block_reason(&table),
-            crl: published_crl(&table),
+            block_reason: Block::read(&status).map(|block| block.reason),
+            crl: published_crl(&status),
             id,
         });
     }
     Ok(cas)
 }
 
-/// Reads an item about a CA; empty if there is none.
-async fn item(context: &Context, id: &str, part: &str) -> Result<Item> {
-    let table = context.names.of("devices");
-    let get = context.dynamodb().get_item().table_name(&table).consistent_read(true);
-    let found = get.key("id", string(format!("ca#{id}"))).key("part", string(part)).send().await;
-    Ok(found.with_context(|| format!("failed to read table {table}"))?.item.unwrap_or_default())
+fn certificate_id(text: &str) -> Result<CertificateId, &'static str> {
+    CertificateId::new(text).ok_or("it must be 64 hexadecimal digits")
 }
 
-fn block_reason(item: &Item) -> Option<String> {
-    is_true(item, "blocked").then(|| text(item, "blockReason").unwrap_or("no reason was given").to_owned())
+/// A CRL number without leading zeros.
+pub fn readable_number(digits: &str) -> &str {
+    let digits = digits.trim_start_matches('0');
+    if digits.is_empty() { "0" } else { digits }
 }
 
 fn published_crl(item: &Item) -> Option<PublishedCrl> {
-    let digits = text(item, "crlNumber")?.trim_start_matches('0');
     Some(PublishedCrl {
-        number: if digits.is_empty() { "0" } else { digits }.to_owned(),
+        number: readable_number(text(item, "crlNumber")?).to_owned(),
         next_update: integer(item, "crlNextUpdate").map(Timestamp::from_millis),
     })
 }
 
-fn table(cas: &[Ca]) -> String {
+fn text_of(cas: &[Ca]) -> String {
     if cas.is_empty() {
         return String::new();
     }
@@ -141,7 +197,7 @@ fn table(cas: &[Ca]) -> String {
 mod tests {
     use super::*;
     use aws_sdk_dynamodb::types::AttributeValue;
-    use gatehouse::store::item::number;
+    use gatehouse::store::item::{number, string};
 
     #[test]
     fn crl_and_block_are_read_from_the_status() {
@@ -154,8 +210,8 @@ mod tests {
         let crl = published_crl(&status).expect("a CRL");
         assert_eq!(crl.number, "1a");
         assert_eq!(crl.next_update, Some(Timestamp::from_millis(1_764_421_445_000)));
-        assert_eq!(block_reason(&status).as_deref(), Some("its key leaked"));
-        assert_eq!((block_reason(&Item::new()), published_crl(&Item::new())), (None, None));
+        assert_eq!(Block::read(&status).map(|block| block.reason).as_deref(), Some("its key leaked"));
+        assert_eq!((Block::read(&Item::new()), published_crl(&Item::new())), (None, None));
     }
 
     #[test]
@@ -169,7 +225,7 @@ mod tests {
             block_reason: None,
             crl: None,
         };
-        let text = table(&[ca]);
+        let text = text_of(&[ca]);
         assert_eq!(text.lines().count(), 2, "{text}");
         assert!(text.contains("automatic") && text.contains("2025-11-29 13:04:05"), "{text}");
     }

@@ -3,6 +3,8 @@
 //! A crate of its own, because AWS IoT's SDK takes longer to compile than all others together: eight functions, and the
 //! library they share, do not wait for it.
 
+use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +22,7 @@ use aws_sdk_iot::types::{AttributePayload, AutoRegistrationStatus, CaCertificate
 use gatehouse::pki::{CaCertificate, CertificateId};
 use gatehouse::{BoxError, Failure, Setup, ThingName};
 use tokio::sync::Mutex;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep_until};
 
 /// The most certificates that AWS IoT returns per page.
 const PAGE_SIZE: i32 = 250;
@@ -29,8 +31,29 @@ const PAGE_SIZE: i32 = 250;
 #[derive(Debug, Clone)]
 pub struct Registry {
     client: Client,
-    /// Spaces the calls of `DescribeCertificate`, if they are paced.
-    describe_pace: Option<Arc<Mutex<Interval>>>,
+    /// Limits the calls of `DescribeCertificate`, if they are limited.
+    describe_limit: Option<RateLimit>,
+}
+
+/// At most this many calls in any second.
+#[derive(Debug, Clone)]
+struct RateLimit {
+    per_second: NonZeroUsize,
+    /// When the last calls were made, oldest first.
+    recent: Arc<Mutex<VecDeque<Instant>>>,
+}
+
+impl RateLimit {
+    /// Waits until the next call may be made.
+    async fn wait(&self) {
+        let mut recent = self.recent.lock().await;
+        if recent.len() >= self.per_second.get()
+            && let Some(oldest) = recent.pop_front()
+        {
+            sleep_until(oldest + Duration::from_secs(1)).await;
+        }
+        recent.push_back(Instant::now());
+    }
 }
 
 /// A device's certificate, as it is registered now.
@@ -102,15 +125,13 @@ impl RegisteredCa {
 impl Registry {
     /// The registry that this client calls.
     pub const fn new(client: Client) -> Self {
-        Self { client, describe_pace: None }
+        Self { client, describe_limit: None }
     }
 
-    /// Leaves at least this time between two calls of `DescribeCertificate`, which AWS IoT limits per account.
+    /// Calls `DescribeCertificate` at most this many times in any second, because AWS IoT limits it per account.
     #[must_use]
-    pub fn with_describe_pace(self, pace: Duration) -> Self {
-        let mut interval = interval(pace);
-        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { describe_pace: Some(Arc::new(Mutex::new(interval))), ..self }
+    pub fn with_describe_limit(self, per_second: NonZeroUsize) -> Self {
+        Self { describe_limit: Some(RateLimit { per_second, recent: Arc::default() }), ..self }
     }
 
     /// Connects to the registry, and warms up the connection.
@@ -123,8 +144,8 @@ impl Registry {
 
     /// Returns a certificate; `None` if there is none with this id.
     pub async fn certificate(&self, id: &CertificateId) -> Result<Option<RegisteredCertificate>, RegistryError> {
-        if let Some(pace) = &self.describe_pace {
-            pace.lock().await.tick().await;
+        if let Some(limit) = &self.describe_limit {
+            limit.wait().await;
         }
         self.describe(id.as_str()).await
     }

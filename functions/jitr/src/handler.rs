@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -18,9 +19,9 @@ use crate::expiry::{self, ExpiryCheck};
 
 const DAY: Duration = Duration::from_hours(24);
 
-/// The minimum time between two calls of `DescribeCertificate` in a process. AWS IoT allows about ten per second and
+/// How often a process calls `DescribeCertificate` in any second at most. AWS IoT allows about ten calls per second and
 /// account, and the templates run two processes.
-pub const DESCRIBE_PACE: Duration = Duration::from_millis(200);
+pub const DESCRIBES_PER_SECOND: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4);
 
 /// Admits or rejects new devices, and reports once a day what expires soon.
 #[derive(Debug)]
@@ -56,7 +57,7 @@ impl JitrHandler {
     pub async fn new(setup: &Setup) -> Result<Self, InitError> {
         let devices = Devices::from_environment(setup.environment(), setup.dynamodb())?;
         let (registry, topic) = tokio::join!(Registry::connect(setup), Topic::connect(setup));
-        let registry = registry.with_describe_pace(DESCRIBE_PACE);
+        let registry = registry.with_describe_limit(DESCRIBES_PER_SECOND);
         Self::from_environment(setup.environment(), registry, devices, setup.idempotency()?, topic?)
     }
 

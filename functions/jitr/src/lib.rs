@@ -29,4 +29,4 @@ mod notification;
 pub mod rejection;
 mod rejection_record;
 
-pub use handler::{DESCRIBE_PACE, JitrHandler};
+pub use handler::{DESCRIBES_PER_SECOND, JitrHandler};

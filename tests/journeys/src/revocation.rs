@@ -220,7 +220,7 @@ async fn readmission(suite: Arc<Suite>) -> Result<()> {
     ensure!(record.reason.as_deref() == Some("name-taken"), "{record:?}");
     ensure!(gate.status(&issued).await? == "INACTIVE", "it cannot be undone");
 
-    // Without the cause, it is let in.
+    // Without the cause, it is admitted.
     gate.set_status(&old, CertificateStatus::Inactive).await?;
     ca_tool(&gate, home.path(), &["readmit", "--yes", &issued.id]).await?;
     let connected = device.connect_with_retry(&gate.stage.observer).await?;

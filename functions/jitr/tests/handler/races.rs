@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gatehouse::Concurrent;
 use iot_registry::Registry;
-use jitr::DESCRIBE_PACE;
+use jitr::DESCRIBES_PER_SECOND;
 use proptest::prelude::*;
 use test_support::pki::NOW;
 use test_support::sqs_batch;
@@ -115,7 +115,7 @@ async fn first_connects_of_three_hundred_devices_stay_within_the_quota() {
     // Each device connects twice, and the events of both attempts reach two processes.
     let batch = sqs_batch(devices.iter().chain(devices.iter().rev()).map(|device| device.event.clone()));
     let deliver = async |process: test_support::Process| {
-        let registry = Registry::new(process.iot()).with_describe_pace(DESCRIBE_PACE);
+        let registry = Registry::new(process.iot()).with_describe_limit(DESCRIBES_PER_SECOND);
         let handler = Concurrent::new(handler_with(&process, registry).unwrap(), NonZeroUsize::MIN);
         process.deliver_to(handler, &batch, NOW).await
     };

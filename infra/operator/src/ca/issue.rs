@@ -148,7 +148,7 @@ pub fn issue(arguments: &IssueArguments) -> Result<Status> {
         eprintln!(
             "warning: the old certificate stays valid. While it is active, jitr rejects the new one (name-taken, INACTIVE) \
              unless the stack has JitrAllowRotation=true. Otherwise set the old one to INACTIVE before the device uses \
-             the new one. If it was rejected, `gatehouse ca readmit` lets it in."
+             the new one. If it was rejected, run `gatehouse ca readmit`."
         );
     }
     let key = if file("key").exists() { files::read_key(&file("key"))? } else { algorithm.generate(2048)? };

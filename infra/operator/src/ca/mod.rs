@@ -12,7 +12,7 @@ pub mod table;
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
-use gatehouse::pki::CertificateId;
+use gatehouse::pki::{CaCertificate, CertificateId};
 use gatehouse::store::item::{integer, text};
 use gatehouse::{Item, Timestamp};
 use serde::Serialize;
@@ -84,6 +84,8 @@ pub struct Ca {
     pub is_expiry_recorded: bool,
     /// Why it is blocked; `None` if it is not.
     pub block_reason: Option<String>,
+    /// Why its devices cannot be admitted, whatever else is the case; `None` if they can.
+    pub problem: Option<String>,
     /// The published CRL.
     pub crl: Option<PublishedCrl>,
 }
@@ -130,6 +132,7 @@ pub async fn list(context: &Context) -> Result<Vec<Ca>> {
         let described = iot.describe_ca_certificate().certificate_id(&id).send().await;
         let described = described.with_context(|| format!("failed to describe CA {id}"))?.certificate_description;
         let validity = described.as_ref().and_then(|found| found.validity()?.not_after()?.to_millis().ok());
+        let problem = described.as_ref().and_then(|found| problem(found.certificate_pem()?));
         let recorded = table::item(context, &id, "certificate").await?;
         let recorded = integer(&recorded, "notAfter").map(Timestamp::from_millis);
         let status = table::item(context, &id, "status").await?;
@@ -140,6 +143,7 @@ pub async fn list(context: &Context) -> Result<Vec<Ca>> {
                 .map(|status| status.as_str() == "ENABLE"),
             expires_at: validity.and_then(|millis| u64::try_from(millis).ok()).map(Timestamp::from_millis).or(recorded),
             is_expiry_recorded: recorded.is_some(),
+            problem,
             block_reason: Block::read(&status).map(|block| block.reason),
             crl: published_crl(&status),
             id,
@@ -150,6 +154,16 @@ pub async fn list(context: &Context) -> Result<Vec<Ca>> {
 
 fn certificate_id(text: &str) -> Result<CertificateId, &'static str> {
     CertificateId::new(text).ok_or("it must be 64 hexadecimal digits")
+}
+
+/// Why a CA cannot be used, as `jitr` sees it.
+fn problem(pem: &str) -> Option<String> {
+    let check = || {
+        let ca = CaCertificate::from_pem(pem)?;
+        ca.check_usage()?;
+        Ok::<_, anyhow::Error>(ca.check_key()?)
+    };
+    check().err().map(|error| error.to_string())
 }
 
 /// A CRL number without leading zeros.
@@ -223,6 +237,7 @@ mod tests {
             expires_at: Some(Timestamp::from_millis(1_764_421_445_000)),
             is_expiry_recorded: true,
             block_reason: None,
+            problem: None,
             crl: None,
         };
         let text = text_of(&[ca]);

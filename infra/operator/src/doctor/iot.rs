@@ -80,6 +80,12 @@ fn check_ca(ca: &Ca, now: Timestamp, findings: &mut Findings) {
         );
         return;
     }
+    if let Some(problem) = &ca.problem {
+        findings.problem(
+            format!("CA {id} cannot be used: {problem}"),
+            "Create and register another CA, which gatehouse ca check accepts: its devices are rejected.",
+        );
+    }
     let soon = now.plus(EXPIRES_SOON);
     let renew_ca = "Create and register a new CA, and issue certificates of it: docs/admission.md.";
     match ca.expires_at {
@@ -120,6 +126,7 @@ mod tests {
                 expires_at: Some(now.plus(days(300))),
                 is_expiry_recorded: true,
                 block_reason: None,
+                problem: None,
                 crl: None,
             };
             change(&mut ca);
@@ -132,6 +139,7 @@ mod tests {
         assert_eq!(level(&|ca| ca.expires_at = Some(now.plus(days(29)))), Level::Warning);
         assert_eq!(level(&|ca| ca.expires_at = Some(now.minus(days(1)))), Level::Problem);
         assert_eq!(level(&|ca| ca.expires_at = None), Level::Warning);
+        assert_eq!(level(&|ca| ca.problem = Some("it has name constraints".to_owned())), Level::Problem);
         assert_eq!(level(&|ca| ca.crl = crl(now.plus(days(29)))), Level::Ok);
         assert_eq!(level(&|ca| ca.crl = crl(now.plus(days(9)))), Level::Warning);
         assert_eq!(level(&|ca| ca.crl = crl(now)), Level::Problem);

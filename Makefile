@@ -233,7 +233,8 @@ destroy: $(TOOLS)/aws/.installed ## remove the stack from an AWS account: STAGE=
 # --- the CA that signs devices' certificates; against AWS, or where AWS_ENDPOINT_URL points
 
 CA ?= sample
-CA_TOOL = cargo run --quiet --package operator --bin gatehouse -- ca
+# The operator tool, if it is in the PATH; else it is compiled first.
+CA_TOOL = $(or $(shell command -v gatehouse),cargo run --quiet --package operator --bin gatehouse --) ca
 CA_AWS = --name $(CA) --region $(REGION) --prefix $(STACK)
 
 .PHONY: ca-create

@@ -48,9 +48,11 @@ impl RateLimit {
     async fn wait(&self) {
         let mut recent = self.recent.lock().await;
         if recent.len() >= self.per_second.get()
-            && let Some(oldest) = recent.pop_front()
+            && let Some(oldest) = recent.front()
         {
-            sleep_until(oldest + Duration::from_secs(1)).await;
+            // It stays until then: this future may be dropped while it waits.
+            sleep_until(*oldest + Duration::from_secs(1)).await;
+            recent.pop_front();
         }
         recent.push_back(Instant::now());
     }

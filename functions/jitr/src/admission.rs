@@ -234,7 +234,8 @@ impl Admission<'_> {
         Ok((thing, certificate))
     }
 
-    /// Checks that the CA is active, within its validity, allowed to sign certificates, and not blocked. Returns it with its status.
+    /// Checks that the CA is active, within its validity, may sign certificates, and is not blocked. Returns it with its
+    /// status.
     async fn check_ca(&self) -> Result<(CaCertificate, CaStatus), Stop> {
         let Self { jitr, ids, invocation, .. } = self;
         let registered = jitr.registry.ca(&ids.ca).await?.filter(|ca| ca.is_active);

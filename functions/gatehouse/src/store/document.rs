@@ -108,8 +108,8 @@ pub enum DocumentError {
     /// The table could not be read or written.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// The stored document is not valid, although only valid ones are stored: it was changed by hand, or by a newer
-    /// version of the function.
+    /// The stored document is not valid, although only valid ones are stored: it was changed by hand, or stored by a
+    /// version of the function with other rules.
     #[error("the stored document {0} is not valid: {1}")]
     Invalid(String, #[source] Refusal),
 }

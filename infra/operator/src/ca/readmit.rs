@@ -4,13 +4,14 @@
 //! So the decision is forgotten, and the certificate deleted from AWS IoT. The next time the device connects, it is new,
 //! and everything is checked again.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_iot::operation::describe_certificate::DescribeCertificateError;
 use aws_sdk_iot::types::CertificateStatus;
 use clap::Args;
 use gatehouse::Item;
 use gatehouse::pki::CertificateId;
-use gatehouse::store::item::{is_true, string, text};
+use gatehouse::store::item::{integer, is_true, number, string, text};
 
 use crate::context::Context;
 use crate::output::{self, escape_line};
@@ -69,9 +70,23 @@ async fn readmit(id: &CertificateId, arguments: &Arguments, context: &Context) -
         return Ok(());
     }
 
-    // The record first: while the certificate is registered as it is, nothing follows from that.
+    // The record first: while the certificate is registered as it is, nothing follows from that. But not if somebody
+    // blocked it meanwhile, or a function has begun to work on it.
     let delete = dynamodb.delete_item().table_name(&table).key("id", pk).key("part", sk);
-    delete.send().await.with_context(|| format!("failed to write table {table}"))?;
+    let delete = delete.expression_attribute_names("#version", "version");
+    let delete = match record.as_ref().and_then(|record| integer(record, "version")) {
+        Some(version) => {
+            delete.condition_expression("#version = :version").expression_attribute_values(":version", number(version))
+        }
+        None => delete.condition_expression("attribute_not_exists(#version)"),
+    };
+    match delete.send().await {
+        Ok(_) => {}
+        Err(error) if error.as_service_error().is_some_and(DeleteItemError::is_conditional_check_failed_exception) => {
+            bail!("its record was changed meanwhile; nothing was done, try again")
+        }
+        Err(error) => return Err(error).with_context(|| format!("failed to write table {table}")),
+    }
     if let Some(arn) = registered.and_then(|found| found.certificate_arn) {
         let things = iot.list_principal_things().principal(&arn).send().await.context("failed to list its things")?;
         for thing in things.things() {

@@ -24,6 +24,7 @@ mod replay;
 mod revocation;
 mod shadows;
 mod stage;
+mod stalls;
 mod suite;
 mod telemetry;
 

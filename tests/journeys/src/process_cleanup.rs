@@ -31,7 +31,7 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
         ("killed", Signal::KILL, SUPERVISOR_GRACE),
     ];
     let trial = |(how, signal, grace): (&str, Signal, Duration)| {
-        suite.trial("replay", format!("no_process_outlives_a_replay_that_is_{how}"), async move |_| {
+        suite.trial("replay", format!("no_process_outlives_a_replay_that_is_{how}"), move |_| async move {
             ended_by(signal, grace)
         })
     };

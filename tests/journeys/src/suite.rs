@@ -16,14 +16,19 @@ use local_cloud::observer::Observer;
 use local_cloud::progress::Progress;
 use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use crate::permissions::{self, JOURNEY};
 use crate::stage::Stage;
+use crate::stalls::Stalls;
 
 /// Lambda's pause before it retries an asynchronous invocation, in seconds; it doubles each time. In AWS it is a minute.
 /// As there, it is longer than the timeout of a function behind a fault proxy, so the claim of a killed process has
 /// expired by then.
 const RETRY_DELAY: &str = "7";
+
+/// How often a journey is run if the machine stands still each time.
+const MAX_RUNS: usize = 3;
 
 /// What all journeys share.
 pub struct Suite {
@@ -32,6 +37,7 @@ pub struct Suite {
     directory: Mutex<Option<RunDirectory>>,
     cloud: OnceCell<Arc<Cloud>>,
     accounts: AtomicU64,
+    stalls: Arc<Stalls>,
 }
 
 impl Suite {
@@ -43,6 +49,7 @@ impl Suite {
             directory: Mutex::new(Some(directory)),
             cloud: OnceCell::new(),
             accounts: AtomicU64::new(0),
+            stalls: Arc::new(Stalls::new()),
         })
     }
 
@@ -51,11 +58,12 @@ impl Suite {
     }
 
     /// Returns a test. Its name starts with the functions or the other part that it tests; `make test FN=…` selects by it.
+    /// It is repeated if it fails while the machine or the local cloud stands still.
     pub fn trial<F>(
         self: &Arc<Self>,
         part: &str,
         name: impl Display,
-        test: impl FnOnce(Arc<Self>) -> F + Send + 'static,
+        test: impl Fn(Arc<Self>) -> F + Send + 'static,
     ) -> Trial
     where
         F: Future<Output = Result<()>>,
@@ -64,8 +72,15 @@ impl Suite {
         let name = format!("{part}::{name}");
         let journey = name.clone();
         let run = move || {
-            let result = suite.runtime.block_on(JOURNEY.scope(journey, test(Arc::clone(&suite))));
-            result.map_err(|error| Failed::from(format!("{error:#}")))
+            for run in 1.. {
+                let start = Instant::now();
+                let result = suite.runtime.block_on(JOURNEY.scope(journey.clone(), test(Arc::clone(&suite))));
+                let Err(error) = result else { break };
+                let stall = suite.stalls.longest_since(start).filter(|_| run < MAX_RUNS);
+                let Some(stall) = stall else { return Err(Failed::from(format!("{error:#}"))) };
+                eprintln!("{journey} is repeated: the local cloud stood still for {stall:.0?} ({error:#})");
+            }
+            Ok(())
         };
         Trial::test(name, run)
     }
@@ -76,7 +91,10 @@ impl Suite {
             let permissions = permissions::cloud_settings();
             let settings = permissions.iter().map(|(name, value)| (*name, value.as_str()));
             let settings: Vec<_> = settings.chain([("LAMBDA_ASYNC_RETRY_BASE_SECONDS", RETRY_DELAY)]).collect();
-            Ok(Arc::new(Cloud::start(&self.log, &settings).await?))
+            let cloud = Arc::new(Cloud::start(&self.log, &settings).await?);
+            let (stalls, watched) = (Arc::clone(&self.stalls), Arc::clone(&cloud));
+            self.runtime.spawn(async move { stalls.watch(&watched).await });
+            Ok(cloud)
         };
         self.cloud.get_or_try_init(start).await
     }

@@ -147,6 +147,11 @@ impl Cloud {
         }
     }
 
+    /// Waits until the server responds.
+    pub async fn ping(&self) -> Result<()> {
+        get(self.endpoint, "/_ministack/ready").await.map(drop)
+    }
+
     /// Lists the processes of the server and of the functions.
     pub fn processes(&self) -> Vec<Pid> {
         let supervisor = i32::try_from(self.supervisor().id()).ok().and_then(Pid::from_raw);

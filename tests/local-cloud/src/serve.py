@@ -117,7 +117,6 @@ assert cloudwatch_logs._fanout_to_subscription_filters.__code__.co_argcount == 3
 cloudwatch_logs._fanout_to_subscription_filters = observe
 
 
-
 def count(namespace, metric, dimensions):
     """Adds one to a metric of an AWS service, for which MiniStack has none."""
     cloudwatch.record_metric(namespace, metric, 1, "Count", dimensions)

@@ -6,7 +6,7 @@ use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use actuator::Actions;
-use alarm::thresholds::Thresholds;
+use alarm::rules::RulesDocument;
 use anyhow::{Context as _, Result};
 use clap::{Subcommand, ValueEnum};
 use forward::Destinations;
@@ -113,7 +113,7 @@ impl Kind {
     /// Parses a document as its function does.
     pub fn parse(self, document: &str) -> Result<(), Refusal> {
         match self {
-            Self::Thresholds => parse_document::<Thresholds>(document).map(drop),
+            Self::Thresholds => parse_document::<RulesDocument>(document).map(drop),
             Self::Actions => parse_document::<Actions>(document).map(drop),
             Self::Destinations => parse_document::<Destinations>(document).map(drop),
         }

@@ -127,7 +127,7 @@ async fn snooze(suite: Arc<Suite>) -> Result<()> {
     );
     house.act("snooze", &json!({"for": "1 s"})).await?;
     house.check_until_state("ACTIVE").await?;
-    let after = house.messages(before + 1).await?;
+    let after = house.messages(before + 2).await?;
     let last = after.last().and_then(|message| message.data.clone()).context("there is no message")?;
     ensure!(last.get("state") == Some(&json!("ACTIVE")) && last.get("severity") == Some(&json!("critical")), "{last}");
     Ok(())
@@ -154,9 +154,11 @@ async fn disabled(suite: Arc<Suite>) -> Result<()> {
 }
 
 async fn never_reported(suite: Arc<Suite>) -> Result<()> {
-    let rule = with(too_hot(), &json!({"things": "greenhouse-1", "neverReported": "1 s"}));
+    let rule = with(too_hot(), &json!({"neverReported": "10 min"}));
     let house = Readings::begin(&suite, "greenhouse-1", "too-hot", &[rule]).await?;
-    house.admit("greenhouse-1").await?;
+    // The rule has been in force for an hour, and the device was admitted before it.
+    house.put_before(now() - 3_600_000).await?;
+    house.admit("greenhouse-1", now() - 7_200_000).await?;
     house
         .check_until(|item| item.get("state").is_some_and(|state| state.as_s().is_ok_and(|state| state == "STALE")))
         .await?;

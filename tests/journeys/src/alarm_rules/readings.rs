@@ -167,16 +167,27 @@ impl Readings {
         Ok(shadow.pointer("/state/desired/position").and_then(Value::as_str).map(str::to_owned))
     }
 
-    /// Records a device as admitted, as `jitr` does.
-    pub async fn admit(&self, thing: &str) -> Result<()> {
+    /// Records a device as admitted at this time, as `jitr` does.
+    pub async fn admit(&self, thing: &str, at: u64) -> Result<()> {
         let text = |text: &str| AttributeValue::S(text.to_owned());
         let item = HashMap::from([
             ("id".to_owned(), text(&format!("thing#{thing}"))),
             ("part".to_owned(), text("name")),
             ("certificateId".to_owned(), text("0000")),
+            ("claimedAt".to_owned(), AttributeValue::N(at.to_string())),
         ]);
         let put = self.stage.clients.dynamodb.put_item().table_name(self.stage.deployment.output("DevicesTable")?);
         put.set_item(Some(item)).send().await?;
+        Ok(())
+    }
+
+    /// Moves the time at which the rules were uploaded.
+    pub async fn put_before(&self, at: u64) -> Result<()> {
+        let update = self.stage.clients.dynamodb.update_item().table_name(self.stage.deployment.output("AlarmTable")?);
+        let update = update.key("id", AttributeValue::S("document#thresholds".to_owned()));
+        let update = update.key("part", AttributeValue::S("current".to_owned()));
+        let update = update.condition_expression("attribute_exists(givenAt)").update_expression("SET givenAt = :at");
+        update.expression_attribute_values(":at", AttributeValue::N(at.to_string())).send().await?;
         Ok(())
     }
 }

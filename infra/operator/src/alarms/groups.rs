@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use alarm::rules::RulesDocument;
 use anyhow::{Context as _, Result};
 use aws_sdk_iot::operation::list_things_in_thing_group::ListThingsInThingGroupError;
 use clap::Args;
-use gatehouse::store::MAX_DOCUMENT_BYTES;
+use gatehouse::parse_document;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -109,11 +110,10 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Result<Status> {
         eprintln!("{name}: {} things", things.len());
         document.groups.insert(name, things);
     }
-    let length = serde_json::to_string(&document).context("failed to write JSON")?.len();
-    if length > MAX_DOCUMENT_BYTES {
-        let why =
-            format!("the document would have {length} bytes, more than {MAX_DOCUMENT_BYTES}: use patterns of names");
-        return Err(UsageError(why).into());
+    let filled = serde_json::to_string(&document).context("failed to write JSON")?;
+    if let Err(refusal) = parse_document::<RulesDocument>(&filled) {
+        // Large groups are better written as patterns of names.
+        return Err(UsageError(format!("the filled document is not valid: {}", refusal.why)).into());
     }
     Output::Json.print(&document, String::new)?;
     Ok(Status::Success)

@@ -21,9 +21,10 @@ mod tokens;
 use std::collections::HashSet;
 use std::path::PathBuf;
 
+use alarm::rules::RulesDocument;
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum as _};
-use gatehouse::ThingPattern;
+use gatehouse::{ThingPattern, parse_document};
 
 use crate::alarms::Severity;
 use crate::alarms::import::model::Model;
@@ -149,7 +150,11 @@ fn import(models: &[(String, String)], options: &ImportOptions) -> (Document, No
             }
         };
         let Some(rule) = rule else { continue };
-        if names.insert(rule.name.clone()) {
+        // The function decides what a rule may be.
+        let alone = serde_json::json!({"version": 2, "rules": [rule]}).to_string();
+        if let Err(refusal) = parse_document::<RulesDocument>(&alone) {
+            notes.lost("rule", &refusal.why);
+        } else if names.insert(rule.name.clone()) {
             rules.push(rule);
         } else {
             notes.lost("name", &format!("another model's rule is named {}; rename one and import it alone", rule.name));

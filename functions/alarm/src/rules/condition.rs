@@ -202,7 +202,7 @@ mod tests {
     fn unknown_follows_kleene() {
         let context = Context { values: &[], slots: &[], operands: &[], overrides: &[] };
         let unknown = || Condition::Compare { left: Left::Field(0), op: Op::Equal, right: Right::Field(1) };
-        let of = |met| Condition::Is { field: 0, present: !met };
+        let of = |met: bool| Condition::Is { field: 0, present: !met };
         assert_eq!(unknown().evaluate(&context), None);
         for (conditions, all, any) in [
             (vec![of(true), of(true)], Some(true), Some(true)),

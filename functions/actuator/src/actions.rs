@@ -6,7 +6,7 @@ use gatehouse::{Refusal, ThingName, ThingPattern, Validate, ValidationError};
 use serde::Deserialize;
 
 use crate::device_command::{DeviceCommand, not_null};
-use crate::input::{AlarmState, Transition};
+use crate::input::{AlarmState, DataState, MessageKind, Severity, Transition};
 
 /// What [`Action::device`] contains for the thing that the transition is about.
 const THING: &str = "{thing}";
@@ -27,10 +27,20 @@ pub struct Actions {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Action {
-    /// The alarm: the name of its threshold.
+    /// The alarm: the name of its threshold or rule.
     pub alarm: String,
-    /// The state that it enters.
-    pub to: AlarmState,
+    /// The kind of message that triggers the action.
+    #[serde(default)]
+    pub kind: MessageKind,
+    /// The state that the data enters; required for a transition.
+    #[serde(default, deserialize_with = "not_null")]
+    pub to: Option<DataState>,
+    /// How severe the alarm must be, or have been if it is over; required for the kind `severity`.
+    #[serde(default, deserialize_with = "not_null")]
+    pub severity: Option<Severity>,
+    /// The alarm's state; required for the kind `state`.
+    #[serde(default, deserialize_with = "not_null")]
+    pub state: Option<AlarmState>,
     /// The things whose alarms trigger the action; all if `None`.
     #[serde(default, deserialize_with = "not_null")]
     pub things: Option<ThingPattern>,
@@ -65,9 +75,39 @@ impl Actions {
 }
 
 impl Action {
+    /// What the action does not ask for may have any value, except for the kind: nothing but a transition triggers an
+    /// action that asks for no other kind. An alarm that is snoozed or disabled triggers none.
     fn is_triggered_by(&self, transition: &Transition) -> bool {
-        let Transition { threshold, thing, to, .. } = transition;
-        self.alarm == *threshold && self.to == *to && self.things.as_ref().is_none_or(|things| things.matches(thing))
+        let Transition { id: _, threshold, thing, kind, to, severity, state, at: _ } = transition;
+        self.alarm == *threshold
+            && self.kind == *kind
+            && (self.to.is_none() || self.to == *to)
+            && (self.severity.is_none() || self.severity == *severity)
+            && (self.state.is_none() || self.state == *state)
+            && !state.is_some_and(AlarmState::is_silenced)
+            && self.things.as_ref().is_none_or(|things| things.matches(thing))
+    }
+
+    /// Returns the invalid field, and why it is invalid, if the action does not ask for what its kind is about.
+    fn validate_trigger(&self) -> Result<(), (&'static str, &'static str)> {
+        let Self { kind, to, severity, state, .. } = self;
+        if state.is_some_and(AlarmState::is_silenced) {
+            let why = "It must be NORMAL, ACTIVE, ACKNOWLEDGED or LATCHED: a silenced alarm commands nothing.";
+            return Err((".state", why));
+        }
+        match kind {
+            MessageKind::Transition if to.is_none() => {
+                Err((".to", "It is required, unless `kind` is `severity` or `state`."))
+            }
+            MessageKind::Severity if severity.is_none() => {
+                Err((".severity", "It is required if `kind` is `severity`."))
+            }
+            MessageKind::State if state.is_none() => Err((".state", "It is required if `kind` is `state`.")),
+            MessageKind::Repeat => {
+                Err((".kind", "It must be transition, severity or state: a reminder commands nothing."))
+            }
+            MessageKind::Transition | MessageKind::Severity | MessageKind::State => Ok(()),
+        }
     }
 }
 
@@ -78,20 +118,21 @@ impl Validate for Actions {
         let mut triggers = HashSet::new();
         for (index, action) in self.actions.iter().enumerate() {
             let path = |field: &str| format!("actions[{index}]{field}");
-            let Action { alarm, to, things, device, command } = action;
+            let Action { alarm, kind, to, severity, state, things, device, command } = action;
             let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
             if !(1..=MAX_ALARM_NAME).contains(&alarm.len()) || !alarm.bytes().all(allowed) {
                 let why = format!("It must be 1 to {MAX_ALARM_NAME} of the characters a-z 0-9 -.");
                 return Err(ValidationError::new(path(".alarm"), why));
             }
+            action.validate_trigger().map_err(|(field, why)| ValidationError::new(path(field), why))?;
             if ThingName::new(device.replace(THING, "-")).is_err() {
                 let why = "It must be 1 to 128 of the characters a-z A-Z 0-9 : _ -, and may contain {thing}.";
                 return Err(ValidationError::new(path(".device"), why));
             }
             command.validate(&path(".command"))?;
             let things = things.as_ref().map_or_else(|| "*".to_owned(), ToString::to_string);
-            if !triggers.insert((alarm, *to, things, device)) {
-                let why = "An earlier action has the same alarm, state, things and device.";
+            if !triggers.insert((alarm, *kind, *to, *severity, *state, things, device)) {
+                let why = "An earlier action has the same alarm, states, severity, kind, things and device.";
                 return Err(ValidationError::new(path(""), why));
             }
         }

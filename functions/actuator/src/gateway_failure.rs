@@ -22,12 +22,13 @@ impl GatewayFailure<'_> {
     pub(crate) fn notification(&self) -> Notification {
         let Self { device, infrared: Infrared { host, port, .. }, transition, error, duration } = self;
         let Transition { threshold, thing, to, .. } = transition;
+        let to = to.map_or_else(String::new, |to| format!(" {to}"));
         let minutes = duration.as_secs() / 60;
         Notification {
             subject: format!("Gateway of {device} fails"),
             message: format!(
                 "The infrared gateway {host}:{port} has been failing for {minutes} min: {error}. {device} has not \
-                 received the command for {threshold} {to} of {thing}. The command is retried a few times, then kept \
+                 received the command for {threshold}{to} of {thing}. The command is retried a few times, then kept \
                  in the dead-letter queue."
             ),
             data: None,

@@ -7,6 +7,8 @@ use gatehouse::{Command, Envelope, EventId, Input, Refusal, ThingName, Timestamp
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::device_command::not_null;
+
 /// One input.
 #[derive(Debug, Clone)]
 pub enum ActuatorInput {
@@ -30,25 +32,83 @@ pub enum ActuatorInput {
     },
 }
 
-/// An alarm's change of state, as far as this function needs it. Other fields are ignored.
+/// A message of an alarm, as far as this function needs it. Other fields are ignored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transition {
     /// Its id, the same for every delivery.
     pub id: EventId,
-    /// The alarm: the name of its threshold.
+    /// The alarm: the name of its threshold or rule.
     pub threshold: String,
     /// The thing that it is about.
     pub thing: ThingName,
-    /// The state that the alarm has entered.
-    pub to: AlarmState,
+    /// What has changed.
+    pub kind: MessageKind,
+    /// The state that the data has entered, or is in; a transition has one.
+    pub to: Option<DataState>,
+    /// How severe the alarm is, or was if it is over. Messages of earlier versions of `alarm` have none.
+    pub severity: Option<Severity>,
+    /// The alarm's state, which operators change. Messages of earlier versions of `alarm` have none.
+    pub state: Option<AlarmState>,
     /// When the deciding reading was received.
     pub at: Timestamp,
 }
 
-/// The state of an alarm.
+/// What has changed about an alarm.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MessageKind {
+    /// The alarm has entered a state. A message without a kind is a transition.
+    #[default]
+    Transition,
+    /// The alarm has escalated or de-escalated.
+    Severity,
+    /// An operator has acted, or a snooze has ended.
+    State,
+    /// Nothing: a reminder for people, which commands no device.
+    Repeat,
+}
+
+/// How severe an alarm is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Severity {
+    Critical,
+    Major,
+    Minor,
+    Warning,
+    Info,
+}
+
+/// The state of an alarm as people work with it, beside what the data says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum AlarmState {
+    /// There is nothing to do.
+    Normal,
+    /// The alarm needs attention.
+    Active,
+    /// An operator has taken note of it.
+    Acknowledged,
+    /// The condition is over, but nobody has acknowledged it.
+    Latched,
+    /// Silenced until a time.
+    SnoozeDisabled,
+    /// Silenced.
+    Disabled,
+}
+
+impl AlarmState {
+    /// Whether an alarm in this state notifies nobody and commands nothing.
+    pub fn is_silenced(self) -> bool {
+        matches!(self, Self::SnoozeDisabled | Self::Disabled)
+    }
+}
+
+/// What the data says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
-pub enum AlarmState {
+pub enum DataState {
     /// The value is on the right side of the threshold.
     Ok,
     /// The value has been beyond the threshold for long enough.
@@ -61,7 +121,7 @@ pub enum AlarmState {
 }
 
 /// As in the alarm's message.
-impl fmt::Display for AlarmState {
+impl fmt::Display for DataState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ok => "OK",
@@ -78,7 +138,12 @@ struct TransitionFields {
     transition: String,
     threshold: String,
     thing: String,
-    to: AlarmState,
+    #[serde(default)]
+    kind: MessageKind,
+    #[serde(default, deserialize_with = "not_null")]
+    to: Option<DataState>,
+    severity: Option<Severity>,
+    state: Option<AlarmState>,
     at: Timestamp,
 }
 
@@ -94,12 +159,18 @@ impl TryFrom<TransitionFields> for Transition {
     type Error = Refusal;
 
     fn try_from(fields: TransitionFields) -> Result<Self, Refusal> {
+        if fields.to.is_none() && fields.kind == MessageKind::Transition {
+            return Err(Refusal::new("missing-field", "Field `to` is missing."));
+        }
         let why = "Field `transition` must be 1 to 128 printable ASCII characters.";
         Ok(Self {
             id: EventId::new(fields.transition).ok_or_else(|| Refusal::new("invalid-value", why))?,
             threshold: fields.threshold,
             thing: ThingName::new(fields.thing)?,
+            kind: fields.kind,
             to: fields.to,
+            severity: fields.severity,
+            state: fields.state,
             at: fields.at,
         })
     }

@@ -2,7 +2,8 @@
 //! gateway.
 //!
 //! The alarm topic publishes a [`Transition`] whenever an alarm changes its state. The operator's document, [`Actions`],
-//! lists which transition triggers which [`DeviceCommand`]. Transitions arrive late, repeatedly and out of order, so
+//! lists which transition triggers which [`DeviceCommand`]. An alarm also publishes changes of its severity and what
+//! operators do about it; these trigger only actions that ask for them. Transitions arrive late, repeatedly and out of order, so
 //! each device has a [`CommandRecord`], which says what it was last commanded and by which transition:
 //!
 //! 1. The record decides ([`CommandRecord::decide`]): a transition that was handled before, or that is older than the
@@ -35,5 +36,5 @@ pub use dispatch::{CommandRecord, Dispatch, DispatchStage, TransitionOrder};
 pub use gateway::{GatewayError, send_codes};
 pub use handler::ActuatorHandler;
 pub use infrared::{Infrared, InfraredCode};
-pub use input::{ActuatorInput, AlarmState, Transition};
+pub use input::{ActuatorInput, AlarmState, DataState, MessageKind, Severity, Transition};
 pub use shadows::{ShadowError, Shadows};

@@ -8,7 +8,7 @@ use test_support::{DocumentSchema, mutated, workspace_file};
 
 /// What a schema cannot express.
 const BEYOND: [&str; 3] = [
-    "An earlier action has the same alarm, state, things and device.",
+    "An earlier action has the same alarm, states, severity, kind, things and device.",
     "Field connectTimeout, plus readTimeout for each code, must be at most 15 s.",
     "and at most 8192 bytes.",
 ];
@@ -25,6 +25,10 @@ fn any_change_is_judged_alike() {
     let document = json!({"actions": [
         {"alarm": "too-bright", "to": "ALARM", "things": "greenhouse-*", "device": "{thing}-shade",
          "command": {"shadow": {"name": "shade", "desired": {"position": "closed", "speed": [1, {"a": {"b": 2}}]}}}},
+        {"alarm": "pressure", "kind": "severity", "severity": "critical",
+         "command": {"shadow": {"desired": {"valve": "closed"}}}},
+        {"alarm": "pressure", "kind": "state", "state": "NORMAL", "to": "OK", "severity": "minor",
+         "command": {"shadow": {"desired": {"valve": "open"}}}},
         {"alarm": "frost", "to": "OK", "command": {"infrared": {"host": "192.0.2.10", "port": 4998,
          "send": ["sendir,1:1,1,38000,1,1,96,24"], "connectTimeout": "2 s", "readTimeout": "3 s"}}},
     ]});

@@ -1,17 +1,19 @@
-//! The scheduled check of all records that are due: devices that may have become stale, alarms whose threshold may no
-//! longer apply, notifications that are still pending, and rate-limit windows that have ended.
+//! The scheduled check of all records that are due: devices that may have become stale, alarms whose rule may no longer
+//! apply, snoozes and quiet hours that have ended, notifications that are to be repeated or are still pending, and
+//! rate-limit windows that have ended.
 
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt};
 use gatehouse::{Invocation, Key, Timestamp};
 
-use crate::alarm_record::{self, CurrentThreshold};
+use crate::alarm_record::{self, CurrentRule};
 use crate::due_index::{self, SHARDS};
 use crate::error::AlarmError;
 use crate::evaluation::{Evaluation, Evaluator, Trigger};
 use crate::notification_limit;
-use crate::thresholds::Thresholds;
+use crate::rules::Rules;
+use crate::version::DocumentVersion;
 
 /// How many partitions of the index are checked concurrently.
 const MAX_CONCURRENT_SHARDS: usize = 4;
@@ -20,9 +22,8 @@ const MAX_CONCURRENT_SHARDS: usize = 4;
 #[derive(Debug)]
 pub(crate) struct DueChecks<'a> {
     pub evaluator: &'a Evaluator,
-    pub thresholds: &'a Thresholds,
-    /// When the document of thresholds was given.
-    pub given_at: Timestamp,
+    pub rules: &'a Rules,
+    pub version: DocumentVersion,
     /// When the schedule sent the command. Data received later does not count as missing, even if it still waits in the
     /// queue.
     pub now: Timestamp,
@@ -65,23 +66,25 @@ impl DueChecks<'_> {
         let mut outcome = Ok(());
         let mut devices = Vec::new();
         for key in &keys {
-            if let Some(threshold) = notification_limit::parse_key(key) {
-                outcome = outcome.and(self.check_window(key, threshold).await.map_err(Arc::new));
-            } else if let Some((thing, threshold)) = alarm_record::parse_key(key) {
-                devices.push((key, thing, threshold));
+            if let Some(rule) = notification_limit::parse_key(key) {
+                outcome = outcome.and(self.check_window(key, rule).await.map_err(Arc::new));
+            } else if let Some((thing, rule)) = alarm_record::parse_key(key) {
+                let rules = self.rules.for_thing(&thing);
+                devices.push((key, thing, rule, rules));
             } else {
                 outcome = outcome.and(Err(Arc::new(AlarmError::InvalidRecord(key.clone()))));
             }
         }
         let evaluations: Vec<_> = devices
             .iter()
-            .map(|(key, thing, name)| Evaluation {
+            .map(|(key, thing, name, rules)| Evaluation {
                 key: (*key).clone(),
                 thing,
-                current: CurrentThreshold {
+                current: CurrentRule {
                     name,
-                    threshold: self.thresholds.for_thing(thing).find(|threshold| threshold.name == *name),
-                    given_at: self.given_at,
+                    rule: rules.get(name),
+                    given_at: self.version.given_at,
+                    version: self.version.number,
                 },
                 trigger: Trigger::Schedule(self.now),
                 events: &[],
@@ -97,10 +100,10 @@ impl DueChecks<'_> {
         outcome
     }
 
-    /// Ends a threshold's rate-limit window if its time is over, and sends the summary.
-    async fn check_window(&self, key: &Key, threshold: &str) -> Result<(), AlarmError> {
+    /// Ends a rule's rate-limit window if its time is over, and sends the summary.
+    async fn check_window(&self, key: &Key, rule: &str) -> Result<(), AlarmError> {
         let Evaluator { limiter, notifier, .. } = self.evaluator;
-        let record = limiter.end_window(threshold, self.now, self.invocation).await?;
-        Ok(notifier.send_pending(key, threshold, record, self.invocation).await?)
+        let record = limiter.end_window(rule, self.now, self.invocation).await?;
+        Ok(notifier.send_pending(key, rule, record, self.invocation).await?)
     }
 }

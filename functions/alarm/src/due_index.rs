@@ -48,8 +48,12 @@ pub fn shard_name(number: u8) -> String {
 
 /// Returns the name of the partition for the record of this device or threshold.
 fn shard_of(name: &str) -> String {
-    let first = digest(&SHA256, name.as_bytes()).as_ref().first().copied().unwrap_or_default();
-    shard_name(first % SHARDS)
+    shard_name(hash_byte(name) % SHARDS)
+}
+
+/// A byte that spreads names evenly.
+pub(crate) fn hash_byte(name: &str) -> u8 {
+    digest(&SHA256, name.as_bytes()).as_ref().first().copied().unwrap_or_default()
 }
 
 /// Returns when a record must be checked for its own sake, pending notifications aside.

@@ -1,7 +1,9 @@
 use gatehouse::store::ParsePendingError;
-use gatehouse::{Key, OutboxError, PublishError, TableError};
+use gatehouse::{Key, OutboxError, Refusal, TableError};
 
 use crate::due_index::DueQueryError;
+use crate::never_reported::DeviceScanError;
+use crate::notifier::NotifyError;
 
 /// Why a record was not evaluated, or its notifications not sent. One failure may hand back many events, which share
 /// it.
@@ -13,16 +15,22 @@ pub(crate) enum AlarmError {
     /// A record was changed by hand, or by a newer version of the function.
     #[error("failed to parse record {}, {}", .0.pk, .0.sk.as_deref().unwrap_or_default())]
     InvalidRecord(Key),
-    /// A later document has changed the threshold. The invocation after this one reads it.
-    #[error("the document of thresholds has been replaced")]
+    /// A later document has changed the rule. The invocation after this one reads it.
+    #[error("the document of rules has been replaced")]
     Outdated,
+    /// An action makes no sense.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// The index of due records could not be read.
     #[error(transparent)]
     DueQuery(#[from] DueQueryError),
+    /// The devices table could not be read.
+    #[error(transparent)]
+    DeviceScan(#[from] DeviceScanError),
     /// A notification could not be stored.
     #[error(transparent)]
     Pending(#[from] ParsePendingError),
     /// A notification could not be sent.
     #[error(transparent)]
-    Outbox(#[from] OutboxError<PublishError>),
+    Outbox(#[from] OutboxError<NotifyError>),
 }

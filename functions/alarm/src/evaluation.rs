@@ -1,4 +1,4 @@
-//! Evaluates devices by thresholds: reads their records, decides, writes them, and notifies.
+//! Evaluates devices by rules: reads their records, decides, writes them, and notifies.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -6,13 +6,14 @@ use std::sync::Arc;
 use futures_util::stream::{self, StreamExt};
 use gatehouse::{Invocation, Key, ThingName, Timestamp, Update, VersionedItem, VersionedTable};
 
-use crate::alarm_record::{Adoption, AlarmRecord, CurrentThreshold, Sample, SampleEffect};
-use crate::due_index;
+use crate::alarm_record::{Adoption, AlarmRecord, Announcement, CurrentRule, Sample, SampleEffect};
+use crate::alarm_state::ActionCommand;
 use crate::error::AlarmError;
-use crate::notification::{Audience, Transition};
+use crate::history::HistoryCause;
+use crate::notification::{Audience, MessageKind, Transition};
 use crate::notification_limit::NotificationLimiter;
 use crate::notifier::Notifier;
-use crate::state_machine::AlarmState;
+use crate::state_machine::DataState;
 
 /// How many records one call reads, how many such calls run concurrently, and how many records are written
 /// concurrently.
@@ -20,15 +21,15 @@ const RECORDS_PER_READ: usize = 100;
 const MAX_CONCURRENT_READS: usize = 8;
 const MAX_CONCURRENT_WRITES: usize = 16;
 
-/// One device to be evaluated by one threshold.
+/// One device to be evaluated by one rule.
 #[derive(Debug)]
 pub(crate) struct Evaluation<'a> {
     /// The key of its record.
     pub key: Key,
     /// The device.
     pub thing: &'a ThingName,
-    /// The threshold.
-    pub current: CurrentThreshold<'a>,
+    /// The rule.
+    pub current: CurrentRule<'a>,
     /// Why it is evaluated.
     pub trigger: Trigger<'a>,
     /// The events that wait for it, by their indexes in the batch.
@@ -40,73 +41,92 @@ pub(crate) struct Evaluation<'a> {
 pub(crate) enum Trigger<'a> {
     /// These samples have arrived, oldest first.
     Samples(&'a [Sample<'a>]),
-    /// The schedule checks for missing data until this time.
+    /// The schedule checks for what is due by this time.
     Schedule(Timestamp),
+    /// The device should have reported since the first time, and the schedule checks that at the second.
+    NeverReported(Timestamp, Timestamp),
+    /// A person does something.
+    Action(&'a ActionCommand),
 }
 
 /// The result of an evaluation, before it is written.
 #[derive(Debug)]
 struct Evaluated {
     record: AlarmRecord,
-    /// The transitions, which are not pending in the record yet.
-    transitions: Vec<Transition>,
+    /// What is announced, which is not pending in the record yet.
+    announcements: Vec<Announcement>,
     is_changed: bool,
-    /// How many values were received before the latest decision.
+    /// How many readings were received before the latest decision.
     out_of_order: usize,
+    /// How many readings decided nothing.
+    undecided: usize,
 }
 
 impl Evaluation<'_> {
     fn evaluate(&self, record: &VersionedItem, now: Timestamp) -> Result<Evaluated, AlarmError> {
-        let parsed = AlarmRecord::parse(record).ok_or_else(|| AlarmError::InvalidRecord(self.key.clone()))?;
-        let mut evaluated = Evaluated { record: parsed, transitions: Vec::new(), is_changed: false, out_of_order: 0 };
-        let threshold = self.current.threshold;
-        match (evaluated.record.adopt(self.current, self.thing), &self.trigger) {
+        let mut record = AlarmRecord::parse(record).ok_or_else(|| AlarmError::InvalidRecord(self.key.clone()))?;
+        let Self { current, thing, .. } = *self;
+        // The schedule looks at few records; the others say themselves whether they have changed.
+        let before = matches!(self.trigger, Trigger::Schedule(_)).then(|| record.clone());
+        let (mut announcements, mut is_changed, mut out_of_order, mut undecided) = (Vec::new(), false, 0, 0);
+        match (record.adopt(current, thing), &self.trigger) {
             (Adoption::Unchanged, _) => {}
             (Adoption::Changed(closing), _) => {
-                evaluated.transitions.extend(closing);
-                evaluated.is_changed = true;
+                announcements.extend(closing);
+                is_changed = true;
             }
-            (Adoption::Outdated, Trigger::Samples(_)) => return Err(AlarmError::Outdated),
+            (Adoption::Outdated, Trigger::Samples(_) | Trigger::Action(_)) => return Err(AlarmError::Outdated),
             // The next check is by the later document.
-            (Adoption::Outdated, Trigger::Schedule(_)) => return Ok(evaluated),
+            (Adoption::Outdated, Trigger::Schedule(_) | Trigger::NeverReported(..)) => {
+                return Ok(Evaluated { record, announcements, is_changed: false, out_of_order, undecided });
+            }
         }
-        match (&self.trigger, threshold) {
-            (Trigger::Samples(samples), Some(threshold)) => {
+        match (&self.trigger, current.rule) {
+            (Trigger::Samples(samples), Some(rule)) => {
                 for sample in *samples {
-                    match evaluated.record.apply(threshold, self.thing, sample) {
-                        SampleEffect::Applied(transitions) => {
-                            evaluated.transitions.extend(transitions);
-                            evaluated.is_changed = true;
+                    match record.apply(current, rule, thing, sample) {
+                        SampleEffect::Applied { announcements: more, undecided: nothing, is_changed: changes } => {
+                            announcements.extend(more);
+                            undecided += nothing;
+                            is_changed |= changes;
                         }
                         SampleEffect::Duplicate => {}
-                        SampleEffect::OutOfOrder => evaluated.out_of_order += sample.values.len(),
+                        SampleEffect::OutOfOrder => out_of_order += sample.readings.len(),
                     }
                 }
-                evaluated.record.schedule_check(Some(threshold), now);
             }
-            (Trigger::Schedule(until), threshold) => {
-                let stale = threshold.and_then(|found| evaluated.record.check_stale(found, self.thing, *until));
-                evaluated.transitions.extend(stale);
-                evaluated.record.schedule_check(threshold, now);
-                let is_rescheduled = evaluated.record.next_check_at() != due_index::next_check_at(&record.item);
-                evaluated.is_changed |= is_rescheduled || !evaluated.transitions.is_empty();
+            (Trigger::Schedule(until), _) => announcements.extend(record.check(current, thing, *until)),
+            (Trigger::NeverReported(since, now), Some(rule)) => {
+                announcements.extend(record.check_never_reported(current, rule, thing, (*since, *now)));
+                is_changed |= !announcements.is_empty();
             }
-            (Trigger::Samples(_), None) => {}
+            (Trigger::Action(command), _) => {
+                announcements.extend(record.perform(current, thing, command)?);
+                is_changed |= !announcements.is_empty();
+            }
+            (Trigger::Samples(_) | Trigger::NeverReported(..), None) => {}
         }
-        Ok(evaluated)
+        record.schedule_check(current.rule, now);
+        is_changed |= before.is_some_and(|before| before != record);
+        Ok(Evaluated { record, announcements, is_changed, out_of_order, undecided })
     }
 }
 
-/// Who receives each transition, by its id.
+/// Which transitions people receive individually, by their ids.
 #[derive(Debug, Default)]
 struct Admissions {
     audiences: HashMap<String, Audience>,
-    /// The thresholds whose rate limit could not be updated.
+    /// The rules whose rate limit could not be updated.
     failed: HashMap<String, Arc<AlarmError>>,
 }
 
+/// Whether an announcement counts against the rate limit.
+fn is_for_people(announcement: &&Announcement) -> bool {
+    announcement.audience == Audience::People
+}
+
 impl Admissions {
-    /// Adds transitions of one threshold. People receive the first `admitted` of them.
+    /// Adds transitions of one rule. People receive the first `admitted` of them.
     fn insert(&mut self, transitions: &[&Transition], admitted: usize) {
         for (index, transition) in transitions.iter().enumerate() {
             let audience = if index < admitted { Audience::People } else { Audience::Machines };
@@ -114,13 +134,18 @@ impl Admissions {
         }
     }
 
-    fn audience(&self, transition: &Transition) -> Option<Audience> {
-        self.audiences.get(&transition.id).copied()
+    /// Who receives an announcement, if it does not count or was counted.
+    fn audience(&self, announcement: &Announcement) -> Option<Audience> {
+        match announcement.audience {
+            Audience::People => self.audiences.get(&announcement.transition.id).copied(),
+            other => Some(other),
+        }
     }
 
     /// The error for an evaluation whose transitions could not be counted.
     fn error(&self, evaluated: &Evaluated) -> Option<Arc<AlarmError>> {
-        evaluated.transitions.first().and_then(|first| self.failed.get(&first.threshold)).cloned()
+        let first = evaluated.announcements.iter().find(is_for_people)?;
+        self.failed.get(&first.transition.threshold).cloned()
     }
 }
 
@@ -160,7 +185,8 @@ impl Evaluator {
             }
         }
 
-        let transitions = to_write.iter().flat_map(|(.., evaluated)| &evaluated.transitions);
+        let announcements = to_write.iter().flat_map(|(.., evaluated)| &evaluated.announcements);
+        let transitions = announcements.filter(is_for_people).map(|announcement| &announcement.transition);
         let admissions = self.admit_all(transitions, invocation).await;
         let mut writes = stream::iter(to_write)
             .map(async |(evaluation, record, evaluated)| {
@@ -178,27 +204,27 @@ impl Evaluator {
         }
     }
 
-    /// Counts transitions against the rate limit, those of each threshold together.
+    /// Counts transitions against the rate limit, those of each rule together.
     async fn admit_all<'a>(
         &self,
         transitions: impl Iterator<Item = &'a Transition>,
         invocation: &Invocation,
     ) -> Admissions {
-        let mut by_threshold: BTreeMap<&str, Vec<&Transition>> = BTreeMap::new();
+        let mut by_rule: BTreeMap<&str, Vec<&Transition>> = BTreeMap::new();
         for transition in transitions {
-            by_threshold.entry(&transition.threshold).or_default().push(transition);
+            by_rule.entry(&transition.threshold).or_default().push(transition);
         }
-        let mut counted = stream::iter(by_threshold)
-            .map(async |(threshold, transitions)| {
-                let admitted = self.limiter.admit(threshold, &transitions, invocation).await;
-                (threshold, transitions, admitted)
+        let mut counted = stream::iter(by_rule)
+            .map(async |(rule, transitions)| {
+                let admitted = self.limiter.admit(rule, &transitions, invocation).await;
+                (rule, transitions, admitted)
             })
             .buffered(MAX_CONCURRENT_READS);
         let mut admissions = Admissions::default();
-        while let Some((threshold, transitions, admitted)) = counted.next().await {
+        while let Some((rule, transitions, admitted)) = counted.next().await {
             match admitted {
                 Ok(admitted) => admissions.insert(&transitions, admitted),
-                Err(error) => drop(admissions.failed.insert(threshold.to_owned(), Arc::new(error))),
+                Err(error) => drop(admissions.failed.insert(rule.to_owned(), Arc::new(error))),
             }
         }
         admissions
@@ -213,34 +239,38 @@ impl Evaluator {
         admissions: &Admissions,
         invocation: &Invocation,
     ) -> Result<(), AlarmError> {
-        let Evaluation { key, thing, .. } = evaluation;
+        let Evaluation { key, thing, current, .. } = evaluation;
         let mut evaluated = Some(evaluated);
         let mut late_admissions = Admissions::default();
         let updated = self.table.update_from(record, key, invocation, async |record| {
             let now = invocation.now();
-            let Evaluated { record: mut new, transitions, is_changed, out_of_order } = match evaluated.take() {
+            let evaluated = match evaluated.take() {
                 Some(evaluated) => evaluated,
                 None => evaluation.evaluate(record, now)?,
             };
-            let mut counts = vec![("OutOfOrder", u64::try_from(out_of_order).unwrap_or(u64::MAX))];
+            let Evaluated { record: mut new, announcements, is_changed, out_of_order, undecided } = evaluated;
+            let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+            let mut counts = vec![("OutOfOrder", number(out_of_order)), ("MissingValue", number(undecided))];
             if !is_changed {
                 return Ok::<_, AlarmError>(Update::Keep(counts));
             }
             // After a conflict there may be other transitions than those that were counted.
-            let audience = |one: &Transition| admissions.audience(one).or_else(|| late_admissions.audience(one));
-            let uncounted: Vec<_> = transitions.iter().filter(|one| audience(one).is_none()).collect();
+            let audience = |one: &Announcement| admissions.audience(one).or_else(|| late_admissions.audience(one));
+            let uncounted = announcements.iter().filter(|one| audience(one).is_none()).map(|one| &one.transition);
+            let uncounted: Vec<_> = uncounted.collect();
             if let Some(first) = uncounted.first() {
                 let admitted = self.limiter.admit(&first.threshold, &uncounted, invocation).await?;
                 late_admissions.insert(&uncounted, admitted);
             }
-            for transition in transitions {
-                let audience = admissions.audience(&transition).or_else(|| late_admissions.audience(&transition));
+            for announcement in announcements {
+                let audience = admissions.audience(&announcement).or_else(|| late_admissions.audience(&announcement));
                 let audience = audience.unwrap_or(Audience::People);
-                counts.push((metric(&transition), 1));
-                counts.push(("RateLimited", u64::from(audience == Audience::Machines)));
-                new.enqueue(audience, transition, now);
+                counts.push((metric(&announcement), 1));
+                let is_limited = announcement.audience == Audience::People && audience == Audience::Machines;
+                counts.push(("RateLimited", u64::from(is_limited)));
+                new.enqueue(announcement, audience, now);
             }
-            Ok(Update::Write(new.item(thing, now)?, counts))
+            Ok(Update::Write(new.item(thing, current.version, now)?, counts))
         });
         let updated = updated.await?;
         for (metric, number) in updated.value {
@@ -250,13 +280,18 @@ impl Evaluator {
     }
 }
 
-/// The metric that counts a transition.
-fn metric(transition: &Transition) -> &'static str {
-    match (transition.from, transition.to) {
-        (_, AlarmState::Closed) => "Closed",
-        (AlarmState::Stale, _) => "Recovered",
-        (_, AlarmState::Stale) => "Stale",
-        (_, AlarmState::Alarm) => "Raised",
-        (_, AlarmState::Ok) => "Cleared",
+/// The metric that counts an announcement.
+fn metric(announcement: &Announcement) -> &'static str {
+    let transition = &announcement.transition;
+    match (transition.kind, transition.from, transition.to) {
+        (MessageKind::Repeat, ..) => "Repeated",
+        (MessageKind::State, ..) if announcement.cause() == Some(HistoryCause::Action) => "Handled",
+        (MessageKind::State, ..) => "StateEnded",
+        (MessageKind::Severity, ..) => "SeverityChanged",
+        (MessageKind::Transition, _, DataState::Closed) => "Closed",
+        (MessageKind::Transition, DataState::Stale, _) => "Recovered",
+        (MessageKind::Transition, _, DataState::Stale) => "Stale",
+        (MessageKind::Transition, _, DataState::Alarm) => "Raised",
+        (MessageKind::Transition, _, DataState::Ok) => "Cleared",
     }
 }

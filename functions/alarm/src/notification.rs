@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 
 use gatehouse::store::ParsePendingError;
-use gatehouse::{Attribute, Item, Notification, Number, Outbox, ThingName, Timestamp};
+use gatehouse::{Attribute, Item, Notification, Outbox, ThingName, Timestamp};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::alarm_state::AlarmState;
 use crate::due_index;
-use crate::message_text;
-use crate::state_machine::{AlarmState, AlarmStatus, StateChange};
-use crate::thresholds::Threshold;
+use crate::history::HistoryMark;
+use crate::rules::{Severity, Value};
+use crate::state_machine::DataState;
 
 /// The attribute of a record that holds its pending notifications.
 pub const PENDING: &str = "owed";
@@ -19,24 +20,52 @@ pub const PENDING: &str = "owed";
 /// The longest id of an event.
 const MAX_ID_LENGTH: usize = 128;
 
-/// A state change of a device, as JSON for machines.
+/// What a message reports.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MessageKind {
+    /// The state of the data has changed.
+    #[default]
+    Transition,
+    /// The alarm has become more severe, or less.
+    Severity,
+    /// A person has changed the state of the alarm, or a snooze has ended.
+    State,
+    /// Nothing has changed since an earlier message.
+    Repeat,
+}
+
+impl MessageKind {
+    /// Its name in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Transition => "transition",
+            Self::Severity => "severity",
+            Self::State => "state",
+            Self::Repeat => "repeat",
+        }
+    }
+}
+
+/// A state change of a device, or of its alarm, as JSON for machines.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Transition {
     /// Its id: unique, and the same however often it is published.
     #[serde(rename = "transition")]
     pub id: String,
-    /// The threshold's name.
+    /// The rule's name.
     pub threshold: String,
     /// The thing's name.
     pub thing: String,
-    /// The previous state.
-    pub from: AlarmState,
-    /// The new state.
-    pub to: AlarmState,
-    /// The field of the readings, as a JSON pointer.
+    /// The previous state of the data.
+    pub from: DataState,
+    /// The new state of the data.
+    pub to: DataState,
+    /// The first field of the rule, as a JSON pointer.
     pub field: String,
-    /// The newest value, as the device wrote it.
-    pub value: Number,
+    /// Its newest value, as the device wrote it.
+    pub value: Value,
     /// When it happened.
     pub at: Timestamp,
     /// When the deciding condition began, when the last value before the gap was received, or when the state that is
@@ -45,55 +74,39 @@ pub struct Transition {
     /// The text for people.
     #[serde(rename = "words")]
     pub message: String,
+    /// The rule's name, too.
+    #[serde(default)]
+    pub rule: String,
+    /// Which document the rule was in.
+    #[serde(default)]
+    pub rule_version: u64,
+    /// What the message reports.
+    #[serde(default)]
+    pub kind: MessageKind,
+    /// The alarm's severity: the last one if the alarm is over.
+    #[serde(default)]
+    pub severity: Option<Severity>,
+    /// The severity before, if the message reports that it has changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_severity: Option<Severity>,
+    /// The alarm's state.
+    #[serde(default)]
+    pub state: AlarmState,
+    /// The alarm's state before.
+    #[serde(default)]
+    pub previous_state: AlarmState,
+    /// Who changed the alarm's state, if a person did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
-impl Transition {
-    /// The state change of this thing by this threshold that is its `number`th.
-    pub fn new(threshold: &Threshold, thing: &ThingName, change: &StateChange, number: u64) -> Self {
-        Self {
-            id: id(thing, &threshold.name, change.at, change.to, number),
-            threshold: threshold.name.clone(),
-            thing: thing.to_string(),
-            from: change.from,
-            to: change.to,
-            field: threshold.field.to_string(),
-            value: change.value.clone(),
-            at: change.at,
-            since: change.since,
-            message: message_text::transition(threshold, thing, change),
-        }
-    }
-
-    /// The end of this thing's state by a definition of a threshold that was changed or removed. It is the `number`th
-    /// change of state.
-    ///
-    /// Its time is that of the last decision by that definition, whoever notices the end, and when.
-    pub fn closing(
-        (threshold, field): (&str, String),
-        thing: &ThingName,
-        status: &AlarmStatus,
-        is_removed: bool,
-        number: u64,
-    ) -> Self {
-        let (at, to) = (status.decided_until(), AlarmState::Closed);
-        Self {
-            id: id(thing, threshold, at, to, number),
-            threshold: threshold.to_owned(),
-            thing: thing.to_string(),
-            from: status.state(),
-            to,
-            field,
-            value: status.value.clone(),
-            at,
-            since: status.since,
-            message: message_text::closing(threshold, thing, status, is_removed),
-        }
-    }
-}
-
-/// The id of a transition. The number keeps two changes within one millisecond apart.
-fn id(thing: &ThingName, threshold: &str, at: Timestamp, to: AlarmState, number: u64) -> String {
-    let id = format!("{thing}#{threshold}#{at}#{}#{number}", to.as_str());
+/// Returns the id of a message about what happened to a thing by a rule. The number keeps two changes within one
+/// millisecond apart.
+pub fn message_id(thing: &ThingName, rule: &str, at: Timestamp, what: &str, number: u64) -> String {
+    let id = format!("{thing}#{rule}#{at}#{what}#{number}");
     if id.len() > MAX_ID_LENGTH { hash(&id) } else { id }
 }
 
@@ -109,8 +122,10 @@ fn hash(text: &str) -> String {
 pub enum Audience {
     /// Everybody.
     People,
-    /// Only machines. People receive it in a summary, because there are too many.
+    /// Only machines. People receive it in a summary, because there are too many, or they are not to be disturbed.
     Machines,
+    /// Nobody, because the alarm is snoozed or disabled.
+    Nobody,
 }
 
 /// The transitions of a threshold within a window that people were not notified of individually.
@@ -123,7 +138,7 @@ pub struct Summary {
     /// The threshold's name.
     pub threshold: String,
     /// The number of transitions by their new state.
-    pub changes: BTreeMap<AlarmState, u64>,
+    pub changes: BTreeMap<DataState, u64>,
     /// The names of the first things.
     pub things: Vec<String>,
     /// Whether there are more things than are named.
@@ -155,6 +170,9 @@ pub struct PendingNotification {
     /// The notification.
     #[serde(rename = "notice")]
     pub notification: AlarmNotification,
+    /// The entry of the history that is written with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<HistoryMark>,
 }
 
 impl AlarmNotification {
@@ -166,26 +184,30 @@ impl AlarmNotification {
         }
     }
 
-    /// The notification in the form in which it is published.
-    pub fn to_publish(&self) -> Notification {
+    /// The notification in the form in which it is published; `None` if nobody is notified.
+    pub fn to_publish(&self) -> Option<Notification> {
         let text = |text: &str| Attribute::Text(text.to_owned());
         let (subject, message, data, mut attributes) = match self {
+            Self::Transition(Audience::Nobody, _) => return None,
             Self::Transition(audience, transition) => {
-                let Transition { threshold, thing, from, to, message, .. } = transition;
-                let audience = match audience {
-                    Audience::People => "people",
-                    Audience::Machines => "machines",
-                };
-                let attributes = vec![
+                let Transition { threshold, thing, from, to, message, kind, severity, state, .. } = transition;
+                let audience = if *audience == Audience::People { "people" } else { "machines" };
+                let mut attributes = vec![
                     ("audience", text(audience)),
-                    ("from", text(from.as_str())),
+                    ("kind", text(kind.as_str())),
+                    ("state", text(state.as_str())),
                     ("thing", text(thing)),
                     ("threshold", text(threshold)),
-                    ("to", text(to.as_str())),
                 ];
-                // As text, not as a `Value`, which would change numbers. It cannot fail.
+                attributes.extend(severity.map(|severity| ("severity", text(severity.as_str()))));
+                // Subscribers that filter on these expect transitions.
+                if *kind == MessageKind::Transition {
+                    attributes.extend([("from", text(from.as_str())), ("to", text(to.as_str()))]);
+                }
+                // As text, not as a `Value` of serde_json, which would change numbers. It cannot fail.
                 let data = serde_json::to_string(transition).ok();
-                (format!("{} {threshold}: {thing}", to.as_str()), message, data, attributes)
+                let what = if *kind == MessageKind::State { state.as_str() } else { to.as_str() };
+                (format!("{what} {threshold}: {thing}"), message, data, attributes)
             }
             Self::Summary(summary) => {
                 let attributes = vec![("audience", text("people")), ("threshold", text(&summary.threshold))];
@@ -199,7 +221,7 @@ impl AlarmNotification {
             // Promotional text messages, the default, may be delayed.
             ("AWS.SNS.SMS.SMSType", text("Transactional")),
         ]);
-        Notification { subject, message: message.clone(), data, attributes }
+        Some(Notification { subject, message: message.clone(), data, attributes })
     }
 }
 

@@ -17,7 +17,7 @@ use crate::alarm_record::RETENTION;
 use crate::error::AlarmError;
 use crate::message_text;
 use crate::notification::{self, AlarmNotification, PendingNotification, Summary, Transition};
-use crate::state_machine::AlarmState;
+use crate::state_machine::DataState;
 
 /// How many things a summary names.
 const MAX_NAMES: usize = 10;
@@ -49,7 +49,7 @@ struct WindowCounts {
     admitted: usize,
     /// The others, by their new state.
     #[serde(rename = "capped")]
-    limited: BTreeMap<AlarmState, u64>,
+    limited: BTreeMap<DataState, u64>,
     /// The first things among the others.
     things: Vec<String>,
     has_more: bool,
@@ -163,7 +163,8 @@ impl Window {
             from,
             until,
         };
-        self.pending.push(PendingNotification { since: now, notification: AlarmNotification::Summary(summary) });
+        let notification = AlarmNotification::Summary(summary);
+        self.pending.push(PendingNotification { since: now, notification, history: None });
         true
     }
 

@@ -1,22 +1,19 @@
-//! The document of thresholds that operators upload.
+//! Version 1 of the document that operators upload: thresholds. [`rules`](crate::rules) has version 2.
 
 use std::collections::HashSet;
-use std::fmt;
-use std::sync::OnceLock;
 
-use gatehouse::{Number, ObjectFields, Span, ThingName, ThingPattern, Validate, ValidationError, json_child};
+use gatehouse::{Number, Span, ThingPattern, Validate, ValidationError};
 use serde::Serialize;
-use serde::de::{Deserialize, Deserializer, Error, Unexpected};
-use serde_json::value::RawValue;
+use serde::de::{Deserialize, Deserializer};
+
+use crate::pointer::MAX_POINTER_LENGTH;
+pub use crate::pointer::Pointer;
 
 /// The maximum number of thresholds in a document.
 pub const MAX_THRESHOLDS: usize = 200;
 
 /// The maximum length of a threshold's name.
-const MAX_NAME_LENGTH: usize = 64;
-
-/// The maximum number of characters of a field's pointer: notifications repeat it.
-const MAX_FIELD_LENGTH: usize = 256;
+pub(crate) const MAX_NAME_LENGTH: usize = 64;
 
 /// The document.
 #[derive(Debug, Default, serde::Deserialize)]
@@ -43,9 +40,6 @@ pub struct Threshold {
     /// The longest gap in a thing's data; `None` if any gap is allowed.
     #[serde(default, deserialize_with = "not_null")]
     pub stale: Option<Span>,
-    /// Its [`Definition`] as JSON, once it is needed.
-    #[serde(skip)]
-    definition: OnceLock<String>,
 }
 
 /// What a state by a threshold means: the field, and the limits that its values cross. A threshold with another
@@ -84,23 +78,9 @@ pub enum Side {
     Below(Number),
 }
 
-/// A JSON pointer (RFC 6901) to a value within a document, such as `/air/lux`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Pointer {
-    text: String,
-    steps: Vec<String>,
-}
-
 /// Deserializes a field that may be left out, but not be null.
-fn not_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+pub(crate) fn not_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
-}
-
-impl Thresholds {
-    /// Returns the thresholds that apply to this thing.
-    pub fn for_thing<'a>(&'a self, thing: &ThingName) -> impl Iterator<Item = &'a Threshold> {
-        self.thresholds.iter().filter(move |threshold| threshold.things.matches(thing))
-    }
 }
 
 impl Validate for Thresholds {
@@ -122,16 +102,6 @@ impl Validate for Thresholds {
 }
 
 impl Threshold {
-    /// Returns its [`Definition`] as JSON.
-    pub fn definition(&self) -> &str {
-        self.definition.get_or_init(|| {
-            // A valid threshold has both sides.
-            let Some((raise, clear)) = self.raise.side().zip(self.clear.side()) else { return String::new() };
-            let definition = Definition { field: self.field.to_string(), raise, clear };
-            serde_json::to_string(&definition).unwrap_or_default()
-        })
-    }
-
     /// Returns the invalid part, and why it is invalid.
     fn validate(&self) -> Result<(), (&'static str, &'static str)> {
         const ONE: &str = "It must have exactly one of `above` and `below`.";
@@ -139,7 +109,7 @@ impl Threshold {
         if !(1..=MAX_NAME_LENGTH).contains(&self.name.len()) || !self.name.bytes().all(allowed) {
             return Err((".name", "A name must be 1 to 64 of the characters a-z 0-9 -."));
         }
-        if self.field.text.chars().count() > MAX_FIELD_LENGTH {
+        if self.field.length() > MAX_POINTER_LENGTH {
             return Err((".field", "A pointer must have at most 256 characters."));
         }
         let raise = self.raise.side().ok_or((".raise", ONE))?;
@@ -163,11 +133,6 @@ impl Threshold {
 }
 
 impl Limit {
-    /// Whether a value is beyond the limit. One that equals the limit is not.
-    pub fn is_exceeded_by(&self, value: &Number) -> bool {
-        self.above.as_ref().is_some_and(|above| value > above) || self.below.as_ref().is_some_and(|below| value < below)
-    }
-
     /// Returns the limit's side; `None` if there are both, or neither.
     pub fn side(&self) -> Option<Side> {
         match (&self.above, &self.below) {
@@ -178,47 +143,11 @@ impl Limit {
     }
 }
 
-impl Pointer {
-    /// Parses a pointer to a value within a document; `None` for any other text, and for a pointer to the whole.
-    pub fn new(text: impl Into<String>) -> Option<Self> {
-        let text = text.into();
-        let escaped = text.strip_prefix('/')?;
-        // `~` is only valid before 0 and 1.
-        let is_valid = escaped.split('~').skip(1).all(|after| after.starts_with(['0', '1']));
-        let steps = escaped.split('/').map(|step| step.replace("~1", "/").replace("~0", "~")).collect();
-        is_valid.then_some(Self { text, steps })
-    }
-
-    /// Returns the value that it points to in an object with these fields.
-    pub fn find<'a>(&self, object: &ObjectFields<'a>) -> Option<&'a RawValue> {
-        let (first, rest) = self.steps.split_first()?;
-        rest.iter().try_fold(object.get(first)?, |value, step| json_child(value, step))
-    }
-
-    /// Returns its steps for people, such as `air/lux`.
-    pub fn label(&self) -> String {
-        self.steps.join("/")
-    }
-}
-
-impl fmt::Display for Pointer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.text.fmt(f)
-    }
-}
-
-impl<'de> Deserialize<'de> for Pointer {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let refused = || D::Error::invalid_value(Unexpected::Str(&text), &"a JSON pointer to a field, such as /lux");
-        Self::new(text.as_str()).ok_or_else(refused)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gatehouse::{object_fields, parse_document};
+    use crate::rules::RulesDocument;
+    use gatehouse::parse_document;
     use serde_json::{Value, json};
 
     fn valid() -> Value {
@@ -360,8 +289,9 @@ mod tests {
     #[test]
     fn definition_ignores_spelling_and_everything_but_field_and_limits() {
         let definition = |change: &dyn Fn(&mut Value)| {
-            let parsed: Thresholds = parse_document(&document(change)).expect("a valid document");
-            serde_json::from_str::<Definition>(parsed.thresholds[1].definition()).expect("a definition")
+            let parsed: RulesDocument = parse_document(&document(change)).expect("a valid document");
+            let definition = parsed.rules().all()[1].definition(&[]);
+            serde_json::from_str::<Definition>(&definition).expect("a definition")
         };
         let original = definition(&|_| ());
         let changes: [(bool, Change); 9] = [
@@ -397,33 +327,5 @@ mod tests {
         assert!(parse_document::<Thresholds>(&of(200)).is_ok());
         let why = "`thresholds`: There are 201 thresholds; the limit is 200.";
         assert_eq!(refusal(&of(201)), ("bad-document", why.to_owned()));
-    }
-
-    #[test]
-    fn pointer_agrees_with_serde_json() {
-        let document = json!({"lux": 1, "air": {"lux": 2, "a/b": 3, "m~n": 4, "": 5}, "list": [6, {"x": 7}], "10": 8});
-        for (pointer, found) in [
-            ("/lux", Some(1)),
-            ("/air/lux", Some(2)),
-            ("/air/a~1b", Some(3)),
-            ("/air/m~0n", Some(4)),
-            ("/air/", Some(5)),
-            ("/list/0", Some(6)),
-            ("/list/1/x", Some(7)),
-            ("/10", Some(8)),
-            ("/list/2", None),
-            ("/list/00", None),
-            ("/list/+1", None),
-            ("/list/-", None),
-            ("/lux/deeper", None),
-            ("/", None),
-        ] {
-            let text = RawValue::from_string(document.to_string()).expect("JSON");
-            let fields = object_fields(&text, "The document").expect("an object");
-            let value = Pointer::new(pointer).expect("a pointer").find(&fields);
-            let value: Option<Value> = value.map(|value| serde_json::from_str(value.get()).expect("JSON"));
-            assert_eq!(value, found.map(Value::from), "{pointer}");
-            assert_eq!(value, document.pointer(pointer).cloned(), "{pointer} in serde_json");
-        }
     }
 }

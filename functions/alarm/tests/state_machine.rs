@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use alarm::state_machine::{self, AlarmState, AlarmStatus, Step};
-use alarm::thresholds::{Threshold, Thresholds};
-use gatehouse::{Number, Timestamp, parse_document};
+use alarm::rules::{RulesDocument, ThingRule, Value as FieldValue};
+use alarm::state_machine::{self, AlarmStatus, ConditionStatus, DataState, LevelStatus, Step};
+use gatehouse::{ThingName, Timestamp, parse_document};
 use proptest::prelude::*;
 use serde_json::json;
 
 /// Raises above 10, clears below 10; durations in seconds.
-fn threshold(raise: u64, clear: u64, stale: Option<u64>) -> Threshold {
+fn threshold(raise: u64, clear: u64, stale: Option<u64>) -> ThingRule {
     let mut threshold = json!({
         "name": "lux", "things": "*", "field": "/lux",
         "raise": {"above": 10, "for": format!("{raise} s")},
@@ -19,8 +19,8 @@ fn threshold(raise: u64, clear: u64, stale: Option<u64>) -> Threshold {
     if let Some(stale) = stale {
         threshold["stale"] = format!("{stale} s").into();
     }
-    let document: Thresholds = parse_document(&json!({"thresholds": [threshold]}).to_string()).unwrap();
-    document.thresholds.into_iter().next().unwrap()
+    let document: RulesDocument = parse_document(&json!({"thresholds": [threshold]}).to_string()).unwrap();
+    document.rules().for_thing(&ThingName::new("greenhouse-1").unwrap()).rules[0].clone()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -31,8 +31,9 @@ enum Event {
     Check(u64),
 }
 
-fn number(value: f64) -> Number {
-    value.to_string().parse().unwrap()
+/// The values of a reading.
+fn reading(value: f64) -> [FieldValue; 1] {
+    [FieldValue::from_json(&value.to_string()).unwrap()]
 }
 
 fn at(seconds: u64) -> Timestamp {
@@ -40,26 +41,19 @@ fn at(seconds: u64) -> Timestamp {
 }
 
 /// Returns the state changes: when, in seconds, and the new state.
-fn run(threshold: &Threshold, events: &[Event]) -> Vec<(u64, AlarmState)> {
+fn run(rule: &ThingRule, events: &[Event]) -> Vec<(u64, DataState)> {
     let mut status: Option<AlarmStatus> = None;
     let mut changes = Vec::new();
     for event in events {
         match *event {
             Event::Value(seconds, value) => {
-                if let Step::Next(next, change) =
-                    state_machine::apply(threshold, status.as_ref(), at(seconds), &number(value))
-                {
-                    status = Some(next);
+                if let Step::Next(change) = state_machine::apply(rule, &mut status, at(seconds), &reading(value)) {
                     changes.extend(change);
                 }
             }
             Event::Check(seconds) => {
-                let stale = status.as_ref();
-                let stale = stale.and_then(|status| state_machine::check_stale(threshold, status, at(seconds)));
-                if let Some((next, change)) = stale {
-                    status = Some(next);
-                    changes.push(change);
-                }
+                let stale = status.as_mut();
+                changes.extend(stale.and_then(|status| state_machine::check_stale(rule, status, at(seconds))));
             }
         }
     }
@@ -69,10 +63,10 @@ fn run(threshold: &Threshold, events: &[Event]) -> Vec<(u64, AlarmState)> {
     changes.into_iter().map(|change| (change.at.millis() / 1000, change.to)).collect()
 }
 
-use AlarmState::{Alarm, Ok as Normal, Stale};
+use DataState::{Alarm, Ok as Normal, Stale};
 use Event::{Check, Value as V};
 
-fn changes(raise: u64, clear: u64, stale: Option<u64>, events: &[Event]) -> Vec<(u64, AlarmState)> {
+fn changes(raise: u64, clear: u64, stale: Option<u64>, events: &[Event]) -> Vec<(u64, DataState)> {
     run(&threshold(raise, clear, stale), events)
 }
 
@@ -126,19 +120,25 @@ fn zero_duration_needs_one_value() {
 
 #[test]
 fn earlier_value_changes_nothing() {
-    let threshold = threshold(100, 1, None);
+    let rule = threshold(100, 1, None);
+    let condition = Some(ConditionStatus { since: at(0), until: at(50), met: 0 });
     let status = AlarmStatus {
-        is_alarmed: false,
+        levels: vec![LevelStatus { is_on: false, condition }],
+        operands: vec![],
         is_stale: false,
+        is_unseen: false,
         since: at(0),
         seen_at: at(50),
-        value: number(11.),
-        condition_since: Some(at(0)),
+        value: reading(11.)[0].clone(),
     };
-    let apply = |seconds| state_machine::apply(&threshold, Some(&status), at(seconds), &number(9.));
-    assert_eq!(apply(49), Step::OutOfOrder);
-    let next = AlarmStatus { seen_at: at(50), value: number(9.), condition_since: None, ..status.clone() };
-    assert_eq!(apply(50), Step::Next(next, None));
+    let apply = |seconds| {
+        let mut next = Some(status.clone());
+        (state_machine::apply(&rule, &mut next, at(seconds), &reading(9.)), next.unwrap())
+    };
+    assert_eq!(apply(49), (Step::OutOfOrder, status.clone()));
+    let levels = vec![LevelStatus { is_on: false, condition: None }];
+    let next = AlarmStatus { levels, value: reading(9.)[0].clone(), ..status.clone() };
+    assert_eq!(apply(50), (Step::Next(None), next));
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn value_from_before_the_stale_state_does_not_end_it() {
 }
 
 /// The same rules, evaluated over the whole history at each step.
-fn reference((raise, clear, stale): (u64, u64, Option<u64>), events: &[Event]) -> Vec<(u64, AlarmState)> {
+fn reference((raise, clear, stale): (u64, u64, Option<u64>), events: &[Event]) -> Vec<(u64, DataState)> {
     let mut changes = Vec::new();
     let (mut is_alarmed, mut is_stale) = (false, false);
     // The values since the last state change or gap, which may sustain a condition together.
@@ -246,11 +246,11 @@ proptest! {
         for (millis, value, is_check) in values {
             let at = Timestamp::from_millis(millis);
             if is_check {
-                status =
-                    status.map(|old| state_machine::check_stale(&threshold, &old, at).map_or(old, |(next, _)| next));
-            } else if let Step::Next(next, _) = state_machine::apply(&threshold, status.as_ref(), at, &number(value)) {
-                prop_assert!(next.condition_since.is_none_or(|since| at.since(since) <= Duration::from_millis(millis)));
-                status = Some(next);
+                status.as_mut().and_then(|status| state_machine::check_stale(&threshold, status, at));
+            } else if let Step::Next(_) = state_machine::apply(&threshold, &mut status, at, &reading(value)) {
+                let condition = status.as_ref().unwrap().levels[0].condition;
+                let is_short = |condition: ConditionStatus| at.since(condition.since) <= Duration::from_millis(millis);
+                prop_assert!(condition.is_none_or(is_short));
             }
         }
     }

@@ -68,7 +68,7 @@ pub use runtime::{
     Outcomes, PartialOutcomes, Refusal, Setup, error_chain, run,
 };
 pub use store::{
-    CaStatus, Devices, Document, DocumentError, Execution, Idempotency, IdempotencyError, Item, Key, Lease, LeaseError,
-    MAX_DOCUMENT_BYTES, Outbox, OutboxError, PublishedCrl, Quarantine, TableError, Update, Updated, Validate,
-    ValidationError, VersionedItem, VersionedTable, parse_document, run_claimed,
+    CaStatus, CurrentDocument, Devices, Document, DocumentError, Execution, Idempotency, IdempotencyError, Item, Key,
+    Lease, LeaseError, MAX_DOCUMENT_BYTES, Outbox, OutboxError, PublishedCrl, Quarantine, TableError, Update, Updated,
+    Validate, ValidationError, VersionedItem, VersionedTable, parse_document, run_claimed,
 };

@@ -58,10 +58,10 @@ pub enum Command {
     Trace(trace::Arguments),
     /// Show everything that is known about a device.
     Device(device::Arguments),
-    /// Validate, compare, upload or print what operators configure: thresholds, actions and destinations.
+    /// Validate, compare, upload or print what operators configure: alarm rules, actions and destinations.
     #[command(subcommand)]
     Documents(documents::Command),
-    /// List the state of devices by their thresholds.
+    /// List alarms, act on them, show their history, or import rules.
     #[command(subcommand)]
     Alarms(alarms::Command),
     /// Check that everything that arrived has an outcome.

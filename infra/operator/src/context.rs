@@ -120,6 +120,12 @@ impl Context {
         aws_sdk_iotdataplane::Client::new(&self.config)
     }
 
+    /// STS, which says who the caller is. It is asked once, and what it does not say is known otherwise.
+    pub fn sts(&self) -> aws_sdk_sts::Client {
+        let config = aws_sdk_sts::config::Builder::from(&self.config);
+        aws_sdk_sts::Client::from_conf(config.retry_config(RetryConfig::disabled()).build())
+    }
+
     /// CloudWatch.
     pub fn cloudwatch(&self) -> aws_sdk_cloudwatch::Client {
         aws_sdk_cloudwatch::Client::new(&self.config)

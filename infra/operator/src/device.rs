@@ -59,8 +59,7 @@ pub async fn run(arguments: Arguments, context: &Context) -> Result<Status> {
         logs::search("thing", &thing, since, context),
     );
     for alarm in findings.take("alarms table", alarms).unwrap_or_default() {
-        let text = format!("{} by {}; the newest value is {}", alarm.state, alarm.threshold, alarm.value);
-        findings.add("alarms table", Some(alarm.since), text);
+        findings.add("alarms table", Some(alarm.since), alarm.summary());
     }
     for event in findings.take("quarantine", refused).unwrap_or_default() {
         let text = format!("event {} was refused ({})", event.event_id, event.reason);

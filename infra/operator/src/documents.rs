@@ -6,7 +6,7 @@ use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use actuator::Actions;
-use alarm::thresholds::Thresholds;
+use alarm::rules::RulesDocument;
 use anyhow::{Context as _, Result};
 use clap::{Subcommand, ValueEnum};
 use forward::Destinations;
@@ -26,7 +26,7 @@ use crate::status::{MissingError, Status, UsageError};
 pub enum Command {
     /// Validate documents, as their functions do. Needs no access to AWS.
     Validate {
-        /// Files with a document of thresholds, actions or destinations.
+        /// Files with a document of thresholds or rules, actions or destinations.
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
@@ -54,7 +54,7 @@ pub enum Command {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Kind {
-    /// When `alarm` raises and clears alarms.
+    /// When `alarm` raises and clears alarms: thresholds, or rules.
     Thresholds,
     /// What `actuator` does about them.
     Actions,
@@ -66,7 +66,7 @@ impl Kind {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Thresholds, Self::Actions, Self::Destinations];
 
-    /// The name, which is that of the document's one field.
+    /// The name, which is that of the document's list in its first version.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Thresholds => "thresholds",
@@ -97,13 +97,23 @@ impl Kind {
     /// The kind of a document's text.
     fn of(document: &str) -> Option<Self> {
         let document: serde_json::Map<String, Value> = serde_json::from_str(document).ok()?;
-        Self::ALL.into_iter().find(|kind| document.contains_key(kind.as_str()))
+        let is_of = |kind: &Self| kind.lists().iter().any(|list| document.contains_key(*list));
+        Self::ALL.into_iter().find(is_of)
+    }
+
+    /// The fields that may have the document's list. Rules are version 2 of thresholds.
+    fn lists(self) -> &'static [&'static str] {
+        match self {
+            Self::Thresholds => &["thresholds", "rules"],
+            Self::Actions => &["actions"],
+            Self::Destinations => &["destinations"],
+        }
     }
 
     /// Parses a document as its function does.
     pub fn parse(self, document: &str) -> Result<(), Refusal> {
         match self {
-            Self::Thresholds => parse_document::<Thresholds>(document).map(drop),
+            Self::Thresholds => parse_document::<RulesDocument>(document).map(drop),
             Self::Actions => parse_document::<Actions>(document).map(drop),
             Self::Destinations => parse_document::<Destinations>(document).map(drop),
         }
@@ -193,22 +203,23 @@ pub fn validate(files: &[PathBuf], output: Output) -> Result<Status> {
 /// The function's own validation stops at the first fault. So each entry is validated alone as well.
 fn faults(document: &str) -> Vec<String> {
     let Some(kind) = Kind::of(document) else {
-        let fields: Vec<_> = Kind::ALL.iter().map(|kind| format!("`{kind}`")).collect();
+        let fields: Vec<_> = Kind::ALL.iter().flat_map(|kind| kind.lists()).map(|list| format!("`{list}`")).collect();
         return vec![match serde_json::from_str::<Value>(document) {
             Err(error) => format!("it is not JSON: {error}"),
             Ok(_) => format!("it must be an object with one of the fields {}", fields.join(", ")),
         }];
     };
     let Err(first) = kind.parse(document) else { return Vec::new() };
-    let entries = serde_json::from_str::<Value>(document).ok();
-    let entries = entries.as_ref().and_then(|document| document.get(kind.as_str())).and_then(Value::as_array);
+    let parsed: Value = serde_json::from_str(document).unwrap_or_default();
+    let list = kind.lists().iter().copied().find(|list| parsed.get(list).is_some()).unwrap_or(kind.as_str());
+    let entries = parsed.get(list).and_then(Value::as_array);
     let alone: Vec<(usize, String)> = entries
         .into_iter()
         .flatten()
         .enumerate()
         .filter_map(|(index, entry)| {
-            let refusal = kind.parse(&serde_json::json!({kind.as_str(): [entry]}).to_string()).err()?;
-            Some((index, refusal.why.replacen(&format!("{kind}[0]"), &format!("{kind}[{index}]"), 1)))
+            let refusal = kind.parse(&with_one_entry(&parsed, list, entry)).err()?;
+            Some((index, refusal.why.replacen(&format!("{list}[0]"), &format!("{list}[{index}]"), 1)))
         })
         .collect();
     // What concerns several entries, or none.
@@ -216,10 +227,19 @@ fn faults(document: &str) -> Vec<String> {
     let whole = (!is_of_an_entry).then(|| first.why.into_owned());
     // A few sentences name no path.
     let alone = alone.into_iter().map(|(index, why)| {
-        let path = format!("{kind}[{index}]");
+        let path = format!("{list}[{index}]");
         if why.contains(&path) { why } else { format!("`{path}`: {why}") }
     });
     whole.into_iter().chain(alone).collect()
+}
+
+/// The document with this entry only. Overrides are left out: they may be of other entries.
+fn with_one_entry(document: &Value, list: &str, entry: &Value) -> String {
+    let mut alone = serde_json::Map::from_iter([(list.to_owned(), Value::from([entry.clone()].to_vec()))]);
+    for field in ["version", "groups"] {
+        alone.extend(document.get(field).map(|value| (field.to_owned(), value.clone())));
+    }
+    Value::Object(alone).to_string()
 }
 
 fn read(file: &Path) -> Result<String> {
@@ -365,6 +385,27 @@ mod tests {
         for path in ["destinations[1].name", "destinations[2].queueUrl"] {
             assert!(faults.iter().any(|fault| fault.contains(path)), "{path} is not in {faults:?}");
         }
+    }
+
+    #[test]
+    fn rules_are_version_two_of_thresholds() {
+        let rule = |name: &str, op: &str| {
+            let when = serde_json::json!({"field": "/t", "op": op, "value": 1});
+            serde_json::json!({"name": name, "things": {"group": "north"},
+                               "severities": [{"severity": "major", "raise": {"when": when, "for": "0 s"}}]})
+        };
+        let document = |rules: &[Value]| {
+            let groups = serde_json::json!({"north": ["a"]});
+            serde_json::json!({"version": 2, "groups": groups, "rules": rules}).to_string()
+        };
+        let valid = document(&[rule("hot", ">"), rule("cold", "<")]);
+        assert_eq!(Kind::of(&valid), Some(Kind::Thresholds));
+        assert_eq!(faults(&valid), [""; 0]);
+        let faults = faults(&document(&[rule("Hot", ">"), rule("cold", "<"), rule("other", "=")]));
+        for path in ["rules[0].name", "rules[2].severities[0].raise.when.op"] {
+            assert!(faults.iter().any(|fault| fault.contains(path)), "{path} is not in {faults:?}");
+        }
+        assert_eq!(faults.len(), 2, "{faults:?}");
     }
 
     #[test]

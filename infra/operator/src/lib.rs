@@ -64,6 +64,11 @@ pub fn main() -> ExitCode {
 async fn run(cli: Cli) -> anyhow::Result<Status> {
     // These need neither credentials nor a region.
     match &cli.command {
+        Command::Alarms(command) => {
+            if let Some(result) = command.run_offline() {
+                return result;
+            }
+        }
         Command::Ca(command) => {
             if let Some(result) = command.run_offline() {
                 return result;

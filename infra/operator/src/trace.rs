@@ -118,8 +118,8 @@ async fn find_by_thing(event_id: &str, thing: &str, since: Timestamp, findings: 
     let alarms = alarms::of_thing(thing, context).await;
     for alarm in findings.take("alarms table", alarms).unwrap_or_default() {
         if alarm.events.iter().any(|event| event == event_id) {
-            let text = format!("newest value of {thing} by {}: {}, {}", alarm.threshold, alarm.value, alarm.state);
-            findings.add("alarms table", Some(alarm.seen_at), text);
+            let text = format!("newest reading of {thing}: {}", alarm.summary());
+            findings.add("alarms table", alarm.seen_at, text);
         }
         if alarm.pending > 0 {
             let text = format!("{} notifications of {thing} by {} are pending", alarm.pending, alarm.threshold);

@@ -6,6 +6,7 @@
 mod actuator;
 mod admission;
 mod alarm;
+mod alarm_rules;
 mod bridge;
 mod deployment;
 mod device_sdk;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
     trials.extend(revocation::trials(&suite));
     trials.extend(telemetry::trials(&suite));
     trials.extend(alarm::trials(&suite));
+    trials.extend(alarm_rules::trials(&suite));
     trials.extend(forwarding::trials(&suite));
     trials.extend(presence::trials(&suite));
     trials.extend(shadows::trials(&suite));

@@ -74,6 +74,9 @@ fn every_value_at_its_limit_is_accepted() {
         (closing(), "/command/shadow/desired", state),
         (closing(), "/command/shadow/desired", nested(8)),
         (closing(), "/to", json!("CLOSED")),
+        (closing(), "/kind", json!("transition")),
+        (closing(), "/severity", json!("info")),
+        (closing(), "/state", json!("LATCHED")),
         (warming(), "/command/infrared/port", json!(4998.0)),
         (warming(), "/command/infrared/host", json!("2001:db8::1")),
         (warming(), "/command/infrared/port", json!(65535)),
@@ -93,7 +96,17 @@ fn error_is_refused_with_its_path() {
         (closing(), "/alarm", json!("Too bright"), "bad-document", "actions[1].alarm"),
         (closing(), "/alarm", json!("(absent)"), "missing-field", "actions[1].alarm"),
         (closing(), "/to", json!("alarm"), "unknown-value", "actions[1].to"),
-        (closing(), "/to", json!("(absent)"), "missing-field", "actions[1].to"),
+        (closing(), "/to", json!("(absent)"), "bad-document", "actions[1].to"),
+        (closing(), "/kind", json!("severity"), "bad-document", "actions[1].severity"),
+        (closing(), "/kind", json!("state"), "bad-document", "actions[1].state"),
+        (closing(), "/kind", json!("repeat"), "bad-document", "actions[1].kind"),
+        (closing(), "/kind", json!("condition"), "unknown-value", "actions[1].kind"),
+        (closing(), "/kind", Value::Null, "wrong-type", "actions[1].kind"),
+        (closing(), "/severity", json!("fatal"), "unknown-value", "actions[1].severity"),
+        (closing(), "/severity", Value::Null, "wrong-type", "actions[1].severity"),
+        (closing(), "/state", json!("active"), "unknown-value", "actions[1].state"),
+        (closing(), "/state", json!("DISABLED"), "bad-document", "actions[1].state"),
+        (closing(), "/state", json!("SNOOZE_DISABLED"), "bad-document", "actions[1].state"),
         (closing(), "/things", json!("green house"), "invalid-value", "actions[1].things"),
         (closing(), "/things", Value::Null, "wrong-type", "actions[1].things"),
         (closing(), "/device", json!("{shade}"), "bad-document", "actions[1].device"),
@@ -186,9 +199,16 @@ fn two_actions_with_the_same_trigger_and_device_are_refused() {
     let mut other = closing();
     other["command"]["shadow"]["desired"]["position"] = json!("half");
     let twice = |other: &Value| parse_document::<Actions>(&json!({"actions": [closing(), other]}).to_string());
-    let why = "`actions[1]` of `too-bright`: An earlier action has the same alarm, state, things and device.";
+    let why = "`actions[1]` of `too-bright`: An earlier action has the same alarm, states, severity, kind, things and device.";
     assert_eq!(twice(&other).unwrap_err().why, why);
-    for (field, value) in [("alarm", "too-cold"), ("to", "OK"), ("things", "*"), ("device", "lamp")] {
+    for (field, value) in [
+        ("alarm", "too-cold"),
+        ("to", "OK"),
+        ("severity", "critical"),
+        ("state", "ACTIVE"),
+        ("things", "*"),
+        ("device", "lamp"),
+    ] {
         let mut different = other.clone();
         different[field] = json!(value);
         assert!(twice(&different).is_ok(), "{field}");

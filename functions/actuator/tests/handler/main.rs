@@ -7,6 +7,7 @@ mod actions;
 mod faults;
 mod infrared;
 mod samples;
+mod triggers;
 
 use std::time::Duration;
 

@@ -45,7 +45,7 @@ async fn any_failed_call_delays_the_alarm_but_does_not_lose_it() {
         deliver_to(&process, &sqs_batch(raising()), at(MINUTE)).await;
         process.call_count()
     };
-    assert_eq!(calls, 9);
+    assert_eq!(calls, 10);
     for fault in FAULTS {
         for call in 1..=calls {
             let aws = account(json!([too_bright(60)])).await;
@@ -67,9 +67,9 @@ async fn any_failed_call_delays_the_alarm_but_does_not_lose_it() {
             assert_eq!(attribute(&state, "state").as_deref(), Some("ALARM"), "{name}");
             let is_twice = state.published.len() == 2;
             // Only if the process dies, or the response is lost, between SNS's acceptance and the mark.
-            let may_be_twice = (call, fault) == (7, Fault::DiesAfter)
-                || (call, fault) == (7, Fault::Lost)
-                || (call, fault) == (8, Fault::DiesBefore);
+            let may_be_twice = (call, fault) == (8, Fault::DiesAfter)
+                || (call, fault) == (8, Fault::Lost)
+                || (call, fault) == (9, Fault::DiesBefore);
             assert_eq!(is_twice, may_be_twice, "{name}");
             assert!(state.published.len() <= 2, "{name}");
             assert!(state.published.iter().all(is_for_people), "{name}");
@@ -93,7 +93,7 @@ async fn schedule_sends_what_a_crash_left_pending() {
 async fn notification_is_left_to_the_invocation_that_sends_it() {
     let aws = account(json!([too_bright(60)])).await;
     // The process dies with the claim, which expires at the invocation's deadline.
-    deliver_to(&aws.process().fail(7, Fault::DiesBefore), &sqs_batch(raising()), at(MINUTE)).await;
+    deliver_to(&aws.process().fail(8, Fault::DiesBefore), &sqs_batch(raising()), at(MINUTE)).await;
     let delivered = deliver(&aws, &[reading("e-3", MINUTE + 1, 150)], MINUTE + 1).await;
     assert_eq!(delivered.retried_messages(), Some(vec![]));
     assert_eq!(transitions(&aws), []);
@@ -105,7 +105,7 @@ async fn notification_is_left_to_the_invocation_that_sends_it() {
 async fn later_transition_waits_for_one_that_is_being_sent() {
     let aws = account(json!([too_bright(0)])).await;
     // The process dies with the claim of the first notification.
-    deliver_to(&aws.process().fail(7, Fault::DiesBefore), &sqs_batch([reading("e-1", 0, 150)]), at(0)).await;
+    deliver_to(&aws.process().fail(8, Fault::DiesBefore), &sqs_batch([reading("e-1", 0, 150)]), at(0)).await;
     deliver(&aws, &[reading("e-2", 1, 50)], 1).await;
     assert_eq!(transitions(&aws), [], "subscribers receive transitions in order");
     check(&aws, 3 * MINUTE).await;

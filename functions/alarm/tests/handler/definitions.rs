@@ -48,7 +48,9 @@ async fn changed_definition_closes_the_alarm_and_starts_a_new_state() {
     assert_eq!(
         closing.data(),
         json!({"transition": id, "threshold": "too-bright", "thing": "greenhouse-1", "from": "ALARM", "to": "CLOSED",
-               "field": "/lux", "value": 150, "at": START + 1000, "since": START + 1000, "words": text})
+               "field": "/lux", "value": 150, "at": START + 1000, "since": START + 1000, "words": text,
+               "rule": "too-bright", "ruleVersion": 2, "kind": "transition", "severity": "major", "state": "NORMAL",
+               "previousState": "ACTIVE"})
     );
     assert_eq!(closing.attributes["to"], "CLOSED");
     assert_eq!(state.published[2].data()["field"], "/w");

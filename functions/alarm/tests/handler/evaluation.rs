@@ -29,13 +29,18 @@ async fn alarm_is_published_as_text_json_and_attributes() {
     assert_eq!(
         published.data(),
         json!({"transition": id, "threshold": "too-bright", "thing": "greenhouse-1", "from": "OK", "to": "ALARM",
-               "field": "/lux", "value": 180, "at": START + MINUTE, "since": START, "words": text})
+               "field": "/lux", "value": 180, "at": START + MINUTE, "since": START, "words": text,
+               "rule": "too-bright", "ruleVersion": 1, "kind": "transition", "severity": "major", "state": "ACTIVE",
+               "previousState": "NORMAL"})
     );
     let attributes = [
         ("AWS.SNS.SMS.SMSType", "Transactional"),
         ("audience", "people"),
         ("eventId", id.as_str()),
         ("from", "OK"),
+        ("kind", "transition"),
+        ("severity", "major"),
+        ("state", "ACTIVE"),
         ("thing", "greenhouse-1"),
         ("threshold", "too-bright"),
         ("to", "ALARM"),

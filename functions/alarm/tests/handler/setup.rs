@@ -16,7 +16,13 @@ pub const VISIBILITY_TIMEOUT: Duration = Duration::from_mins(6);
 
 const ALARMS: Table = Table::new("alarms", &["id", "part"], &["GetItem", "BatchGetItem", "PutItem"])
     .index(Index { name: "due", key: &["due", "dueAt"], projects_all: false })
-    .label(label_by_kind);
+    .label(label);
+const DEVICES: Table = Table::new("devices", &["id", "part"], &["Scan"]);
+
+/// Items of the history are labeled as such, others by the kind in their partition key.
+fn label(table: &str, key: &[String]) -> String {
+    if key[1].starts_with("history#") { "history".to_owned() } else { label_by_kind(table, key) }
+}
 
 pub fn empty_account() -> FakeAws {
     FakeAws::new("alarm")
@@ -24,7 +30,9 @@ pub fn empty_account() -> FakeAws {
         .page_size(2)
         .env("ALARMS_TABLE", "alarms")
         .env("TOPIC_ARN", "arn:aws:sns:eu-west-1:123456789012:alarms")
+        .env("DEVICES_TABLE", "devices")
         .table(ALARMS)
+        .table(DEVICES)
 }
 
 /// An account in which these thresholds are in force.
@@ -147,4 +155,79 @@ pub fn due(aws: &FakeAws) -> Vec<(String, u64)> {
 /// Whether any notification is still pending.
 pub fn has_pending(state: &State) -> bool {
     state.tables.values().any(|item| item.contains_key("owed"))
+}
+
+/// Puts a document of version 2 with these rules into force.
+pub async fn put_rules(aws: &FakeAws, rules: Value, millis: u64) -> Delivered {
+    deliver_to(&aws.process(), &json!({"version": 2, "rules": rules}), at(millis)).await
+}
+
+/// An account in which this rule of version 2 is in force.
+pub async fn account_with_rule(rule: Value) -> FakeAws {
+    let aws = empty_account();
+    let put = put_rules(&aws, json!([rule]), 0).await;
+    assert!(put.is_done(), "{put:?}");
+    aws
+}
+
+/// A rule that raises a warning above 100 and a critical alarm above 200, and clears 10 below, at once.
+pub fn two_levels() -> Value {
+    let level = |severity: &str, limit: u64| {
+        json!({"severity": severity,
+               "raise": {"when": {"field": "/lux", "op": ">", "value": limit}},
+               "clear": {"when": {"field": "/lux", "op": "<", "value": limit - 10}}})
+    };
+    json!({"name": "too-bright", "things": "greenhouse-*", "severities": [level("critical", 200), level("warning", 100)]})
+}
+
+/// Performs an action on greenhouse-1's alarm by `too-bright`.
+pub async fn act(aws: &FakeAws, action: &str, millis: u64) -> Delivered {
+    deliver_to(&aws.process(), &action_command(action), at(millis)).await
+}
+
+/// The command for that; a snooze is for ten minutes.
+pub fn action_command(action: &str) -> Value {
+    let mut fields = json!({"thing": "greenhouse-1", "rule": "too-bright", "by": "anna"});
+    if action == "snooze" {
+        fields["for"] = "10 min".into();
+    }
+    json!({action: fields})
+}
+
+/// Everything that was published about greenhouse-1, each message once: time since the start, kind, severity and state.
+pub fn messages(state: &State) -> Vec<(u64, String, String, String)> {
+    let mut ids = BTreeSet::new();
+    let published = state.published.iter().filter(|published| ids.insert(published.attributes["eventId"].clone()));
+    published
+        .map(Published::data)
+        .filter(|data| data["thing"] == "greenhouse-1")
+        .map(|data| {
+            let [kind, severity, state] =
+                ["kind", "severity", "state"].map(|name| data[name].as_str().unwrap_or("-").to_owned());
+            (data["at"].as_u64().unwrap() - START, kind, severity, state)
+        })
+        .collect()
+}
+
+/// An expected message.
+pub fn message(at: u64, kind: &str, severity: &str, state: &str) -> (u64, String, String, String) {
+    (at, kind.to_owned(), severity.to_owned(), state.to_owned())
+}
+
+/// The history of greenhouse-1: time since the start, cause, state of the alarm before and after.
+pub fn history(state: &State) -> Vec<(u64, String, String, String)> {
+    let items =
+        state.items("alarms").filter(|(key, _)| key[0] == "thing#greenhouse-1" && key[1].starts_with("history#"));
+    items
+        .map(|(_, item)| {
+            let text = |name: &str| item[name]["S"].as_str().unwrap().to_owned();
+            let at: u64 = item["at"]["N"].as_str().unwrap().parse().unwrap();
+            (at - START, text("cause"), text("previousState"), text("alarmState"))
+        })
+        .collect()
+}
+
+/// An expected entry.
+pub fn entry(at: u64, cause: &str, from: &str, to: &str) -> (u64, String, String, String) {
+    (at, cause.to_owned(), from.to_owned(), to.to_owned())
 }

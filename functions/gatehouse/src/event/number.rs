@@ -58,9 +58,31 @@ impl Number {
         Ok(Self { text: text.into(), nearest })
     }
 
+    /// Deserializes a JSON text, with a deserializer's errors.
+    pub fn deserialize_raw<E: de::Error>(json: &RawValue) -> Result<Self, E> {
+        Self::of(json).map_err(|error| match error {
+            ParseNumberError::NotANumber => E::invalid_type(Unexpected::Other("another value"), &"a number"),
+            ParseNumberError::OutOfRange => E::invalid_value(Unexpected::Float(f64::INFINITY), &Self::RANGE),
+            ParseNumberError::TooLong => E::invalid_value(Unexpected::Other("a long number"), &Self::LENGTH),
+        })
+    }
+
     /// The number as it was written.
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// The nearest 64-bit float.
+    pub fn nearest(&self) -> f64 {
+        self.nearest
+    }
+
+    /// A text that is the same for all ways to write this number.
+    pub fn canonical(&self) -> String {
+        Decimal::parse(&self.text).map_or_else(String::new, |decimal| {
+            let sign = if decimal.is_negative { "-" } else { "" };
+            format!("{sign}0.{}e{}", decimal.digits, decimal.point)
+        })
     }
 }
 
@@ -119,11 +141,7 @@ impl Serialize for Number {
 impl<'de> Deserialize<'de> for Number {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let json = Box::<RawValue>::deserialize(deserializer)?;
-        Self::of(&json).map_err(|error| match error {
-            ParseNumberError::NotANumber => de::Error::invalid_type(Unexpected::Other("another value"), &"a number"),
-            ParseNumberError::OutOfRange => de::Error::invalid_value(Unexpected::Float(f64::INFINITY), &Self::RANGE),
-            ParseNumberError::TooLong => de::Error::invalid_value(Unexpected::Other("a long number"), &Self::LENGTH),
-        })
+        Self::deserialize_raw(&json)
     }
 }
 
@@ -223,6 +241,16 @@ mod tests {
         ] {
             assert_eq!(number(one).cmp(&number(other)), expected, "{one} and {other}");
             assert_eq!(number(other).cmp(&number(one)), expected.reverse(), "{other} and {one}");
+        }
+    }
+
+    #[test]
+    fn canonical_text_ignores_spelling() {
+        for (one, other) in [("10", "1e1"), ("10", "10.0"), ("0", "-0.00"), ("-0.5", "-5E-1")] {
+            assert_eq!(number(one).canonical(), number(other).canonical(), "{one} and {other}");
+        }
+        for (one, other) in [("10", "100"), ("1", "-1"), ("35000.0000000000000001", "35000")] {
+            assert_ne!(number(one).canonical(), number(other).canonical(), "{one} and {other}");
         }
     }
 

@@ -31,6 +31,17 @@ pub struct Document<T> {
     cached: Mutex<Option<(u64, Arc<T>)>>,
 }
 
+/// A document in force, and where it comes from.
+#[derive(Debug)]
+pub struct CurrentDocument<T> {
+    /// When the command was given that put it into force.
+    pub given_at: Timestamp,
+    /// How many times a document has been put into force, this one included.
+    pub number: u64,
+    /// The document.
+    pub document: Arc<T>,
+}
+
 /// A kind of document, with the rules that its types do not express.
 pub trait Validate: DeserializeOwned {
     /// The field that names an entry of the document's list, which refusals repeat.
@@ -133,25 +144,26 @@ impl<T: Validate> Document<T> {
     ///
     /// One small read per call; it is parsed only when it has changed.
     pub async fn current(&self) -> Result<Option<Arc<T>>, DocumentError> {
-        Ok(self.current_since().await?.map(|(_, document)| document))
+        Ok(self.current_version().await?.map(|current| current.document))
     }
 
-    /// Returns the document in force, and when the command was given that put it into force.
-    pub async fn current_since(&self) -> Result<Option<(Timestamp, Arc<T>)>, DocumentError> {
+    /// Returns the document in force with its number, and when the command was given that put it into force.
+    pub async fn current_version(&self) -> Result<Option<CurrentDocument<T>>, DocumentError> {
         let record = self.table.get(&self.key).await?;
         let Some(document) = text(&record.item, TEXT) else { return Ok(None) };
         let given_at = Timestamp::from_millis(integer(&record.item, GIVEN_AT).unwrap_or_default());
+        let number = record.version();
         if let Some((version, document)) = &*self.cached.lock().unwrap_or_else(PoisonError::into_inner)
-            && *version == record.version()
+            && *version == number
         {
-            return Ok(Some((given_at, Arc::clone(document))));
+            return Ok(Some(CurrentDocument { given_at, number, document: Arc::clone(document) }));
         }
         let document =
             parse_document(document).map_err(|refusal| DocumentError::Invalid(self.key.pk.clone(), refusal))?;
         let document = Arc::new(document);
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
-        *cached = Some((record.version(), Arc::clone(&document)));
-        Ok(Some((given_at, document)))
+        *cached = Some((number, Arc::clone(&document)));
+        Ok(Some(CurrentDocument { given_at, number, document }))
     }
 
     /// Puts a document into force in place of the previous one. `given_at` is when the command was given: a command that

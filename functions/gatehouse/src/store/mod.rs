@@ -15,7 +15,9 @@ pub(crate) mod quarantine;
 pub(crate) mod versioned_table;
 
 pub use devices::{CaStatus, CrlFetchError, Devices, PublishedCrl};
-pub use document::{Document, DocumentError, MAX_DOCUMENT_BYTES, Validate, ValidationError, parse_document};
+pub use document::{
+    CurrentDocument, Document, DocumentError, MAX_DOCUMENT_BYTES, Validate, ValidationError, parse_document,
+};
 pub use idempotency::{Execution, Idempotency, IdempotencyError, run_claimed};
 pub use item::Item;
 pub use lease::{Lease, LeaseError};

@@ -63,6 +63,11 @@ impl Ran {
     }
 }
 
+/// Runs the tool, which must succeed. Returns what it printed.
+pub async fn output(stage: &Stage, arguments: &[&str]) -> Result<String> {
+    Ok(gatehouse(stage, arguments).await?.ended_with(0)?.stdout)
+}
+
 /// Returns the tool's command for a stage.
 fn command(stage: &Stage, arguments: &[&str]) -> Result<Command> {
     let program = programs::gatehouse()?;

@@ -79,10 +79,10 @@ async fn device(suite: Arc<Suite>) -> Result<()> {
     allow_serial_numbers(&stage, "G030.*").await?;
     stage.invoke("button", &click("refused", "lux-1")).await?;
 
-    let ran = gatehouse(&stage, &["alarms", "list", "--state", "alarm"]).await?.ended_with(0)?;
-    ran.contains(&["ALARM", "too-bright", "lux-1", "11"])?;
-    let ran = gatehouse(&stage, &["alarms", "list", "--state", "ok"]).await?.ended_with(0)?;
-    ran.contains(&["No device has such a state."])?;
+    let ran = gatehouse(&stage, &["alarms", "list", "--data", "alarm"]).await?.ended_with(0)?;
+    ran.contains(&["ACTIVE", "ALARM", "too-bright", "lux-1", "11"])?;
+    let ran = gatehouse(&stage, &["alarms", "list", "--state", "normal"]).await?.ended_with(0)?;
+    ran.contains(&["There is no such alarm."])?;
 
     let ran = gatehouse(&stage, &["device", "lux-1"]).await?.ended_with(0)?;
     ran.contains(&[

@@ -6,7 +6,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::PublishedMessage;
-use crate::scenario::ShadowState;
+use crate::scenario::{AlarmView, ShadowState};
 
 /// What an event led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +62,8 @@ pub enum Effect {
     Disconnected,
     /// The recorded state of a device shadow.
     Recorded(ShadowState),
+    /// The recorded state of an alarm.
+    Alarm(AlarmView),
     /// The function returned the event to be retried.
     Retried {
         /// The error.
@@ -109,6 +111,7 @@ impl fmt::Display for Effect {
             Self::Connected => f.write_str("recorded as connected"),
             Self::Disconnected => f.write_str("recorded as disconnected"),
             Self::Recorded(state) => write!(f, "recorded {state}"),
+            Self::Alarm(alarm) => write!(f, "alarm is {alarm}"),
             Self::Retried { error } => write!(f, "retried: {error}"),
         }
     }

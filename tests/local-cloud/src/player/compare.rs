@@ -27,6 +27,7 @@ pub(super) fn matches_kind(expected: &Expectation, effect: &Effect) -> bool {
         (Expectation::Stored(Stored { readings: expected }), Effect::Stored { readings }) => readings == expected,
         (Expectation::Desired(expected), Effect::Desired(state)) => state == expected,
         (Expectation::Recorded(expected), Effect::Recorded(state)) => state == expected,
+        (Expectation::Alarm(expected), Effect::Alarm(alarm)) => alarm.meets(expected),
         (Expectation::Forwarded(_), Effect::Forwarded(_))
         | (Expectation::Connected, Effect::Connected)
         | (Expectation::Disconnected, Effect::Disconnected)

@@ -207,6 +207,7 @@ impl Player {
                 Ok(self.compare(self.await_presence("disconnected", skip, started_at, result).await?))
             }
             StepAction::Command(command) => Ok(self.compare(self.send_command(command, result).await?)),
+            StepAction::Operator(action) => Ok(self.compare(self.act_on_alarm(action, &step.thing, result).await?)),
             StepAction::ReadShadow(shadow) => Ok(self.compare(self.read_shadow(shadow, result).await?)),
             StepAction::UpdateShadow(shadow, desired) => {
                 Ok(self.compare(self.update_shadow(shadow, desired, result).await?))

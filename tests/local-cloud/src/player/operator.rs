@@ -1,4 +1,4 @@
-//! What operators do: commands to functions, and reads and updates of device shadows.
+//! What operators do: commands to functions, actions on alarms, and reads and updates of device shadows.
 
 use std::time::Duration;
 
@@ -12,21 +12,47 @@ use tokio::time::sleep;
 use super::compare::mismatch;
 use super::{Player, StepResult};
 use crate::observer::{Effect, now};
-use crate::scenario::{Command, Expectation, Shadow};
+use crate::scenario::{Command, Expectation, OperatorAction, Shadow};
 
 impl Player {
     /// Sends a function a command, by invoking it.
     pub(super) async fn send_command(&self, command: &Command, result: StepResult) -> Result<StepResult> {
+        self.invoke(&command.function, command.input.get(), result).await
+    }
+
+    /// Acts on the alarm of a thing, and waits until the alarm has the expected state. Returns its last state otherwise.
+    pub(super) async fn act_on_alarm(
+        &self,
+        action: &OperatorAction,
+        thing: &str,
+        result: StepResult,
+    ) -> Result<StepResult> {
+        let wait = self.wait();
+        let result = self.invoke("alarm", &action.command(thing).to_string(), result).await?;
+        if result.effect != Some(Effect::Done) {
+            return Ok(result);
+        }
+        loop {
+            let alarm = self.recorded_alarm(thing, &action.rule).await?;
+            let result = StepResult { effect: alarm.map(Effect::Alarm), ..result.clone() };
+            if mismatch(&result.expected, &result).is_none() || wait.is_over() {
+                return Ok(result);
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    async fn invoke(&self, function: &str, input: &str, result: StepResult) -> Result<StepResult> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase", tag = "outcome")]
         enum Response {
             Done,
             Refused { reason: String, why: String },
         }
-        let function = self.deployment.function(&command.function)?;
+        let function = self.deployment.function(function)?;
         let started_at = now();
         let invoke = self.clients.lambda.invoke().function_name(function);
-        let invoked = invoke.payload(Blob::new(command.input.get())).send().await?;
+        let invoked = invoke.payload(Blob::new(input)).send().await?;
         let response = invoked.payload().map(|blob| String::from_utf8_lossy(blob.as_ref()).into_owned());
         let response = response.unwrap_or_default();
         ensure!(invoked.function_error().is_none(), "{function} failed: {response}");

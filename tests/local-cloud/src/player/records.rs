@@ -1,8 +1,9 @@
-//! Waits for effects that show in tables: stored readings, and the recorded presence and shadows of devices.
+//! Effects that show in tables: stored readings, the recorded presence and shadows of devices, and the states of alarms.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
+use anyhow::Result;
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::Value;
 use tokio::time::sleep;
@@ -10,7 +11,7 @@ use tokio::time::sleep;
 use super::Player;
 use super::compare::matches_kind;
 use crate::observer::{Effect, PublishedMessage, Timed, Wait, now};
-use crate::scenario::{Expectation, ShadowState};
+use crate::scenario::{AlarmView, Expectation, ShadowState};
 
 /// How often a table is read.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -92,6 +93,15 @@ impl Player {
             })
             .await;
         found.or_else(|| Some(Timed { effect: last?, at: now() }))
+    }
+
+    /// Reads the state of an alarm, if it has one.
+    pub(super) async fn recorded_alarm(&self, thing: &str, rule: &str) -> Result<Option<AlarmView>> {
+        let get = self.clients.dynamodb.get_item().table_name(self.deployment.output("AlarmTable")?);
+        let get = get.consistent_read(true).key("id", AttributeValue::S(format!("thing#{thing}")));
+        let found = get.key("part", AttributeValue::S(format!("threshold#{rule}"))).send().await?;
+        let text = |name: &str| Some(found.item()?.get(name)?.as_s().ok()?.clone());
+        Ok(text("alarmState").map(|state| AlarmView { state, severity: text("severity") }))
     }
 
     /// Reads a thing's record in the devices table until `find` returns something, or until the wait is over.

@@ -1,4 +1,5 @@
-//! Draws one field of a thing's readings over time, the limit of a threshold, and the alarm's state.
+//! Draws one field of a thing's readings over time, the limits of a rule, the alarm's state with its severity, and what
+//! operators did about it.
 
 use std::fmt::Write;
 
@@ -6,7 +7,7 @@ use serde_json::Value;
 
 use crate::observer::Effect;
 use crate::player::StepResult;
-use crate::scenario::{Chart, Scenario};
+use crate::scenario::{Action, Chart, OperatorAction, Scenario};
 
 /// Lines of the plot.
 const LINES: u32 = 8;
@@ -14,15 +15,22 @@ const LINES: u32 = 8;
 /// A reading's value, and the state of the alarm from then on.
 struct Reading<'a> {
     value: f64,
+    /// The severity of the alarm, or the state of its condition if it has none.
     state: &'a str,
+    /// What an operator did before the next reading.
+    action: Option<&'a OperatorAction>,
 }
+
+/// The states in the order of the legend.
+const STATES: [&str; 8] = ["OK", "info", "warning", "minor", "major", "critical", "ALARM", "STALE"];
 
 /// Draws the readings in file order, one column each; the oldest are left out if they do not fit.
 pub fn draw(chart: &Chart, scenario: &Scenario, results: &[StepResult], columns: usize) -> String {
     let readings = readings(chart, scenario, results);
     #[expect(clippy::cast_precision_loss, reason = "limits in scenarios have few digits")]
-    let limit = chart.limit as f64;
-    let values = || readings.iter().map(|reading| reading.value).chain([limit]);
+    let limits: Vec<f64> =
+        std::iter::once(&chart.limit).chain(&chart.other_limits).map(|limit| *limit as f64).collect();
+    let values = || readings.iter().map(|reading| reading.value).chain(limits.iter().copied());
     let (low, high) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
     let line = |value: f64| {
         let share = if high > low { (value - low) / (high - low) } else { 0.0 };
@@ -32,17 +40,21 @@ pub fn draw(chart: &Chart, scenario: &Scenario, results: &[StepResult], columns:
 
     let field = chart.field.trim_start_matches('/');
     let label = values().chain([low, high]).map(|value| format!("{value:.0}").len()).max().unwrap_or_default();
-    let label = label.max(field.len()).max(5);
+    let has_actions = readings.iter().any(|reading| reading.action.is_some());
+    let label = label.max(field.len()).max(if has_actions { "operator".len() } else { "state".len() });
     let room = columns.saturating_sub(label + 5);
     let width = (room / readings.len().max(1)).clamp(1, 3);
     let shown = || readings.iter().skip(readings.len().saturating_sub(room / width));
 
-    let mut out = format!("\n  {field} of {}, with the limit of {} ({})\n", chart.thing, chart.threshold, chart.limit);
+    let numbers: Vec<_> = std::iter::once(&chart.limit).chain(&chart.other_limits).map(ToString::to_string).collect();
+    let noun = if numbers.len() == 1 { "limit" } else { "limits" };
+    let numbers = numbers.join(", ");
+    let mut out = format!("\n  {field} of {}, with the {noun} of {} ({numbers})\n", chart.thing, chart.threshold);
     for at in (0..LINES).rev().map(f64::from) {
-        let is_limit = (line(limit) - at).abs() < 0.5;
+        let limit = limits.iter().find(|limit| (line(**limit) - at).abs() < 0.5);
         let value = low + (high - low) * at / f64::from(LINES - 1);
-        let name = if is_limit { format!("{limit:.0}") } else { format!("{value:.0}") };
-        let (axis, blank) = if is_limit { ('┼', "┄") } else { ('┤', " ") };
+        let name = format!("{:.0}", limit.unwrap_or(&value));
+        let (axis, blank) = if limit.is_some() { ('┼', "┄") } else { ('┤', " ") };
         let gap = blank.repeat(width - 1);
         let row: String = shown()
             .flat_map(|reading| [if (line(reading.value) - at).abs() < 0.5 { "●" } else { blank }, gap.as_str()])
@@ -51,33 +63,79 @@ pub fn draw(chart: &Chart, scenario: &Scenario, results: &[StepResult], columns:
     }
     let row: String = shown().map(|reading| mark(reading.state).repeat(width)).collect();
     let _ = writeln!(out, "  {:>label$}  {row}", "state");
-    let _ = writeln!(out, "  {:>label$}  {} OK  {} ALARM", "", mark("OK"), mark("ALARM"));
+    if has_actions {
+        let row: String = shown().map(|reading| format!("{:<width$}", reading.action.map_or("", symbol))).collect();
+        let _ = writeln!(out, "  {:>label$}  {}", "operator", row.trim_end());
+    }
+    let _ = writeln!(out, "  {:>label$}  {}", "", legend(&readings));
     out
+}
+
+/// Explains the marks that the chart has.
+fn legend(readings: &[Reading<'_>]) -> String {
+    let occurs = |state: &str| readings.iter().any(|reading| reading.state == state);
+    let has_severity = readings.iter().any(|reading| !matches!(reading.state, "OK" | "ALARM" | "STALE" | "CLOSED"));
+    let is_shown = |state: &str| state == "OK" || occurs(state) || (state == "ALARM" && !has_severity);
+    let states = STATES.into_iter().filter(|state| is_shown(state)).map(|state| format!("{} {state}", mark(state)));
+    let actions = readings.iter().filter_map(|reading| reading.action);
+    let mut actions: Vec<_> =
+        actions.map(|action| format!("{} {} by {}", symbol(action), action.action.field(), action.by)).collect();
+    actions.dedup();
+    states.chain(actions).collect::<Vec<_>>().join("  ")
 }
 
 fn mark(state: &str) -> &'static str {
     match state {
-        "ALARM" => "█",
+        "ALARM" | "critical" | "major" => "█",
+        "minor" => "▓",
+        "warning" | "info" => "▒",
         "STALE" => "?",
         _ => "░",
     }
 }
 
-fn readings<'a>(chart: &Chart, scenario: &Scenario, results: &'a [StepResult]) -> Vec<Reading<'a>> {
+fn symbol(action: &OperatorAction) -> &'static str {
+    match action.action {
+        Action::Acknowledge => "✓",
+        Action::Snooze => "z",
+        Action::Disable => "-",
+        Action::Enable => "+",
+        Action::Reset => "0",
+    }
+}
+
+fn readings<'a>(chart: &Chart, scenario: &'a Scenario, results: &'a [StepResult]) -> Vec<Reading<'a>> {
+    let mut readings = Vec::<Reading<'a>>::new();
     let mut state = "OK";
-    let of_thing = results.iter().filter(|result| result.thing == chart.thing);
-    of_thing
-        .filter_map(|result| {
-            if let Some(Effect::Notified(notification)) = &result.effect
-                && notification.attributes.get("threshold") == Some(&chart.threshold)
-                && let Some(to) = notification.data.as_ref().and_then(|data| data.get("to").and_then(Value::as_str))
+    for result in results.iter().filter(|result| result.thing == chart.thing) {
+        let Some(step) = scenario.steps.get(result.step) else { continue };
+        match &result.effect {
+            Some(Effect::Notified(notification))
+                if notification.attributes.get("threshold") == Some(&chart.threshold) =>
             {
-                state = to;
+                state = notification.data.as_ref().and_then(state_after).unwrap_or(state);
             }
-            let value = scenario.steps.get(result.step)?.number(&chart.field)?;
-            Some(Reading { value, state })
-        })
-        .collect()
+            Some(Effect::Alarm(_)) => {
+                if let (Some(action), Some(last)) = (step.operator_action(&chart.threshold), readings.last_mut()) {
+                    last.action = Some(action);
+                }
+            }
+            _ => {}
+        }
+        if let Some(value) = step.number(&chart.field) {
+            readings.push(Reading { value, state, action: None });
+        }
+    }
+    readings
+}
+
+/// Returns the severity of the alarm after a message, or the state of its condition.
+fn state_after(data: &Value) -> Option<&str> {
+    let field = |name: &str| data.get(name).and_then(Value::as_str);
+    match (field("to"), field("severity")) {
+        (Some("ALARM") | None, Some(severity)) => Some(severity),
+        (to, _) => to,
+    }
 }
 
 #[cfg(test)]
@@ -86,7 +144,7 @@ mod tests {
 
     use super::*;
     use crate::observer::Notification;
-    use crate::scenario::{Expectation, Stored};
+    use crate::scenario::{AlarmView, Expectation, Stored};
     use serde_json::json;
 
     fn scenario(values: &[u32]) -> Scenario {
@@ -127,7 +185,13 @@ mod tests {
 
     #[test]
     fn readings_are_drawn_above_the_alarm_state() {
-        let chart = Chart { thing: "house".into(), field: "/lux".into(), threshold: "bright".into(), limit: 30 };
+        let chart = Chart {
+            thing: "house".into(),
+            field: "/lux".into(),
+            threshold: "bright".into(),
+            limit: 30,
+            other_limits: Vec::new(),
+        };
         let events = [result(0, None), result(1, Some("ALARM")), result(2, None), result(3, Some("OK"))];
         let drawn = draw(&chart, &scenario(&[0, 70, 40, 10]), &events, 80);
         let expected = "
@@ -147,8 +211,60 @@ mod tests {
     }
 
     #[test]
+    fn severities_and_actions_are_marked() {
+        let chart = Chart {
+            thing: "house".into(),
+            field: "/lux".into(),
+            threshold: "bright".into(),
+            limit: 30,
+            other_limits: vec![60],
+        };
+        let mut scenario = scenario(&[0, 40, 70, 10]);
+        let action = json!({"what": "w", "thing": "house", "expect": {"alarm": {"state": "ACKNOWLEDGED"}},
+                            "operator": {"action": "acknowledge", "rule": "bright", "by": "anna"}});
+        scenario.steps.insert(3, serde_json::from_value(action).expect("a step"));
+        let with = |step: usize, data: Value| {
+            let mut event = result(step, Some("ALARM"));
+            if let Some(Effect::Notified(notification)) = &mut event.effect {
+                notification.data = Some(data);
+            }
+            event
+        };
+        let alarm = AlarmView { state: "ACKNOWLEDGED".to_owned(), severity: None };
+        let events = [
+            result(0, None),
+            with(1, json!({"kind": "transition", "to": "ALARM", "severity": "warning"})),
+            with(2, json!({"kind": "severity", "severity": "critical"})),
+            StepResult { effect: Some(Effect::Alarm(alarm)), ..result(3, None) },
+            with(4, json!({"kind": "transition", "to": "OK"})),
+        ];
+        let drawn = draw(&chart, &scenario, &events, 80);
+        let expected = "
+  lux of house, with the limits of bright (30, 60)
+        70 ┤      ●
+        60 ┼┄┄┄┄┄┄┄┄┄┄┄┄
+        50 ┤
+        40 ┤   ●
+        30 ┼┄┄┄┄┄┄┄┄┄┄┄┄
+        20 ┤
+        10 ┤         ●
+         0 ┤●
+     state  ░░░▒▒▒███░░░
+  operator        ✓
+            ░ OK  ▒ warning  █ critical  ✓ acknowledge by anna
+";
+        assert_eq!(drawn, expected, "{drawn}");
+    }
+
+    #[test]
     fn oldest_readings_that_do_not_fit_are_left_out() {
-        let chart = Chart { thing: "house".into(), field: "/lux".into(), threshold: "bright".into(), limit: 30 };
+        let chart = Chart {
+            thing: "house".into(),
+            field: "/lux".into(),
+            threshold: "bright".into(),
+            limit: 30,
+            other_limits: Vec::new(),
+        };
         let values: Vec<u32> = (0..100).collect();
         let events: Vec<_> = (0..100).map(|step| result(step, None)).collect();
         let drawn = draw(&chart, &scenario(&values), &events, 80);

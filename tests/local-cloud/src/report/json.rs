@@ -71,6 +71,7 @@ fn effect(result: &StepResult) -> Value {
         Effect::Connected => json!({"kind": "connected"}),
         Effect::Disconnected => json!({"kind": "disconnected"}),
         Effect::Recorded(state) => json!({"kind": "recorded", "state": state}),
+        Effect::Alarm(alarm) => json!({"kind": "alarm", "state": alarm.state, "severity": alarm.severity}),
         Effect::Retried { error } => json!({"kind": "retried", "error": error}),
     }
 }

@@ -90,6 +90,7 @@ fn expectation(expected: &Expectation) -> String {
         Expectation::Connected => "a record as connected".to_owned(),
         Expectation::Disconnected => "a record as disconnected".to_owned(),
         Expectation::Recorded(state) => format!("a record of {state}"),
+        Expectation::Alarm(alarm) => format!("an alarm that is {alarm}"),
     }
 }
 
@@ -158,6 +159,7 @@ fn kind(result: &StepResult) -> &'static str {
         Some(Effect::Connected) => "connected",
         Some(Effect::Disconnected) => "disconnected",
         Some(Effect::Recorded(_)) => "recorded",
+        Some(Effect::Alarm(_)) => "alarm",
         Some(Effect::Retried { .. }) => "retried",
     }
 }

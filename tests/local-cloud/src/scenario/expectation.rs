@@ -42,6 +42,8 @@ pub enum Expectation {
     Disconnected,
     /// The devices table has this state of a device shadow.
     Recorded(ShadowState),
+    /// The alarms table has this state of the alarm.
+    Alarm(AlarmView),
 }
 
 /// The expected notification. Fields that are absent match anything.
@@ -82,6 +84,31 @@ pub struct Reason {
 pub struct Stored {
     /// The number of readings.
     pub readings: usize,
+}
+
+/// The state of an alarm that operators work with, as recorded in the alarms table.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct AlarmView {
+    /// The state, such as ACKNOWLEDGED.
+    pub state: String,
+    /// The severity; an expectation without one is met by any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub severity: Option<String>,
+}
+
+impl AlarmView {
+    /// Whether this is what an expectation says.
+    pub(crate) fn meets(&self, expected: &Self) -> bool {
+        self.state == expected.state && (expected.severity.is_none() || self.severity == expected.severity)
+    }
+}
+
+impl fmt::Display for AlarmView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let severity = self.severity.as_ref().map_or_else(String::new, |severity| format!(" ({severity})"));
+        write!(f, "{}{severity}", self.state)
+    }
 }
 
 /// The newest state of a device shadow, as recorded in the devices table.
@@ -125,7 +152,9 @@ impl Expectation {
             Self::Quarantine(_) | Self::Suppressed | Self::Stored(_) | Self::Forwarded(_) => {
                 matches!(action, StepAction::Publish { .. })
             }
-            Self::Done | Self::Refused(_) => matches!(action, StepAction::Command(_)),
+            Self::Done => matches!(action, StepAction::Command(_)),
+            Self::Refused(_) => matches!(action, StepAction::Command(_) | StepAction::Operator(_)),
+            Self::Alarm(_) => matches!(action, StepAction::Operator(_)),
             Self::Desired(_) => matches!(action, StepAction::ReadShadow(_)),
             Self::Recorded(_) => match action {
                 StepAction::Publish { topic, .. } => confirmation_topic(topic).is_some(),

@@ -3,6 +3,7 @@
 
 mod certificate;
 mod expectation;
+mod operator_action;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,8 @@ use serde::Deserialize;
 use crate::tools;
 
 pub use certificate::{CertificateOptions, Connect};
-pub use expectation::{Expectation, ExpectedForward, ExpectedNotification, Reason, ShadowState, Stored};
+pub use expectation::{AlarmView, Expectation, ExpectedForward, ExpectedNotification, Reason, ShadowState, Stored};
+pub use operator_action::{Action, OperatorAction};
 pub use step::{Command, Shadow, Step, StepAction, confirmation_topic};
 
 /// A scenario file.
@@ -52,6 +54,9 @@ pub struct Chart {
     pub threshold: String,
     /// The threshold's limit.
     pub limit: i64,
+    /// The limits of further severities.
+    #[serde(default)]
+    pub other_limits: Vec<i64>,
 }
 
 /// A queue in another account, deployed there from `infra/forward-destination.yaml`.

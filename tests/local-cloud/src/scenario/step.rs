@@ -10,10 +10,11 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{Connect, Expectation};
+use super::{Connect, Expectation, OperatorAction};
 use crate::device::MAX_MESSAGE_BYTES;
 
-/// A message (or several copies of it), a connection or its end, a command, or a read or update of a device shadow.
+/// A message (or several copies of it), a connection or its end, a command, an operator's action on an alarm, or a read or
+/// update of a device shadow.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Step {
@@ -25,6 +26,7 @@ pub struct Step {
     #[serde(default)]
     pub(super) disconnect: bool,
     command: Option<Command>,
+    operator: Option<OperatorAction>,
     shadow: Option<Shadow>,
     pub(super) topic: Option<String>,
     payload: Option<Box<RawValue>>,
@@ -84,6 +86,8 @@ pub enum StepAction<'a> {
     Disconnect,
     /// An operator sends a function a command.
     Command(&'a Command),
+    /// An operator acts on an alarm.
+    Operator(&'a OperatorAction),
     /// Reads a device shadow.
     ReadShadow(&'a Shadow),
     /// An operator sets a device shadow's desired state.
@@ -98,6 +102,7 @@ impl StepAction<'_> {
             Self::Connect(_) => "a connection",
             Self::Disconnect => "a disconnection",
             Self::Command(_) => "a command",
+            Self::Operator(_) => "an operator's action",
             Self::ReadShadow(_) => "a shadow read",
             Self::UpdateShadow(..) => "a shadow update",
         }
@@ -154,23 +159,29 @@ impl Step {
             self.payload_base64.is_some(),
             self.payload_repeat.is_some(),
         ];
-        match (&self.topic, &self.connect, self.disconnect, &self.command, &self.shadow) {
-            (Some(topic), None, false, None, None) => Ok(StepAction::Publish { topic, payload: self.payload()? }),
+        match (&self.topic, &self.connect, self.disconnect, &self.command, &self.operator, &self.shadow) {
+            (Some(topic), None, false, None, None, None) => Ok(StepAction::Publish { topic, payload: self.payload()? }),
             (None, ..) if payloads.contains(&true) => bail!("a payload requires a topic"),
-            (None, Some(connect), false, None, None) => Ok(StepAction::Connect(connect)),
-            (None, None, true, None, None) => Ok(StepAction::Disconnect),
-            (None, None, false, Some(command), None) => Ok(StepAction::Command(command)),
-            (None, None, false, None, Some(shadow)) => Ok(match &shadow.desired {
+            (None, Some(connect), false, None, None, None) => Ok(StepAction::Connect(connect)),
+            (None, None, true, None, None, None) => Ok(StepAction::Disconnect),
+            (None, None, false, Some(command), None, None) => Ok(StepAction::Command(command)),
+            (None, None, false, None, Some(action), None) => Ok(StepAction::Operator(action)),
+            (None, None, false, None, None, Some(shadow)) => Ok(match &shadow.desired {
                 Some(desired) => StepAction::UpdateShadow(shadow, desired),
                 None => StepAction::ReadShadow(shadow),
             }),
-            _ => bail!("must have exactly one of topic, connect, disconnect, command and shadow"),
+            _ => bail!("must have exactly one of topic, connect, disconnect, command, operator and shadow"),
         }
     }
 
     /// Whether the step is a connection.
     pub fn is_connection(&self) -> bool {
         self.connect.is_some()
+    }
+
+    /// Returns what an operator does about this rule's alarm, if that is the step.
+    pub fn operator_action(&self, rule: &str) -> Option<&OperatorAction> {
+        self.operator.as_ref().filter(|action| action.rule == rule)
     }
 
     /// Returns a number in the message's payload by its JSON pointer.

@@ -96,7 +96,7 @@ fn error_names_the_field_of_a_connection() {
         (connection(&format!(r#""connect": {{"certificate": {{}}, "x": 1}}, {admitted}"#)), "steps[0].connect: "),
         (
             connection(&format!(r#""connect": {{"certificate": {{}}}}, "topic": "a/t", {admitted}"#)),
-            "steps[0] (w): must have exactly one of topic, connect, disconnect, command and shadow",
+            "steps[0] (w): must have exactly one of topic, connect, disconnect, command, operator and shadow",
         ),
         (
             connection(&format!(r#""connect": {{"certificate": {{}}}}, "payloadText": "", {admitted}"#)),
@@ -114,7 +114,7 @@ fn error_names_the_field_of_a_connection() {
             connection(r#""connect": {"certificate": {}}, "expect": {"rejected": {"why": "x"}}"#),
             "steps[0].expect.rejected.why: unknown field",
         ),
-        (connection(admitted), "steps[0] (w): must have exactly one of topic, connect, disconnect, command and shadow"),
+        (connection(admitted), "steps[0] (w): must have exactly one of topic, connect, "),
         (
             steps(&format!(r#""payload": 1, {admitted}"#)),
             "steps[0] (w): expect: is not a possible outcome of a message",
@@ -130,7 +130,20 @@ fn error_names_the_field_of_a_command_or_shadow_read() {
     let command = |field: &str| connection(&format!(r#""command": {{"function": "alarm", "input": {{}}}}, {field}"#));
     let read = |field: &str| connection(&format!(r#""shadow": {{"thing": "a-shade"}}, {field}"#));
     let reading = r#""payload": {"lux": 1}, "expect": {"stored": {"readings": 1}}"#;
+    let action = |field: &str| {
+        connection(&format!(r#""operator": {{"action": "acknowledge", "rule": "r", "by": "anna"}}, {field}"#))
+    };
     for (text, part) in [
+        (action(r#""expect": "done""#), "expect: is not a possible outcome of an operator's action"),
+        (
+            action(r#""times": 2, "expect": {"alarm": {"state": "NORMAL"}}"#),
+            "times: must be 1 for an operator's action",
+        ),
+        (action(r#""expect": {"alarm": {}}"#), "steps[0].expect.alarm: missing field `state`"),
+        (
+            action(r#""expect": {"alarm": {"state": "NORMAL"}}"#).replace("acknowledge", "ignore"),
+            "steps[0].operator.action: unknown variant `ignore`",
+        ),
         (command(r#""expect": {"stored": {"readings": 1}}"#), "expect: is not a possible outcome of a command"),
         (command(r#""times": 2, "expect": "done""#), "times: must be 1 for a command"),
         (
@@ -148,7 +161,8 @@ fn error_names_the_field_of_a_command_or_shadow_read() {
         let error = error(&text);
         assert!(error.contains(part), "{text}\n  gave: {error}\n  not:  {part}");
     }
-    for valid in [command(r#""expect": "done""#), read(r#""expect": {"desired": {"a": 1}}"#), steps(reading)] {
+    let acted = action(r#""expect": {"alarm": {"state": "ACKNOWLEDGED", "severity": "major"}}"#);
+    for valid in [acted, command(r#""expect": "done""#), read(r#""expect": {"desired": {"a": 1}}"#), steps(reading)] {
         Scenario::parse(&valid).expect("valid");
     }
 }

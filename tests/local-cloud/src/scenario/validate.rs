@@ -114,7 +114,10 @@ impl Step {
                 let is_shadow = shadow.name.as_ref().is_none_or(|name| is_name(name) && name.len() <= 64);
                 ensure!(is_shadow, "shadow.name: must be 1 to 64 of the characters a-z A-Z 0-9 : _ -");
             }
-            StepAction::Connect(Connect::Again) | StepAction::Disconnect | StepAction::Command(_) => {}
+            StepAction::Connect(Connect::Again)
+            | StepAction::Disconnect
+            | StepAction::Command(_)
+            | StepAction::Operator(_) => {}
         }
         let others = self.expect_others.as_ref();
         for (name, expect) in [("expect", Some(&self.expect)), ("expectOthers", others)] {

@@ -47,7 +47,7 @@ pub(super) static COMMON: [Table; 2] = [
 ];
 
 /// What a request may contain.
-const FIELDS: [&str; 14] = [
+const FIELDS: [&str; 16] = [
     "TableName",
     "IndexName",
     "Key",
@@ -58,6 +58,8 @@ const FIELDS: [&str; 14] = [
     "ReturnValuesOnConditionCheckFailure",
     "UpdateExpression",
     "KeyConditionExpression",
+    "FilterExpression",
+    "ProjectionExpression",
     "ExpressionAttributeNames",
     "ExpressionAttributeValues",
     "ExclusiveStartKey",
@@ -157,6 +159,7 @@ impl State {
         assert!(is_of_index || table.operations.contains(&operation), "{operation} of {} is not allowed", table.name);
         match operation {
             "Query" => self.query(&table, body),
+            "Scan" => self.scan(&table, body),
             "BatchGetItem" => self.batch_get(&table, body, fault),
             "BatchWriteItem" => self.batch_write(&table, body, fault),
             "GetItem" => {
@@ -242,6 +245,29 @@ impl State {
             json!({table.name: later})
         };
         Response::Output(json!({"UnprocessedItems": later}))
+    }
+
+    /// Returns a page of the items that the filter lets through. Items are in the order of the key, and have all their
+    /// attributes whatever is projected.
+    fn scan(&self, table: &Table, body: &Value) -> Response {
+        let is_after = |key: &ItemKey| {
+            let start = &body["ExclusiveStartKey"];
+            start.is_null() || *key > table.key_of(start)
+        };
+        let of_table = self.tables.iter().filter(|(key, _)| key.0 == table.name && is_after(key));
+        let items: Vec<_> = of_table.map(|(_, item)| item).collect();
+        let page_size = self.settings.page_size;
+        let size = body["Limit"].as_u64().map_or(page_size, |limit| page_size.min(limit.try_into().unwrap()));
+        let filter = body["FilterExpression"].as_str();
+        let passes = |item: &&&Item| filter.is_none_or(|filter| Expressions::new(body, item).holds(filter));
+        let page: Vec<_> = items.iter().take(size).filter(passes).collect();
+        let mut output = json!({"Items": page});
+        if items.len() > size {
+            let last = items[size - 1];
+            let key: Item = table.key.iter().map(|name| ((*name).to_owned(), last[*name].clone())).collect();
+            output["LastEvaluatedKey"] = key.into();
+        }
+        Response::Output(output)
     }
 
     /// Returns a page, in the order of the key.

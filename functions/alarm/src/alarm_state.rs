@@ -1,0 +1,362 @@
+//! The state of an alarm as people work with it, beside what the data says.
+//!
+//! ```text
+//!            ALARM begins            ACKNOWLEDGE
+//!   NORMAL ───────────────▶ ACTIVE ───────────────▶ ACKNOWLEDGED      any ── SNOOZE ──▶ SNOOZE_DISABLED
+//!     ▲                       │ ▲                       │             any ── DISABLE ─▶ DISABLED
+//!     │◀── clears, or RESET ──┤ └── a higher severity ──┤             both ── ENABLE, or the snooze ends ──▶
+//!     │◀──────────────────────┼─────── clears ──────────┘                     what the data says
+//!     │                       ▼ clears, if the rule latches
+//!     └── ACKNOWLEDGE, RESET ── LATCHED ── ALARM begins ──▶ ACTIVE
+//! ```
+
+use std::fmt;
+use std::time::Duration;
+
+use gatehouse::{Refusal, Span, ThingName, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// The longest snooze.
+pub const MAX_SNOOZE: Duration = Duration::from_hours(24 * 7);
+
+/// How many commands are remembered, so that one that is delivered again changes nothing.
+const MAX_COMMANDS: usize = 10;
+
+/// The state of an alarm.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum AlarmState {
+    /// There is nothing to do.
+    #[default]
+    Normal,
+    /// The condition is met, and nobody has acknowledged it.
+    Active,
+    /// The condition is met, and somebody has acknowledged it.
+    Acknowledged,
+    /// The condition is over, and nobody has acknowledged it.
+    Latched,
+    /// Notifies nobody for a time.
+    SnoozeDisabled,
+    /// Notifies nobody.
+    Disabled,
+}
+
+/// What a person does with an alarm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Says that somebody takes care of it.
+    Acknowledge,
+    /// Notifies nobody for a time.
+    Snooze,
+    /// Notifies nobody until it is enabled.
+    Disable,
+    /// Ends a snooze, or enables a disabled alarm.
+    Enable,
+    /// Ends it until the condition begins anew.
+    Reset,
+}
+
+/// An action on one alarm, with who performed it and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActionCommand {
+    /// The id of the command.
+    pub id: String,
+    /// The action.
+    pub action: Action,
+    /// The thing.
+    pub thing: ThingName,
+    /// The rule's name.
+    pub rule: String,
+    /// Who performs it.
+    pub by: String,
+    /// Why.
+    pub note: Option<String>,
+    /// For how long, if it is a snooze.
+    pub duration: Option<Span>,
+    /// When the command was given.
+    pub at: Timestamp,
+}
+
+/// The state of one alarm, with who changed it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Handling {
+    /// The state.
+    pub state: AlarmState,
+    /// Since when.
+    pub since: Timestamp,
+    /// Who has changed it, unless the data has.
+    pub by: Option<String>,
+    /// Why.
+    pub note: Option<String>,
+    /// When the snooze ends.
+    pub snoozed_until: Option<Timestamp>,
+    /// The action that led to the state, unless the data has.
+    pub action: Option<Action>,
+    /// The ids of the last commands.
+    pub commands: Vec<String>,
+}
+
+/// The data's part of a decision: how severe the alarm is before and after it; `None` if it is off. Lower is more severe.
+pub type Levels = (Option<usize>, Option<usize>);
+
+impl AlarmState {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Normal, Self::Active, Self::Acknowledged, Self::Latched, Self::SnoozeDisabled, Self::Disabled];
+
+    /// Its name in messages and records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "NORMAL",
+            Self::Active => "ACTIVE",
+            Self::Acknowledged => "ACKNOWLEDGED",
+            Self::Latched => "LATCHED",
+            Self::SnoozeDisabled => "SNOOZE_DISABLED",
+            Self::Disabled => "DISABLED",
+        }
+    }
+
+    /// The state of this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == name)
+    }
+
+    /// Whether nobody is notified.
+    pub fn is_silenced(self) -> bool {
+        matches!(self, Self::SnoozeDisabled | Self::Disabled)
+    }
+
+    /// What the data says.
+    pub fn of_data(level: Option<usize>) -> Self {
+        if level.is_some() { Self::Active } else { Self::Normal }
+    }
+
+    /// The state after the data has changed the severity.
+    #[must_use]
+    pub fn after(self, (before, now): Levels, latch: bool) -> Self {
+        // A severity that begins is a new crossing, also of an alarm that was reset or acknowledged.
+        let is_raised = match (before, now) {
+            (Some(before), Some(now)) => now < before,
+            (None, now) => now.is_some(),
+            (Some(_), None) => false,
+        };
+        match self {
+            Self::SnoozeDisabled | Self::Disabled => self,
+            _ if is_raised => Self::Active,
+            Self::Active if now.is_none() => {
+                if latch {
+                    Self::Latched
+                } else {
+                    Self::Normal
+                }
+            }
+            Self::Acknowledged if now.is_none() => Self::Normal,
+            Self::Normal | Self::Active | Self::Acknowledged | Self::Latched => self,
+        }
+    }
+}
+
+impl fmt::Display for AlarmState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Action {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Acknowledge, Self::Snooze, Self::Disable, Self::Enable, Self::Reset];
+
+    /// Its name in commands and records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Acknowledge => "acknowledge",
+            Self::Snooze => "snooze",
+            Self::Disable => "disable",
+            Self::Enable => "enable",
+            Self::Reset => "reset",
+        }
+    }
+
+    /// The action of this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|action| action.as_str() == name)
+    }
+
+    /// What has been done, for people.
+    pub fn past(self) -> &'static str {
+        match self {
+            Self::Acknowledge => "acknowledged",
+            Self::Snooze => "snoozed",
+            Self::Disable => "disabled",
+            Self::Enable => "enabled",
+            Self::Reset => "reset",
+        }
+    }
+}
+
+impl Handling {
+    /// Enters a state that the data has decided, or a snooze's end.
+    pub fn enter(&mut self, state: AlarmState, at: Timestamp) {
+        if state != self.state {
+            (self.state, self.since) = (state, at);
+            (self.by, self.note, self.snoozed_until, self.action) = (None, None, None, None);
+        }
+    }
+
+    /// Whether a snooze has ended by `now`, and when.
+    pub fn snooze_ended(&self, now: Timestamp) -> Option<Timestamp> {
+        self.snoozed_until.filter(|until| self.state == AlarmState::SnoozeDisabled && *until <= now)
+    }
+
+    /// Performs an action on an alarm of this severity. Returns the previous state, or `None` if the result was in place.
+    pub fn perform(&mut self, command: &ActionCommand, level: Option<usize>) -> Result<Option<AlarmState>, Refusal> {
+        if self.commands.contains(&command.id) {
+            return Ok(None);
+        }
+        let until = command.duration.map(|length| command.at.plus(length.duration()));
+        let Some(next) = self.next(command.action, until, level) else {
+            let ActionCommand { action, thing, rule, .. } = command;
+            let (state, past) = (self.state, action.past());
+            let why = format!("Alarm `{rule}` of {thing} is {state}, so it cannot be {past}.");
+            return Err(Refusal::new("invalid-action", why));
+        };
+        if next == self.state && (command.action != Action::Snooze || self.snoozed_until == until) {
+            return Ok(None);
+        }
+        let previous = self.state;
+        if next != previous {
+            (self.state, self.since) = (next, command.at);
+        }
+        (self.by, self.note, self.action) = (Some(command.by.clone()), command.note.clone(), Some(command.action));
+        self.snoozed_until = until.filter(|_| next == AlarmState::SnoozeDisabled);
+        self.commands.push(command.id.clone());
+        let excess = self.commands.len().saturating_sub(MAX_COMMANDS);
+        self.commands.drain(..excess);
+        Ok(Some(previous))
+    }
+
+    /// The state after an action, which may be the same; `None` if the action makes no sense.
+    fn next(&self, action: Action, until: Option<Timestamp>, level: Option<usize>) -> Option<AlarmState> {
+        use AlarmState::{Acknowledged, Active, Disabled, Latched, Normal, SnoozeDisabled};
+        match (action, self.state) {
+            (Action::Acknowledge, Active | Acknowledged) => Some(Acknowledged),
+            (Action::Acknowledge | Action::Reset, Latched) => Some(Normal),
+            // The alarm was latched, and the command is repeated.
+            (Action::Acknowledge, Normal) => (self.action == Some(Action::Acknowledge)).then_some(Normal),
+            (Action::Acknowledge, SnoozeDisabled | Disabled) => None,
+            (Action::Snooze, Disabled) => None,
+            (Action::Snooze, _) => until.map(|_| SnoozeDisabled),
+            (Action::Disable, _) => Some(Disabled),
+            (Action::Enable, SnoozeDisabled | Disabled) => Some(AlarmState::of_data(level)),
+            (Action::Enable, state) => Some(state),
+            (Action::Reset, Normal | Active | Acknowledged) => Some(Normal),
+            (Action::Reset, SnoozeDisabled | Disabled) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use AlarmState::{Acknowledged, Active, Disabled, Latched, Normal, SnoozeDisabled};
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_millis(seconds * 1000)
+    }
+
+    fn command(action: Action, id: &str, seconds: u64) -> ActionCommand {
+        ActionCommand {
+            id: id.to_owned(),
+            action,
+            thing: ThingName::new("boiler-1").expect("a name"),
+            rule: "too-hot".to_owned(),
+            by: "anna".to_owned(),
+            note: None,
+            duration: (action == Action::Snooze).then(|| Span::from_secs(60)),
+            at: at(seconds),
+        }
+    }
+
+    /// The state after an action on an alarm in this state; `Err` if it is refused, the same if it is in place.
+    fn result(state: AlarmState, action: Action, level: Option<usize>) -> Result<AlarmState, String> {
+        let mut handling = Handling { state, since: at(1), ..Handling::default() };
+        let before = handling.clone();
+        let done = handling.perform(&command(action, "c-1", 10), level).map_err(|refusal| refusal.why.into_owned())?;
+        if done.is_none() {
+            assert_eq!(handling, before, "what is in place stays as it is");
+        }
+        Ok(handling.state)
+    }
+
+    #[test]
+    fn actions_follow_the_table() {
+        use Action::{Acknowledge, Disable, Enable, Reset, Snooze};
+        for (state, expected) in [
+            (Normal, [None, Some(SnoozeDisabled), Some(Disabled), Some(Normal), Some(Normal)]),
+            (Active, [Some(Acknowledged), Some(SnoozeDisabled), Some(Disabled), Some(Active), Some(Normal)]),
+            (
+                Acknowledged,
+                [Some(Acknowledged), Some(SnoozeDisabled), Some(Disabled), Some(Acknowledged), Some(Normal)],
+            ),
+            (Latched, [Some(Normal), Some(SnoozeDisabled), Some(Disabled), Some(Latched), Some(Normal)]),
+            (SnoozeDisabled, [None, Some(SnoozeDisabled), Some(Disabled), Some(Active), None]),
+            (Disabled, [None, None, Some(Disabled), Some(Active), None]),
+        ] {
+            for (action, expected) in [Acknowledge, Snooze, Disable, Enable, Reset].into_iter().zip(expected) {
+                assert_eq!(result(state, action, Some(0)).ok(), expected, "{action:?} in {state}");
+            }
+        }
+        assert_eq!(result(Disabled, Enable, None), Ok(Normal));
+        let why = "Alarm `too-hot` of boiler-1 is SNOOZE_DISABLED, so it cannot be reset.";
+        assert_eq!(result(SnoozeDisabled, Reset, None), Err(why.to_owned()));
+    }
+
+    #[test]
+    fn data_follows_the_table() {
+        for (state, levels, latch, expected) in [
+            (Normal, (None, Some(1)), false, Active),
+            (Normal, (Some(1), Some(0)), false, Active),
+            (Normal, (Some(0), Some(1)), false, Normal),
+            (Normal, (Some(0), None), true, Normal),
+            (Active, (Some(0), Some(1)), false, Active),
+            (Active, (Some(0), None), false, Normal),
+            (Active, (Some(0), None), true, Latched),
+            (Acknowledged, (Some(1), Some(0)), false, Active),
+            (Acknowledged, (Some(0), Some(1)), false, Acknowledged),
+            (Acknowledged, (Some(0), None), true, Normal),
+            (Latched, (None, Some(1)), true, Active),
+            (SnoozeDisabled, (None, Some(0)), false, SnoozeDisabled),
+            (Disabled, (Some(0), None), true, Disabled),
+        ] {
+            assert_eq!(state.after(levels, latch), expected, "{state} with {levels:?}");
+        }
+    }
+
+    #[test]
+    fn repeated_commands_change_nothing() {
+        let mut handling = Handling { state: Latched, since: at(1), ..Handling::default() };
+        let acknowledge = command(Action::Acknowledge, "c-1", 10);
+        assert_eq!(handling.perform(&acknowledge, None), Ok(Some(Latched)));
+        let after = handling.clone();
+        assert_eq!(handling.perform(&acknowledge, None), Ok(None));
+        assert_eq!(handling.perform(&command(Action::Acknowledge, "c-2", 11), None), Ok(None), "given a second time");
+        assert_eq!(handling, after);
+        // Later commands do not make an earlier one new.
+        assert_eq!(handling.perform(&command(Action::Disable, "c-3", 12), None), Ok(Some(Normal)));
+        assert_eq!(handling.perform(&command(Action::Enable, "c-4", 13), None), Ok(Some(Disabled)));
+        assert_eq!(handling.perform(&command(Action::Disable, "c-3", 12), None), Ok(None));
+        assert_eq!(handling.state, Normal);
+    }
+
+    #[test]
+    fn snooze_ends_at_its_time_and_may_be_changed() {
+        let mut handling = Handling::default();
+        assert_eq!(handling.perform(&command(Action::Snooze, "c-1", 10), None), Ok(Some(Normal)));
+        assert_eq!((handling.snooze_ended(at(69)), handling.snooze_ended(at(70))), (None, Some(at(70))));
+        assert_eq!(handling.perform(&command(Action::Snooze, "c-2", 20), None), Ok(Some(SnoozeDisabled)));
+        assert_eq!((handling.since, handling.snoozed_until), (at(10), Some(at(80))));
+        handling.enter(Active, at(80));
+        assert_eq!((handling.by, handling.snoozed_until), (None, None));
+    }
+}

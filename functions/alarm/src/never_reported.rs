@@ -1,0 +1,212 @@
+//! Finds things that have never reported since they were admitted: the devices table has them, the alarms table does not.
+//!
+//! Only a rule with `neverReported` asks for it. The devices table is then scanned in pages, from where the last scheduled
+//! check ended, a few pages per check. Once all of it was scanned, it rests for a tenth of the shortest `neverReported`,
+//! at least ten minutes. How far it is, and since when each rule has been in force, is a record of the alarms table.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::error::SdkError;
+use aws_sdk_dynamodb::operation::scan::ScanError;
+use aws_sdk_dynamodb::types::AttributeValue;
+use gatehouse::store::item::{integer, number, string, text};
+use gatehouse::{Invocation, Item, Key, ThingName, Timestamp, Update, VersionedTable};
+
+use crate::alarm_record::{self, CurrentRule};
+use crate::error::AlarmError;
+use crate::evaluation::{Evaluation, Evaluator, Trigger};
+use crate::rules::{Rules, ThingRules};
+use crate::state_machine;
+use crate::version::DocumentVersion;
+
+/// How many pages one check reads, and how many items a page has.
+const MAX_PAGES: usize = 5;
+const PAGE_SIZE: i32 = 1_000;
+
+/// The shortest and the longest rest between two scans.
+const MIN_REST: Duration = Duration::from_mins(10);
+const MAX_REST: Duration = Duration::from_hours(6);
+
+const CURSOR: &str = "cursor";
+const NEXT_AT: &str = "nextAt";
+const RULES: &str = "rules";
+
+/// The devices table could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to scan the devices table")]
+pub struct DeviceScanError(#[from] Box<SdkError<ScanError>>);
+
+/// How far the scan is.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Where it continues; `None` at the start.
+    cursor: Option<Item>,
+    /// When the next scan begins.
+    next_at: Timestamp,
+    /// Since when each rule has been in force.
+    since: BTreeMap<String, Timestamp>,
+}
+
+/// One check.
+#[derive(Debug)]
+pub(crate) struct NeverReported<'a> {
+    pub evaluator: &'a Evaluator,
+    pub devices: &'a VersionedTable,
+    pub rules: &'a Rules,
+    pub version: DocumentVersion,
+    pub now: Timestamp,
+    pub invocation: &'a Invocation,
+}
+
+/// A thing that was admitted.
+struct Admitted {
+    thing: ThingName,
+    at: Timestamp,
+    rules: Arc<ThingRules>,
+}
+
+fn key() -> Key {
+    Key::new("scan#devices", "progress")
+}
+
+impl NeverReported<'_> {
+    /// Checks some of the devices, if a rule asks for it and a scan is due.
+    pub async fn run(&self) -> Result<(), Arc<AlarmError>> {
+        let intervals = self.rules.all().iter().filter_map(|rule| rule.never_reported);
+        let Some(shortest) = intervals.min() else { return Ok(()) };
+        let rest = (shortest.duration() / 10).clamp(MIN_REST, MAX_REST);
+        let failed = |error: AlarmError| Arc::new(error);
+        let key = key();
+        let record = self.evaluator.table.get(&key).await.map_err(|error| failed(error.into()))?;
+        let mut progress = Progress::parse(&record.item);
+        let is_new_rule = progress.set_rules(self.rules, self.version.given_at);
+        if progress.cursor.is_none() && progress.next_at > self.now && !is_new_rule {
+            return Ok(());
+        }
+        let mut outcome = Ok(());
+        for _ in 0..MAX_PAGES {
+            if self.invocation.is_running_late() {
+                break;
+            }
+            let page = self.page(progress.cursor.take()).await.map_err(|error| failed(error.into()))?;
+            outcome = outcome.and(self.check_things(&page.0, &progress.since).await);
+            progress.cursor = page.1;
+            if progress.cursor.is_none() {
+                progress.next_at = self.now.plus(rest);
+                break;
+            }
+        }
+        // Another invocation may have come further; to scan some devices twice changes nothing.
+        let version = record.version();
+        let updated = self.evaluator.table.update_from(record, &key, self.invocation, async |found| {
+            if found.version() == version {
+                Ok::<_, AlarmError>(Update::Write(progress.item(), ()))
+            } else {
+                Ok(Update::Keep(()))
+            }
+        });
+        updated.await.map_err(failed)?;
+        outcome
+    }
+
+    /// Reads a page of the things that hold a name, and where the next page starts.
+    async fn page(&self, start: Option<Item>) -> Result<(Vec<Admitted>, Option<Item>), DeviceScanError> {
+        let scan = self.devices.client().scan().table_name(self.devices.name());
+        let scan = scan
+            .filter_expression("#part = :name AND begins_with(#id, :thing)")
+            .projection_expression("#id, #part, claimedAt")
+            .expression_attribute_names("#id", "id")
+            .expression_attribute_names("#part", "part")
+            .expression_attribute_values(":name", string("name"))
+            .expression_attribute_values(":thing", string("thing#"))
+            .limit(PAGE_SIZE)
+            .set_exclusive_start_key(start);
+        let found = Box::pin(scan.send()).await.map_err(Box::new)?;
+        let admitted = |item: &Item| {
+            let thing = ThingName::new(text(item, "id")?.strip_prefix("thing#")?).ok()?;
+            let at = integer(item, "claimedAt").map(Timestamp::from_millis)?;
+            Some(Admitted { rules: self.rules.for_thing(&thing), thing, at })
+        };
+        let things = found.items().iter().filter_map(admitted).collect();
+        Ok((things, found.last_evaluated_key))
+    }
+
+    /// Evaluates the things that should have reported by now. Most have, which one read of their records shows.
+    async fn check_things(
+        &self,
+        things: &[Admitted],
+        since: &BTreeMap<String, Timestamp>,
+    ) -> Result<(), Arc<AlarmError>> {
+        let evaluations: Vec<_> = things
+            .iter()
+            .flat_map(|admitted| admitted.rules.rules.iter().map(move |rule| (admitted, rule)))
+            .filter_map(|(admitted, rule)| {
+                let expected_since = since.get(&rule.name).copied().unwrap_or(self.now).max(admitted.at);
+                state_machine::never_reported_at(rule, expected_since).filter(|at| *at < self.now)?;
+                Some(Evaluation {
+                    key: alarm_record::key(admitted.thing.as_str(), &rule.name),
+                    thing: &admitted.thing,
+                    current: CurrentRule {
+                        name: &rule.name,
+                        rule: Some(rule),
+                        given_at: self.version.given_at,
+                        version: self.version.number,
+                    },
+                    trigger: Trigger::NeverReported(expected_since, self.now),
+                    events: &[],
+                })
+            })
+            .collect();
+        let mut outcome = Ok(());
+        self.evaluator
+            .evaluate_all(&evaluations, self.invocation, |_, result| {
+                if outcome.is_ok() {
+                    outcome = result;
+                }
+            })
+            .await;
+        outcome
+    }
+}
+
+impl Progress {
+    /// Parses a record. One that is not valid counts as empty: the scan starts anew.
+    fn parse(item: &Item) -> Self {
+        let cursor = || {
+            let cursor: BTreeMap<String, String> = serde_json::from_str(text(item, CURSOR)?).ok()?;
+            Some(cursor.into_iter().map(|(name, value)| (name, AttributeValue::S(value))).collect())
+        };
+        let since = text(item, RULES).and_then(|rules| serde_json::from_str(rules).ok());
+        Self {
+            cursor: cursor(),
+            next_at: Timestamp::from_millis(integer(item, NEXT_AT).unwrap_or_default()),
+            since: since.unwrap_or_default(),
+        }
+    }
+
+    /// Keeps since when the rules have been in force that ask for the check. Returns whether there is a new one.
+    fn set_rules(&mut self, rules: &Rules, given_at: Timestamp) -> bool {
+        let asking = rules.all().iter().filter(|rule| rule.never_reported.is_some());
+        let asking: BTreeMap<_, _> =
+            asking.map(|rule| (rule.name.clone(), self.since.get(&rule.name).copied().unwrap_or(given_at))).collect();
+        let is_new = asking.keys().any(|name| !self.since.contains_key(name));
+        self.since = asking;
+        is_new
+    }
+
+    fn item(&self) -> Item {
+        let cursor = self.cursor.as_ref().map(|cursor| {
+            let texts = cursor.iter().filter_map(|(name, value)| Some((name, value.as_s().ok()?)));
+            texts.collect::<BTreeMap<_, _>>()
+        });
+        let cursor = cursor.and_then(|cursor| serde_json::to_string(&cursor).ok());
+        let attributes = [
+            (CURSOR, cursor.map(string)),
+            (NEXT_AT, Some(number(self.next_at.millis()))),
+            (RULES, serde_json::to_string(&self.since).ok().map(string)),
+        ];
+        attributes.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+    }
+}

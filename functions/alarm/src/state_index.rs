@@ -1,0 +1,27 @@
+//! The index of alarms by their state, for whoever lists them: all but those that are NORMAL. It is spread over eight
+//! partitions per state, and sorted by when the state was entered.
+
+use gatehouse::Item;
+use gatehouse::store::item::string;
+
+use crate::alarm_state::AlarmState;
+use crate::due_index::hash_byte;
+
+/// The number of the index's partitions for each state.
+pub const STATE_SHARDS: u8 = 8;
+
+const STATE_SHARD: &str = "stateShard";
+
+/// Returns the name of a partition.
+pub fn shard_name(state: AlarmState, number: u8) -> String {
+    format!("{state}#{number:02}")
+}
+
+/// Puts the record of a device into the index, or leaves it out. The sort key is the attribute `alarmStateSince`.
+pub(crate) fn set_state(item: &mut Item, thing: &str, state: AlarmState) {
+    if state == AlarmState::Normal {
+        item.remove(STATE_SHARD);
+    } else {
+        item.insert(STATE_SHARD.to_owned(), string(shard_name(state, hash_byte(thing) % STATE_SHARDS)));
+    }
+}

@@ -1,0 +1,333 @@
+//! The records of alarms in the table, and which of them are selected.
+
+use alarm::notification::PENDING;
+use clap::{Args, ValueEnum};
+use gatehouse::store::item::{integer, text};
+use gatehouse::{Item, ThingName, ThingPattern, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// The sort key of an alarm's record starts with this; the rule's name follows.
+pub const RECORD: &str = "threshold#";
+
+/// The state of an alarm as people work with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum AlarmState {
+    /// It needs attention.
+    Active,
+    /// The condition is over, but nobody has acknowledged it.
+    Latched,
+    /// An operator has taken note of it.
+    Acknowledged,
+    /// It is silenced until a time.
+    #[value(name = "snoozed", alias = "snooze-disabled")]
+    SnoozeDisabled,
+    /// It is silenced.
+    Disabled,
+    /// There is nothing to do.
+    Normal,
+}
+
+impl AlarmState {
+    /// The states that the index has.
+    pub const INDEXED: [Self; 5] =
+        [Self::Active, Self::Latched, Self::Acknowledged, Self::SnoozeDisabled, Self::Disabled];
+
+    /// The state, as the table names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "ACTIVE",
+            Self::Latched => "LATCHED",
+            Self::Acknowledged => "ACKNOWLEDGED",
+            Self::SnoozeDisabled => "SNOOZE_DISABLED",
+            Self::Disabled => "DISABLED",
+            Self::Normal => "NORMAL",
+        }
+    }
+
+    /// Parses the table's name of a state.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::INDEXED.into_iter().chain([Self::Normal]).find(|state| state.as_str() == name)
+    }
+}
+
+/// What the data says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DataState {
+    /// No condition that raises the alarm is met.
+    Ok,
+    /// A condition that raises the alarm is met.
+    Alarm,
+    /// No data for too long.
+    Stale,
+}
+
+impl DataState {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "OK",
+            Self::Alarm => "ALARM",
+            Self::Stale => "STALE",
+        }
+    }
+}
+
+/// How severe an alarm is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Severity {
+    Critical,
+    Major,
+    Minor,
+    Warning,
+    Info,
+}
+
+impl Severity {
+    /// The name of the severity.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Critical => "critical",
+            Self::Major => "major",
+            Self::Minor => "minor",
+            Self::Warning => "warning",
+            Self::Info => "info",
+        }
+    }
+
+    /// Parses the name of a severity.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::from_str(name, false).ok()
+    }
+}
+
+/// The alarm of a device by a rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceAlarm {
+    /// The device.
+    pub thing: String,
+    /// The rule, or the threshold.
+    pub rule: String,
+    /// The same, under its former name.
+    pub threshold: String,
+    /// The alarm's state.
+    pub alarm_state: AlarmState,
+    /// Since when.
+    pub alarm_state_since: Timestamp,
+    /// How severe it is, if it is on or latched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub severity: Option<Severity>,
+    /// What the data says: OK, ALARM or STALE.
+    pub state: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// When the newest value was received.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seen_at: Option<Timestamp>,
+    /// The newest value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// The events of the newest value.
+    pub events: Vec<String>,
+    /// How many notifications are still to be sent.
+    pub pending: usize,
+    /// Who acted last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// With which note.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// When a snooze ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snoozed_until: Option<Timestamp>,
+}
+
+impl DeviceAlarm {
+    /// Parses an item of the alarms table; `None` if it is something else.
+    ///
+    /// A record that has not been written since alarms have states has the one that its condition implies.
+    pub fn parse(item: &Item) -> Option<Self> {
+        let time = |name| integer(item, name).map(Timestamp::from_millis);
+        let owned = |name| text(item, name).map(str::to_owned);
+        let pending = item.get(PENDING).and_then(|pending| pending.as_l().ok());
+        let rule = text(item, "part")?.strip_prefix(RECORD)?.to_owned();
+        let (state, since) = (owned("state")?, time("since")?);
+        let implied = if state == "ALARM" { AlarmState::Active } else { AlarmState::Normal };
+        Some(Self {
+            thing: text(item, "id")?.strip_prefix("thing#")?.to_owned(),
+            threshold: rule.clone(),
+            rule,
+            alarm_state: text(item, "alarmState").and_then(AlarmState::parse).unwrap_or(implied),
+            alarm_state_since: time("alarmStateSince").unwrap_or(since),
+            severity: text(item, "severity").and_then(Severity::parse),
+            state,
+            since,
+            seen_at: time("seenAt"),
+            value: owned("value"),
+            events: item.get("seen").and_then(|seen| seen.as_ss().ok()).cloned().unwrap_or_default(),
+            pending: pending.map_or(0, Vec::len),
+            by: owned("by"),
+            note: owned("note"),
+            snoozed_until: time("snoozedUntil"),
+        })
+    }
+
+    /// Describes the alarm in one line.
+    pub fn summary(&self) -> String {
+        let Self { rule, alarm_state, severity, state, value, .. } = self;
+        let severity = severity.map_or_else(String::new, |severity| format!(" ({})", severity.as_str()));
+        let value = value.as_ref().map_or_else(String::new, |value| format!("; the newest value is {value}"));
+        format!("{state} by {rule}{severity}, {}{value}", alarm_state.as_str())
+    }
+}
+
+/// Which alarms.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Filter {
+    /// Only alarms of these things; `*` matches any characters.
+    #[arg(long, value_name = "THING", value_parser = crate::selection::thing_pattern)]
+    pub thing: Option<ThingPattern>,
+    /// Only alarms of this rule or threshold.
+    #[arg(long, value_name = "RULE", alias = "threshold")]
+    pub rule: Option<String>,
+    /// Only alarms in this state (may be repeated).
+    #[arg(long, value_enum)]
+    pub state: Vec<AlarmState>,
+    /// Only alarms of this severity (may be repeated).
+    #[arg(long, value_enum)]
+    pub severity: Vec<Severity>,
+    /// Also alarms that are NORMAL. Without an exact --thing, this reads the whole table.
+    #[arg(long)]
+    pub include_normal: bool,
+}
+
+impl Filter {
+    /// Whether there is no condition.
+    pub fn is_empty(&self) -> bool {
+        let Self { thing, rule, state, severity, include_normal: _ } = self;
+        thing.is_none() && rule.is_none() && state.is_empty() && severity.is_empty()
+    }
+
+    /// Whether alarms that are NORMAL may be selected.
+    pub fn includes_normal(&self) -> bool {
+        self.include_normal || self.state.contains(&AlarmState::Normal)
+    }
+
+    /// The thing, if it is named without `*`.
+    pub fn exact_thing(&self) -> Option<ThingName> {
+        self.thing.as_ref().and_then(|pattern| ThingName::new(pattern.to_string()).ok())
+    }
+
+    /// The states whose alarms may be selected, of those that the index has.
+    pub fn indexed_states(&self) -> Vec<AlarmState> {
+        let is_wanted = |state: &AlarmState| self.state.is_empty() || self.state.contains(state);
+        AlarmState::INDEXED.into_iter().filter(is_wanted).collect()
+    }
+
+    /// Whether the alarm is selected.
+    pub fn selects(&self, alarm: &DeviceAlarm) -> bool {
+        let has_thing =
+            |pattern: &ThingPattern| ThingName::new(alarm.thing.as_str()).is_ok_and(|thing| pattern.matches(&thing));
+        self.thing.as_ref().is_none_or(has_thing)
+            && self.rule.as_ref().is_none_or(|rule| *rule == alarm.rule)
+            && (self.state.is_empty() || self.state.contains(&alarm.alarm_state))
+            && (self.severity.is_empty() || alarm.severity.is_some_and(|severity| self.severity.contains(&severity)))
+            && (alarm.alarm_state != AlarmState::Normal || self.includes_normal())
+    }
+}
+
+/// Whether the data says this.
+pub fn has_data_state(alarm: &DeviceAlarm, states: &[DataState]) -> bool {
+    states.is_empty() || states.iter().any(|state| state.as_str() == alarm.state)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use gatehouse::store::item::{number, string};
+
+    pub(crate) fn item(id: &str, part: &str) -> Item {
+        [
+            ("id", string(id)),
+            ("part", string(part)),
+            ("state", string("ALARM")),
+            ("since", number(1)),
+            ("seenAt", number(2)),
+            ("value", string("40000.0")),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+    }
+
+    pub(crate) fn alarm() -> DeviceAlarm {
+        DeviceAlarm::parse(&item("thing#lux-1", "threshold#too-bright")).expect("an alarm record")
+    }
+
+    #[test]
+    fn only_alarm_records_are_listed() {
+        let alarm = alarm();
+        assert_eq!((alarm.thing.as_str(), alarm.rule.as_str()), ("lux-1", "too-bright"));
+        assert_eq!(DeviceAlarm::parse(&item("document#thresholds", "current")), None);
+        assert_eq!(DeviceAlarm::parse(&item("thing#lux-1", "history#0000000000001#too-bright#1")), None);
+    }
+
+    #[test]
+    fn record_without_an_alarm_state_has_the_one_of_its_condition() {
+        assert_eq!((alarm().alarm_state, alarm().alarm_state_since.millis()), (AlarmState::Active, 1));
+        let mut calm = item("thing#lux-1", "threshold#too-bright");
+        calm.insert("state".to_owned(), string("OK"));
+        assert_eq!(DeviceAlarm::parse(&calm).map(|alarm| alarm.alarm_state), Some(AlarmState::Normal));
+    }
+
+    #[test]
+    fn state_severity_and_the_last_action_are_read() {
+        let mut record = item("thing#lux-1", "threshold#too-bright");
+        for (name, value) in [
+            ("alarmState", string("SNOOZE_DISABLED")),
+            ("alarmStateSince", number(5)),
+            ("severity", string("critical")),
+            ("by", string("anna")),
+            ("note", string("cleaning")),
+            ("snoozedUntil", number(9)),
+        ] {
+            record.insert(name.to_owned(), value);
+        }
+        record.remove("value");
+        let alarm = DeviceAlarm::parse(&record).expect("an alarm record");
+        assert_eq!((alarm.alarm_state, alarm.severity), (AlarmState::SnoozeDisabled, Some(Severity::Critical)));
+        assert_eq!((alarm.by.as_deref(), alarm.note.as_deref()), (Some("anna"), Some("cleaning")));
+        assert_eq!((alarm.snoozed_until.map(Timestamp::millis), alarm.value), (Some(9), None));
+    }
+
+    #[test]
+    fn filters_select_together() {
+        let mut alarm = alarm();
+        alarm.severity = Some(Severity::Major);
+        let filter = |change: fn(&mut Filter)| {
+            let mut filter = Filter::default();
+            change(&mut filter);
+            filter
+        };
+        assert!(filter(|_| ()).selects(&alarm));
+        assert!(filter(|filter| filter.thing = ThingPattern::new("lux-*")).selects(&alarm));
+        assert!(filter(|filter| filter.severity = vec![Severity::Minor, Severity::Major]).selects(&alarm));
+        assert!(filter(|filter| filter.state = vec![AlarmState::Active]).selects(&alarm));
+        assert!(!filter(|filter| filter.thing = ThingPattern::new("door-*")).selects(&alarm));
+        assert!(!filter(|filter| filter.rule = Some("too-dark".to_owned())).selects(&alarm));
+        assert!(!filter(|filter| filter.state = vec![AlarmState::Latched]).selects(&alarm));
+        assert!(!filter(|filter| filter.severity = vec![Severity::Critical]).selects(&alarm));
+        alarm.alarm_state = AlarmState::Normal;
+        assert!(!filter(|_| ()).selects(&alarm));
+        assert!(filter(|filter| filter.include_normal = true).selects(&alarm));
+        assert!(filter(|filter| filter.state = vec![AlarmState::Normal]).selects(&alarm));
+    }
+
+    #[test]
+    fn only_wanted_states_are_read_from_the_index() {
+        let filter = |state| Filter { state, ..Filter::default() };
+        assert_eq!(filter(vec![]).indexed_states(), AlarmState::INDEXED);
+        assert_eq!(filter(vec![AlarmState::Latched, AlarmState::Normal]).indexed_states(), [AlarmState::Latched]);
+    }
+}

@@ -149,7 +149,7 @@ const TELEMETRY: Function = Function {
 
 const ALARM: Function = Function {
     name: "alarm",
-    environment: &[("ALARMS_TABLE", ALARMS_TABLE)],
+    environment: &[("ALARMS_TABLE", ALARMS_TABLE), ("DEVICES_TABLE", DEVICES_TABLE)],
     event: |turn| Ok((turn.batch().delivery("alarm"), Expected::Evaluated(turn.batch()))),
     needs_devices: false,
     peers: &[Peer::Python, Peer::Node],

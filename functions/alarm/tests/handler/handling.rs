@@ -205,7 +205,7 @@ async fn version_1_alarms_are_acknowledged_too() {
     let aws = account(json!([too_bright(0)])).await;
     deliver(&aws, &[lux(1, 150)], 1000).await;
     // As an earlier version of the function wrote it.
-    for (_, item) in &mut aws.state().tables {
+    for item in aws.state().tables.values_mut() {
         for name in ["alarmState", "alarmStateSince", "severity", "ruleVersion", "stateShard"] {
             item.remove(name);
         }

@@ -136,14 +136,7 @@ const TELEMETRY: Function = Function {
     event: |turn| Ok((turn.batch().delivery("telemetry"), Expected::Stored(turn.batch()))),
     needs_devices: false,
     peers: &[Peer::Python, Peer::Node],
-    batches: &[
-        Size::ONE,
-        Size::of(10),
-        Size::of(100),
-        Size::of(1000),
-        Size { messages: 1000, each: 10 },
-        Size::of(10_000),
-    ],
+    batches: &[Size::ONE, Size::of(10), Size::of(100), Size::of(1000), Size::of_arrays(1000, 10), Size::of(10_000)],
     note: None,
 };
 
@@ -153,8 +146,11 @@ const ALARM: Function = Function {
     event: |turn| Ok((turn.batch().delivery("alarm"), Expected::Evaluated(turn.batch()))),
     needs_devices: false,
     peers: &[Peer::Python, Peer::Node],
-    batches: &[Size::of(1000)],
-    note: None,
+    batches: &[Size::of(1000), Size::with_thresholds(1000, 50), Size::with_thresholds(1000, 200)],
+    note: Some(
+        "The document of alarm has 200 thresholds. 1, 50 or 200 of them apply to each of 100 things:\n\
+         a batch reads and writes 100, 5,000 or 20,000 states.",
+    ),
 };
 
 const ACTUATOR: Function = Function {

@@ -152,8 +152,8 @@ prove-permissions: build $(local_tools) ## show for each permission that a test 
 	@cargo test --quiet --workspace --test journeys -- prove-permissions $(FN)
 
 .PHONY: fuzz
-fuzz: ## fuzz what parses certificates and lists, ten minutes each; needs nightly Rust and cargo-fuzz
-	@for target in certificate crl; do \
+fuzz: ## fuzz what parses certificates, lists and alarm rules, ten minutes each; needs nightly Rust and cargo-fuzz
+	@for target in certificate crl rules; do \
 		RUST_BACKTRACE=0 cargo +nightly fuzz run $$target --fuzz-dir tests/fuzz -- \
 			-max_total_time=600 -max_len=8192 -malloc_limit_mb=4; \
 	done

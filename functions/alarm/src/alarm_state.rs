@@ -241,17 +241,16 @@ impl Handling {
         use AlarmState::{Acknowledged, Active, Disabled, Latched, Normal, SnoozeDisabled};
         match (action, self.state) {
             (Action::Acknowledge, Active | Acknowledged) => Some(Acknowledged),
-            (Action::Acknowledge | Action::Reset, Latched) => Some(Normal),
-            // The alarm was latched, and the command is repeated.
+            // If the alarm was latched, and the command is repeated.
             (Action::Acknowledge, Normal) => (self.action == Some(Action::Acknowledge)).then_some(Normal),
-            (Action::Acknowledge, SnoozeDisabled | Disabled) => None,
-            (Action::Snooze, Disabled) => None,
+            (Action::Acknowledge | Action::Reset, Latched) | (Action::Reset, Normal | Active | Acknowledged) => {
+                Some(Normal)
+            }
+            (Action::Snooze, Disabled) | (Action::Acknowledge | Action::Reset, SnoozeDisabled | Disabled) => None,
             (Action::Snooze, _) => until.map(|_| SnoozeDisabled),
             (Action::Disable, _) => Some(Disabled),
             (Action::Enable, SnoozeDisabled | Disabled) => Some(AlarmState::of_data(level)),
             (Action::Enable, state) => Some(state),
-            (Action::Reset, Normal | Active | Acknowledged) => Some(Normal),
-            (Action::Reset, SnoozeDisabled | Disabled) => None,
         }
     }
 }

@@ -54,8 +54,9 @@ impl<'a> ThingBatch<'a> {
             refusals: Vec::new(),
             missing_values: 0,
             series: rules.series.iter().map(|_| Vec::new()).collect(),
-            rules: Arc::clone(&rules),
+            rules,
         };
+        let rules = Arc::clone(&batch.rules);
         // Without a rule, nobody needs the payload.
         if !rules.rules.is_empty() {
             // How many rules need the fields of each series.

@@ -72,7 +72,7 @@ impl Evaluation<'_> {
         match (record.adopt(current, thing), &self.trigger) {
             (Adoption::Unchanged, _) => {}
             (Adoption::Changed(closing), _) => {
-                announcements.extend(closing);
+                announcements.extend(closing.map(|closing| *closing));
                 is_changed = true;
             }
             (Adoption::Outdated, Trigger::Samples(_) | Trigger::Action(_)) => return Err(AlarmError::Outdated),
@@ -121,7 +121,7 @@ struct Admissions {
 }
 
 /// Whether an announcement counts against the rate limit.
-fn is_for_people(announcement: &&Announcement) -> bool {
+fn is_for_people(announcement: &Announcement) -> bool {
     announcement.audience == Audience::People
 }
 
@@ -144,7 +144,7 @@ impl Admissions {
 
     /// The error for an evaluation whose transitions could not be counted.
     fn error(&self, evaluated: &Evaluated) -> Option<Arc<AlarmError>> {
-        let first = evaluated.announcements.iter().find(is_for_people)?;
+        let first = evaluated.announcements.iter().find(|announcement| is_for_people(announcement))?;
         self.failed.get(&first.transition.threshold).cloned()
     }
 }
@@ -186,7 +186,7 @@ impl Evaluator {
         }
 
         let announcements = to_write.iter().flat_map(|(.., evaluated)| &evaluated.announcements);
-        let transitions = announcements.filter(is_for_people).map(|announcement| &announcement.transition);
+        let transitions = announcements.filter(|one| is_for_people(one)).map(|one| &one.transition);
         let admissions = self.admit_all(transitions, invocation).await;
         let mut writes = stream::iter(to_write)
             .map(async |(evaluation, record, evaluated)| {

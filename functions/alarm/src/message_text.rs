@@ -6,6 +6,7 @@ use std::time::Duration;
 use gatehouse::{Span, ThingName, Timestamp};
 
 use crate::alarm_state::{ActionCommand, AlarmState};
+use crate::pointer::Pointer;
 use crate::rules::condition::{Condition, Left, Op, Right};
 use crate::rules::notify::{Part, Template};
 use crate::rules::operand::{OperandKind, Statistic};
@@ -157,7 +158,7 @@ fn describe(rule: &ThingRule, sustained: &Sustained) -> String {
 }
 
 fn describe_condition(rule: &ThingRule, condition: &Condition, is_inner: bool) -> String {
-    let field = |index: usize| rule.fields.get(index).map_or_else(String::new, |field| field.label());
+    let field = |index: usize| rule.fields.get(index).map_or_else(String::new, Pointer::label);
     let list = |conditions: &[Condition], word: &str| {
         let all: Vec<_> = conditions.iter().map(|condition| describe_condition(rule, condition, true)).collect();
         let text = all.join(word);

@@ -199,7 +199,7 @@ pub fn apply(rule: &ThingRule, status: &mut Option<AlarmStatus>, at: Timestamp, 
     let operands = add_to_operands(rule, current, at, values);
     let context = rule.context(values, &operands);
     let evaluate = |sustained: &Sustained| sustained.when.evaluate(&context);
-    let mut is_data = operands.iter().any(Option::is_some) || current.has_new_operand(rule, values);
+    let mut is_data = has_operand(rule, values);
     let (previous_level, from, seen_at) = (current.level(), current.state(), current.seen_at);
     // Since when the condition was met that turned the first of the levels on, and the one that was on before off.
     let (mut begun, mut ended) = (None, None);
@@ -257,12 +257,10 @@ fn add_to_operands(rule: &ThingRule, status: &mut AlarmStatus, at: Timestamp, va
         .collect()
 }
 
-impl AlarmStatus {
-    /// Whether the reading has the field of an operand.
-    fn has_new_operand(&self, rule: &ThingRule, values: &[Value]) -> bool {
-        let context = rule.context(values, &[]);
-        rule.operands.iter().any(|operand| context.field(operand.field).nearest().is_some())
-    }
+/// Whether the reading has the field of an operand.
+fn has_operand(rule: &ThingRule, values: &[Value]) -> bool {
+    let context = rule.context(values, &[]);
+    rule.operands.iter().any(|operand| context.field(operand.field).nearest().is_some())
 }
 
 impl LevelStatus {

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use alarm::alarm_state::{Action, ActionCommand, AlarmState, Handling};
-use alarm::rules::{RulesDocument, ThingRule, Value as FieldValue};
+use alarm::rules::{RulesDocument, Severity, ThingRule, Value as FieldValue};
 use alarm::state_machine::{self, AlarmStatus, DataState, Step, severity_of};
 use gatehouse::{Span, ThingName, Timestamp, parse_document};
 use proptest::prelude::*;
@@ -102,7 +102,7 @@ fn decided(rule: &ThingRule, events: &[Event]) -> Vec<Entry> {
         if is_changed || handling.state != before {
             let data = status.as_ref().map_or(DataState::Ok, AlarmStatus::state);
             let severity = severity_of(rule, status.as_ref().and_then(AlarmStatus::level));
-            entries.push((now, data.as_str(), severity.map(|severity| severity.as_str()), handling.state.as_str()));
+            entries.push((now, data.as_str(), severity.map(Severity::as_str), handling.state.as_str()));
         }
     }
     entries
@@ -121,7 +121,7 @@ fn conditions(level: usize, t: Option<i64>, door: Option<bool>) -> [Option<bool>
     [warm, warm.map(|warm| !warm)]
 }
 
-/// Whether these readings, of which the last one has just been received, sustain a condition.
+/// Whether these readings sustain a condition. The last one has just been received.
 fn is_sustained(readings: &[(u64, bool)], hold: Hold) -> bool {
     match hold {
         Hold::For(length) => (0..readings.len()).any(|first| {
@@ -185,8 +185,9 @@ fn reference(settings: Settings, events: &[Event]) -> Vec<Entry> {
                 let data = if top(on).is_some() { "ACTIVE" } else { "NORMAL" };
                 let next = match (action, alarm) {
                     (Action::Acknowledge, "ACTIVE") => "ACKNOWLEDGED",
-                    (Action::Acknowledge | Action::Reset, "LATCHED") => "NORMAL",
-                    (Action::Reset, "ACTIVE" | "ACKNOWLEDGED") => "NORMAL",
+                    (Action::Acknowledge, "LATCHED") | (Action::Reset, "ACTIVE" | "ACKNOWLEDGED" | "LATCHED") => {
+                        "NORMAL"
+                    }
                     (Action::Snooze, state) if state != "DISABLED" => "SNOOZE_DISABLED",
                     (Action::Disable, _) => "DISABLED",
                     (Action::Enable, "SNOOZE_DISABLED" | "DISABLED") => data,

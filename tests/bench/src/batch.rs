@@ -18,9 +18,14 @@ use crate::{
 /// The queue that messages are forwarded to.
 pub const DESTINATION: &str = "weather";
 
-/// The number of things, and of houses that they are in. Each house has its own threshold.
+/// The number of things, and of houses that they are in.
 const THINGS: usize = 100;
 const HOUSES: usize = 50;
+
+/// The number of thresholds in the document. The first of them apply to things by a letter in their names: to those of
+/// one house, or to all things of a batch to which many thresholds apply.
+const THRESHOLDS: usize = 200;
+const LETTERS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx";
 
 /// The size of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +34,8 @@ pub struct Size {
     pub messages: usize,
     /// Readings per message.
     pub each: usize,
+    /// How many of the thresholds apply to each thing: 1, 50 or 200.
+    pub thresholds: usize,
 }
 
 impl Size {
@@ -37,7 +44,17 @@ impl Size {
 
     /// Returns the size of a batch of messages with one reading each.
     pub const fn of(messages: usize) -> Self {
-        Self { messages, each: 1 }
+        Self { messages, each: 1, thresholds: 1 }
+    }
+
+    /// Returns the size of a batch of messages with several readings each.
+    pub const fn of_arrays(messages: usize, each: usize) -> Self {
+        Self { messages, each, thresholds: 1 }
+    }
+
+    /// Returns the size of a batch of things to which this many thresholds apply.
+    pub const fn with_thresholds(messages: usize, thresholds: usize) -> Self {
+        Self { messages, each: 1, thresholds }
     }
 
     /// Returns the number of readings in the batch.
@@ -49,7 +66,8 @@ impl Size {
 /// Formats the size as in `bench.json`.
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}x{}", self.messages, self.each)
+        write!(f, "{}x{}", self.messages, self.each)?;
+        if self.thresholds > 1 { write!(f, ", {} thresholds", self.thresholds) } else { Ok(()) }
     }
 }
 
@@ -83,12 +101,23 @@ impl Batch {
             let received_at = self.received_at + u64::try_from(round).unwrap_or_default();
             let seq = (self.n * self.size.messages + i) * self.size.each;
             Message {
-                thing: format!("house-{:02}-{}-{}", thing % HOUSES, self.owner, thing / HOUSES),
+                thing: self.thing(thing),
                 trace_id: format!("{:08x}-7c5b-4c1e-9a3e-{i:012x}", self.n),
                 received_at,
                 readings: (seq..seq + self.size.each).map(|seq| reading(seq, round, received_at)).collect(),
             }
         })
+    }
+
+    /// Returns the name of a thing, with the letters of the thresholds that apply to it.
+    fn thing(&self, number: usize) -> String {
+        let house = number % HOUSES;
+        let letters: String = match self.size.thresholds {
+            1 => LETTERS.chars().skip(house).take(1).collect(),
+            HOUSES => LETTERS.to_owned(),
+            _ => format!("{LETTERS}_"),
+        };
+        format!("house-{house:02}-{}-{}:{letters}", self.owner, number / HOUSES)
     }
 
     /// Ensures that the calls store each reading once, and do nothing else.
@@ -121,6 +150,10 @@ impl Batch {
         let newest: BTreeMap<String, u64> =
             self.messages().map(|message| (message.thing, message.received_at)).collect();
         let mut written = BTreeSet::new();
+        let threshold = |body: &str| -> Option<String> {
+            let (_, key) = body.split_once("\"threshold#")?;
+            Some(key.split_once('"')?.0.to_owned())
+        };
         for call in calls {
             ensure!(call.target == ALARMS_TABLE, "unexpected call {} {}", call.operation, call.target);
             match call.operation.as_str() {
@@ -130,12 +163,14 @@ impl Batch {
                         .iter()
                         .find(|(thing, at)| call.body.contains(thing.as_str()) && call.body.contains(&at.to_string()));
                     let (thing, _) = found.with_context(|| format!("{} has no newest reading", call.body))?;
-                    ensure!(written.insert(thing), "the state of {thing} was written twice");
+                    let threshold = threshold(&call.body).with_context(|| format!("{} has no threshold", call.body))?;
+                    ensure!(written.insert((thing, threshold)), "a state of {thing} was written twice");
                 }
                 other => bail!("unexpected call {other}"),
             }
         }
-        ensure!(written.len() == newest.len(), "{} of {} states were written", written.len(), newest.len());
+        let expected = newest.len() * self.size.thresholds;
+        ensure!(written.len() == expected, "{} of {expected} states were written", written.len());
         Ok(())
     }
 
@@ -169,19 +204,21 @@ impl Batch {
     }
 }
 
-/// Returns the thresholds document. One threshold applies to each thing.
+/// Returns the thresholds document.
 pub fn thresholds() -> Value {
-    let threshold = |house| {
+    let letters = LETTERS.chars().map(|letter| format!("*:*{letter}*"));
+    let patterns = letters.chain(std::iter::repeat("*:*_*".to_owned())).take(THRESHOLDS);
+    let threshold = |(number, things)| {
         json!({
-            "name": format!("too-bright-{house:02}"),
-            "things": format!("house-{house:02}-*"),
+            "name": format!("too-bright-{number:03}"),
+            "things": things,
             "field": "/lux",
             "raise": { "above": 35_000, "for": "15 min" },
             "clear": { "below": 35_000, "for": "15 min" },
             "stale": "1 h",
         })
     };
-    json!({ "thresholds": (0..HOUSES).map(threshold).collect::<Vec<_>>() })
+    json!({ "thresholds": patterns.enumerate().map(threshold).collect::<Vec<_>>() })
 }
 
 /// Returns a sensor's reading of about 200 bytes. Every other one is above the threshold, so no alarm is ever raised.

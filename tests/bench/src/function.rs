@@ -136,25 +136,21 @@ const TELEMETRY: Function = Function {
     event: |turn| Ok((turn.batch().delivery("telemetry"), Expected::Stored(turn.batch()))),
     needs_devices: false,
     peers: &[Peer::Python, Peer::Node],
-    batches: &[
-        Size::ONE,
-        Size::of(10),
-        Size::of(100),
-        Size::of(1000),
-        Size { messages: 1000, each: 10 },
-        Size::of(10_000),
-    ],
+    batches: &[Size::ONE, Size::of(10), Size::of(100), Size::of(1000), Size::of_arrays(1000, 10), Size::of(10_000)],
     note: None,
 };
 
 const ALARM: Function = Function {
     name: "alarm",
-    environment: &[("ALARMS_TABLE", ALARMS_TABLE)],
+    environment: &[("ALARMS_TABLE", ALARMS_TABLE), ("DEVICES_TABLE", DEVICES_TABLE)],
     event: |turn| Ok((turn.batch().delivery("alarm"), Expected::Evaluated(turn.batch()))),
     needs_devices: false,
     peers: &[Peer::Python, Peer::Node],
-    batches: &[Size::of(1000)],
-    note: None,
+    batches: &[Size::of(1000), Size::with_thresholds(1000, 50), Size::with_thresholds(1000, 200)],
+    note: Some(
+        "The document of alarm has 200 thresholds. 1, 50 or 200 of them apply to each of 100 things:\n\
+         a batch reads and writes 100, 5,000 or 20,000 states.",
+    ),
 };
 
 const ACTUATOR: Function = Function {

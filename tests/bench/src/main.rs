@@ -44,7 +44,7 @@ use crate::{
     function::FUNCTIONS,
     measurement::{BatchMeasurements, EventMeasurements, Mode},
     sandbox::Sandbox,
-    subject::Subject,
+    subject::{Peer, Subject},
     world::World,
 };
 
@@ -222,7 +222,10 @@ async fn measure_batches<'a>(
     for function in FUNCTIONS {
         let mut running = Vec::new();
         for size in function.batches {
-            for subject in subjects.iter().filter(|it| it.function_name() == function.name) {
+            // The peers are compared where one threshold applies.
+            let is_compared = |it: &&Subject| it.peer == Peer::Rust || size.thresholds == 1;
+            let of_function = subjects.iter().filter(|it| it.function_name() == function.name);
+            for subject in of_function.filter(is_compared) {
                 let sandbox = Sandbox::start(subject, world, None).await?;
                 running.push((sandbox, *size, BatchMeasurements::new(subject, *size)));
             }
@@ -256,7 +259,7 @@ async fn measure_batches<'a>(
 
 /// Returns the number of batches per round: enough to average out scheduling noise, within two minutes in total.
 fn batches_per_round(size: Size) -> usize {
-    (5000 / size.readings()).clamp(1, 50)
+    (5000 / (size.readings() * size.thresholds)).clamp(1, 50)
 }
 
 /// Reports progress: on a terminal, in one line that is overwritten; elsewhere, in a line each.

@@ -135,8 +135,8 @@ fn batch_table(out: &mut String, batches: &[BatchMeasurements]) {
         return;
     }
     out.push_str("\nbatches: warm, a full CPU throughout\n\n");
-    out.push_str("                           CPU, us/reading         times rust       peak, MiB\n");
-    out.push_str("          messages each    rust  python   node   python   node   rust python node\n");
+    out.push_str("                                   CPU, us/reading         times rust       peak, MiB\n");
+    out.push_str("          messages each applied    rust  python   node   python   node   rust python node\n");
     for function in FUNCTIONS {
         for size in function.batches {
             let of = |peer| {
@@ -153,10 +153,11 @@ fn batch_table(out: &mut String, batches: &[BatchMeasurements]) {
             }
             let _ = writeln!(
                 out,
-                "{:<9} {:>8} {:>4} {:>7} {:>7} {:>6} {:>8} {:>6} {:>6} {:>6} {:>4}",
+                "{:<9} {:>8} {:>4} {:>7} {:>7} {:>7} {:>6} {:>8} {:>6} {:>6} {:>6} {:>4}",
                 function.name,
                 size.messages,
                 size.each,
+                size.thresholds,
                 short(rust),
                 short(python),
                 short(node),

@@ -127,8 +127,8 @@ impl Host {
 
     /// Handles the long poll.
     async fn next(&self) -> Result<Response<Full<Bytes>>> {
-        /// The function's timeout as deployed.
-        const TIMEOUT: Duration = Duration::from_secs(10);
+        /// The timeout of `alarm` as deployed, the longest one of a function.
+        const TIMEOUT: Duration = Duration::from_mins(1);
         let at = clock::now();
         let (sender, event) = oneshot::channel();
         let _ = self.requests.send(RuntimeRequest::Poll { at, sender });

@@ -12,7 +12,7 @@ use crate::{
 /// Goals for batches: how many times the CPU time of the function each peer takes at least.
 const BATCHES: [(&str, Size, f64, f64); 4] = [
     ("telemetry", Size::of(1000), 30.0, 12.0),
-    ("telemetry", Size { messages: 1000, each: 10 }, 40.0, 15.0),
+    ("telemetry", Size::of_arrays(1000, 10), 40.0, 15.0),
     ("alarm", Size::of(1000), 15.0, 10.0),
     ("forward", Size::of(100), 10.0, 6.0),
 ];

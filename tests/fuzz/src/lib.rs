@@ -1,4 +1,4 @@
-//! Shared by both targets: a CA with a public key pair, a minimal DER parser, and a memory counter.
+//! Shared by the targets: a CA with a public key pair, a minimal DER parser, and a memory counter.
 
 pub mod seeds;
 

@@ -28,6 +28,14 @@ pub fn write_crls() {
     write("crl", seeds);
 }
 
+/// Writes the seeds of the target `rules`: the sample documents of both versions, each with several values.
+pub fn write_rules() {
+    let documents = [include_str!("../../../infra/alarm-rules.json"), include_str!("../../../infra/thresholds.json")];
+    let values = ["50", "-1", "\"open\"", "true", "null"];
+    let seeds = documents.into_iter().flat_map(|document| values.map(|value| format!("{value}\n{document}")));
+    write("rules", seeds.map(|seed| (30, seed.into_bytes())));
+}
+
 fn write(target: &str, seeds: impl Iterator<Item = (u8, Vec<u8>)>) {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
     fs::create_dir_all(&directory).expect("a directory");

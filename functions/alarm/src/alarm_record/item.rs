@@ -31,7 +31,8 @@ impl AlarmRecord {
         let is_unseen = is_true(item, "neverReported");
         let is_closed = state == DataState::Closed.as_str();
         // Without data, there is a record only if a person has done something.
-        let has_status = !is_closed && !(is_unseen && state == DataState::Ok.as_str());
+        let is_without_data = is_unseen && state == DataState::Ok.as_str();
+        let has_status = !is_closed && !is_without_data;
         let status = if has_status { Some(status(item, state, is_unseen)?) } else { None };
         let level = status.as_ref().and_then(AlarmStatus::level);
         let severity = match text(item, "severity") {

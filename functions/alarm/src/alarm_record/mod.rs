@@ -56,7 +56,7 @@ pub enum Adoption {
     /// None: the definition is the same, or the record has no state that would have to end.
     Unchanged,
     /// The record starts anew, with this announcement if there was anything to end.
-    Changed(Option<Announcement>),
+    Changed(Option<Box<Announcement>>),
     /// None: a later document has changed the record.
     Outdated,
 }
@@ -133,13 +133,12 @@ impl AlarmRecord {
         let CurrentRule { name, rule, given_at, .. } = current;
         let definition = rule.map(|rule| rule.definition.as_str());
         let old = self.definition.as_deref();
-        let is_same = match definition {
-            Some(new) => old == Some(new) || is_same_threshold(old, new),
+        let is_same = if let Some(new) = definition {
+            old == Some(new) || is_same_threshold(old, new)
+        } else {
             // A state need not end that notifies nobody of anything: the rule may come back.
-            None => {
-                let is_ok = self.status.as_ref().is_none_or(|status| status.state() == DataState::Ok);
-                is_ok && matches!(self.handling.state, AlarmState::Normal | AlarmState::Disabled)
-            }
+            let is_ok = self.status.as_ref().is_none_or(|status| status.state() == DataState::Ok);
+            is_ok && matches!(self.handling.state, AlarmState::Normal | AlarmState::Disabled)
         };
         if is_same {
             return Adoption::Unchanged;
@@ -168,7 +167,7 @@ impl AlarmRecord {
             return Adoption::Changed((next != previous_state).then(|| {
                 let message = message_text::ended(name, thing, previous_state, is_removed);
                 let change = Change::of_state(HistoryCause::Definition, at, previous_state, message);
-                self.announce(current, thing, field, change)
+                Box::new(self.announce(current, thing, field, change))
             }));
         };
         self.closed_at = Some(status.decided_until());
@@ -193,7 +192,7 @@ impl AlarmRecord {
             let message = message_text::closing(name, thing, &status, is_removed);
             Change { kind: MessageKind::Transition, from, to: DataState::Closed, message, ..change }
         };
-        Adoption::Changed(Some(self.announce(current, thing, field, change)))
+        Adoption::Changed(Some(Box::new(self.announce(current, thing, field, change))))
     }
 
     /// Applies an event's readings. The announcements are not pending yet.

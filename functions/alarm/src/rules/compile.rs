@@ -272,16 +272,15 @@ fn compile_text(text: &str, compiler: &mut ConditionCompiler, path: &str) -> Res
             "thing" => Part::Thing,
             "rule" => Part::Rule,
             "severity" => Part::Severity,
-            _ => match Pointer::new(name) {
-                Some(pointer) => {
+            _ => {
+                if let Some(pointer) = Pointer::new(name) {
                     check_pointer(&pointer, path)?;
                     Part::Field(compiler.field(&pointer))
-                }
-                None => {
+                } else {
                     let index = compiler.overrides.iter().position(|(known, _)| known == name);
                     Part::Override(index.ok_or_else(|| error(path, PLACEHOLDER))?)
                 }
-            },
+            }
         });
         rest = after;
     }

@@ -42,7 +42,7 @@ type Overrides = HashMap<ThingName, BTreeMap<String, Value>>;
 /// The compiled rules of a document.
 #[derive(Debug, Default)]
 pub struct Rules {
-    rules: Vec<Arc<Rule>>,
+    all: Vec<Arc<Rule>>,
     overrides: Overrides,
     cache: Mutex<Cache>,
 }
@@ -56,12 +56,12 @@ struct Cache {
 
 impl Rules {
     fn new(rules: Vec<Rule>, overrides: Overrides) -> Self {
-        Self { rules: rules.into_iter().map(Arc::new).collect(), overrides, cache: Mutex::default() }
+        Self { all: rules.into_iter().map(Arc::new).collect(), overrides, cache: Mutex::default() }
     }
 
     /// All rules, in the document's order.
     pub fn all(&self) -> &[Arc<Rule>] {
-        &self.rules
+        &self.all
     }
 
     /// Returns what applies to this thing.
@@ -70,10 +70,10 @@ impl Rules {
         if let Some(found) = cache.by_thing.get(thing) {
             return Arc::clone(found);
         }
-        let indexes = self.rules.iter().enumerate().filter(|(_, rule)| rule.applies_to(thing));
+        let indexes = self.all.iter().enumerate().filter(|(_, rule)| rule.applies_to(thing));
         let indexes: Vec<_> = indexes.map(|(index, _)| index).collect();
         let compile = |overrides| {
-            let rules = indexes.iter().filter_map(|index| self.rules.get(*index));
+            let rules = indexes.iter().filter_map(|index| self.all.get(*index));
             Arc::new(ThingRules::new(rules, overrides))
         };
         let found = if let Some(overrides) = self.overrides.get(thing) {

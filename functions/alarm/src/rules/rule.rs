@@ -70,7 +70,7 @@ pub enum Hold {
     Count {
         /// How many.
         n: u32,
-        /// Of how many.
+        /// Out of how many.
         of: u32,
     },
 }

@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn long_strings_are_shortened() {
         let text: String = "é".repeat(300);
-        let Value::Text(short) = Value::Text(text.into()).shortened() else { unreachable!() };
+        let short = Value::Text(text.into()).shortened().to_string();
         assert_eq!(short.chars().count(), MAX_STRING_LENGTH + 1);
         assert!(short.ends_with('…'));
     }

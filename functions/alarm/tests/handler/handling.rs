@@ -1,7 +1,9 @@
 //! What people do with alarms.
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use test_support::{FAULTS, FakeAws, sqs_batch};
+use tokio::runtime::Builder;
 
 use crate::setup::*;
 
@@ -205,7 +207,7 @@ async fn version_1_alarms_are_acknowledged_too() {
     let aws = account(json!([too_bright(0)])).await;
     deliver(&aws, &[lux(1, 150)], 1000).await;
     // As an earlier version of the function wrote it.
-    for (_, item) in &mut aws.state().tables {
+    for item in aws.state().tables.values_mut() {
         for name in ["alarmState", "alarmStateSince", "severity", "ruleVersion", "stateShard"] {
             item.remove(name);
         }
@@ -266,5 +268,66 @@ async fn any_failed_call_loses_no_action_and_no_history() {
                     .all(|((_, key), count)| !key.last().unwrap().starts_with("history#") || *count <= 2)
             );
         }
+    }
+}
+
+/// A message, or an entry of the history.
+type Message = (u64, String, String, String);
+
+/// Readings, and what a person does after them.
+type Segment = (Vec<u64>, Option<&'static str>);
+
+/// Delivers segments to a new account. With `sizes`, readings arrive in batches of these sizes, and everything arrives
+/// twice. Returns the messages, the history, and the record.
+async fn deliver_segments(
+    segments: &[Segment],
+    sizes: Option<&[usize]>,
+) -> (Vec<Message>, Vec<Message>, Vec<Option<String>>) {
+    let aws = account_with_rule(latching()).await;
+    let mut second = 0;
+    for (number, (values, action)) in segments.iter().enumerate() {
+        let mut readings = Vec::new();
+        for value in values {
+            second += 1;
+            readings.push(lux(second, *value));
+        }
+        let now = (second + 1) * 1000;
+        let mut sizes = sizes.into_iter().flatten().copied().cycle();
+        while !readings.is_empty() {
+            let size = sizes.next();
+            let rest = readings.split_off(size.unwrap_or(readings.len()).min(readings.len()));
+            let batch = std::mem::replace(&mut readings, rest);
+            for _ in 0..size.map_or(1, |_| 2) {
+                assert_eq!(deliver(&aws, &batch, now).await.retried_messages(), Some(vec![]));
+            }
+        }
+        if let Some(action) = action {
+            second += 1;
+            let mut delivery = sqs_batch([action_command(action)]);
+            delivery["Records"][0]["messageId"] = format!("action-{number}").into();
+            for _ in 0..sizes.next().map_or(1, |_| 2) {
+                assert_eq!(deliver_to(&aws.process(), &delivery, at(now)).await.retried_messages(), Some(vec![]));
+            }
+        }
+    }
+    let state = aws.state();
+    let attributes = ["state", "alarmState", "severity", "changes", "value", "levels"];
+    (messages(&state), history(&state), attributes.map(|name| attribute(&state, name)).into())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn split_and_repetition_of_readings_and_actions_change_nothing(
+        segments in prop::collection::vec((
+            prop::collection::vec(prop::sample::select(vec![50_u64, 95, 150, 195, 250]), 0..6),
+            prop::option::of(prop::sample::select(vec!["acknowledge", "snooze", "disable", "enable", "enable", "reset"])),
+        ), 1..6),
+        sizes in prop::collection::vec(1_usize..4, 1..5),
+    ) {
+        Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+            assert_eq!(deliver_segments(&segments, Some(&sizes)).await, deliver_segments(&segments, None).await);
+        });
     }
 }

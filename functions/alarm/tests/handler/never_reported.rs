@@ -1,7 +1,7 @@
 //! Things that were admitted and have never reported.
 
 use serde_json::{Value, json};
-use test_support::{FAULTS, FakeAws};
+use test_support::{FAULTS, FakeAws, Published};
 
 use crate::setup::*;
 
@@ -25,9 +25,9 @@ fn admit(aws: &FakeAws, thing: &str, millis: u64) {
 /// The things that were found, and when they became stale.
 fn found(aws: &FakeAws) -> Vec<(String, u64)> {
     let state = aws.state();
-    let stale = state.published.iter().map(|published| published.data()).filter(|data| data["to"] == "STALE");
+    let found = state.published.iter().map(Published::data).filter(|data| data["to"] == "STALE");
     let mut found: Vec<_> =
-        stale.map(|data| (data["thing"].as_str().unwrap().to_owned(), data["at"].as_u64().unwrap() - START)).collect();
+        found.map(|data| (data["thing"].as_str().unwrap().to_owned(), data["at"].as_u64().unwrap() - START)).collect();
     found.sort();
     found
 }
@@ -57,7 +57,7 @@ async fn admitted_thing_that_never_reports_is_stale_once() {
     // Its first reading ends that.
     deliver(&aws, &[reading("e-2", 4 * HOUR, 50)], 4 * HOUR).await;
     assert_eq!(transitions(&aws), [to("STALE", due), to("OK", 4 * HOUR)]);
-    let text = aws.state().published.last().map(test_support::Published::text);
+    let text = aws.state().published.last().map(Published::text);
     assert_eq!(text.as_deref(), Some("too-bright: greenhouse-1 reports for the first time (now 50)"));
     assert!(!has_pending(&aws.state()));
 }

@@ -49,13 +49,13 @@ async fn active_alarm_is_repeated_until_somebody_acknowledges_it() {
 }
 
 /// The clock is at 09:00 UTC when tests start: these quiet hours last until 13:00 UTC.
-fn quiet(except: Value) -> Value {
+fn quiet(except: &[&str]) -> Value {
     json!({"quietHours": {"from": "23:00", "to": "15:00", "utcOffset": "+02:00", "except": except}})
 }
 
 #[tokio::test(start_paused = true)]
 async fn quiet_hours_delay_what_people_receive() {
-    let aws = account_with_rule(rule(quiet(json!([])))).await;
+    let aws = account_with_rule(rule(quiet(&[]))).await;
     deliver(&aws, &[lux(HOUR, 150), lux(2 * HOUR, 250)], 2 * HOUR).await;
     assert_eq!((texts(&aws).len(), aws.state().published.len()), (0, 2), "machines receive everything at once");
     check_each(&aws, 235..=240).await;
@@ -70,7 +70,7 @@ async fn quiet_hours_delay_what_people_receive() {
 
 #[tokio::test(start_paused = true)]
 async fn alarm_that_is_over_before_quiet_hours_end_disturbs_nobody() {
-    let aws = account_with_rule(rule(quiet(json!([])))).await;
+    let aws = account_with_rule(rule(quiet(&[]))).await;
     deliver(&aws, &[lux(HOUR, 150), lux(2 * HOUR, 50)], 2 * HOUR).await;
     check_each(&aws, 238..=250).await;
     assert_eq!((texts(&aws).len(), due(&aws)), (0, vec![]));
@@ -78,7 +78,7 @@ async fn alarm_that_is_over_before_quiet_hours_end_disturbs_nobody() {
 
 #[tokio::test(start_paused = true)]
 async fn excepted_severities_disturb_people_nevertheless() {
-    let aws = account_with_rule(rule(quiet(json!(["critical"])))).await;
+    let aws = account_with_rule(rule(quiet(&["critical"]))).await;
     deliver(&aws, &[lux(HOUR, 150), lux(2 * HOUR, 250)], 2 * HOUR).await;
     assert_eq!(texts(&aws), ["too-bright critical: greenhouse-1 lux above 200 (now 250)"]);
     check_each(&aws, 238..=250).await;

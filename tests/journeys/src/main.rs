@@ -7,6 +7,7 @@ mod actuator;
 mod admission;
 mod alarm;
 mod bridge;
+mod console;
 mod deployment;
 mod device_sdk;
 mod events;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
     trials.extend(shadows::trials(&suite));
     trials.extend(admission::trials(&suite));
     trials.extend(faults::trials(&suite));
+    trials.extend(console::trials(&suite));
     trials.extend(replay::trials(&suite));
     trials.extend(bridge::trials(&suite));
     trials.extend(device_sdk::trials(&suite));

@@ -60,7 +60,7 @@ export function pathView(event) {
   const byRule = event.rules.flatMap((one) => [rule(one),
     event.functions.filter((path) => path.rule === one.name).map((path) => [handled(path), faults(path.function)])]);
   const others = event.functions.filter((path) => !event.rules.some((one) => one.name === path.rule));
-  const origin = event.system ? "AWS IoT" : `Device ${event.clientId || "without a name"}`;
+  const origin = event.system || event.topic.startsWith("$aws/events/") ? "AWS IoT" : `Device ${event.clientId || "without a name"}`;
   return el("article", { class: "path", "data-id": event.id },
     el("h2", {}, event.topic),
     el("p", { class: "facts" }, badge(event.kind), ` ${time(event.at)}, event ${event.id}`),

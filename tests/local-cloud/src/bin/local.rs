@@ -49,6 +49,9 @@ struct Options {
 /// The default port of `cargo lambda invoke`, and so of `make invoke`.
 const INVOKE_PORT: u16 = 9000;
 
+/// Lambda's pause before it retries an asynchronous invocation, in seconds; it doubles. In AWS it is a minute.
+const RETRY_DELAY: &str = "6";
+
 /// How often to check whether everything still runs.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -80,7 +83,8 @@ async fn local(options: Options) -> Result<ExitCode> {
     let log = directory.path().join("cloud.log");
     let account = Account::primary();
     // At DEBUG, functions log each event of a batch.
-    let settings = [("AWS_LAMBDA_LOG_LEVEL", "DEBUG")];
+    // Retries come soon, and not so soon that nobody can switch a fault off meanwhile.
+    let settings = [("AWS_LAMBDA_LOG_LEVEL", "DEBUG"), ("LAMBDA_ASYNC_RETRY_BASE_SECONDS", RETRY_DELAY)];
     let cloud = Arc::new(progress.step("Starting the local cloud", Cloud::start(&log, &settings)).await?);
     let deployment = deploy::deploy_gatehouse(&cloud, &account, "gatehouse", &[], progress).await?;
     let clients = Clients::new(cloud.endpoint, &account);
@@ -118,7 +122,7 @@ async fn local(options: Options) -> Result<ExitCode> {
         emulator = Some(progress.step("Starting cargo lambda watch", start).await?);
     }
 
-    print!("{}", introduction(&cloud, &account, directory.path()));
+    print!("{}", introduction(&cloud, &account, directory.path(), &console));
     if options.watch {
         print!("{}", watching(options.invoke_port));
     }
@@ -189,7 +193,7 @@ fn describe(message: &PublishedMessage, rule: Option<&Rule>, function: Option<&s
     report::event(&result, Style::stdout())
 }
 
-fn introduction(cloud: &Cloud, account: &Account, directory: &Path) -> String {
+fn introduction(cloud: &Cloud, account: &Account, directory: &Path, console: &Console) -> String {
     let file = |name: &str| quote(&directory.join(name).to_string_lossy());
     let mut out = format!(
         "\nLocal cloud    {}\nMQTT broker    {}\nCA file        {}\n",
@@ -216,6 +220,7 @@ fn introduction(cloud: &Cloud, account: &Account, directory: &Path) -> String {
     }
     let _ = writeln!(out, "  export MQTT_HOST={} MQTT_PORT={}", cloud.mqtt.ip(), cloud.mqtt.port());
     let _ = writeln!(out, "  export MQTT_CA={}", file("ca.pem"));
+    let _ = writeln!(out, "  export CONSOLE={} CONSOLE_TOKEN={}", console.origin(), console.token());
     out
 }
 

@@ -49,8 +49,7 @@ pub async fn list(State(app): State<Arc<App>>) -> ApiResult<Json<Value>> {
 
 /// Returns who is recorded as connected or disconnected.
 async fn presence(app: &App) -> HashMap<String, bool> {
-    let Some(table) = app.table("DevicesTable") else { return HashMap::new() };
-    let scan = app.clients.dynamodb.scan().table_name(table).filter_expression("part = :part");
+    let scan = app.clients.dynamodb.scan().table_name(app.table("devices")).filter_expression("part = :part");
     let scan = scan.expression_attribute_values(":part", AttributeValue::S("presence".to_owned()));
     let items = scan.send().await.ok().and_then(|found| found.items).unwrap_or_default();
     let record = |item: &Item| {
@@ -67,8 +66,8 @@ pub async fn show(State(app): State<Arc<App>>, Path(thing): Path<String>) -> Api
         certificates(&app, &thing),
         shadows(&app, &thing),
         readings(&app, &thing),
-        app.items("AlarmsTable", &of_thing, "threshold#"),
-        app.items("DevicesTable", &of_thing, "presence"),
+        app.items("alarms", &of_thing, "threshold#"),
+        app.items("devices", &of_thing, "presence"),
     );
     Ok(Json(json!({
         "thing": thing,
@@ -111,8 +110,8 @@ async fn shadows(app: &App, thing: &str) -> Result<Vec<Value>> {
 
 /// Returns the newest readings, oldest first.
 async fn readings(app: &App, thing: &str) -> Vec<Value> {
-    let Some(table) = app.table("TelemetryTable") else { return Vec::new() };
-    let query = app.clients.dynamodb.query().table_name(table).consistent_read(true).scan_index_forward(false);
+    let query =
+        app.clients.dynamodb.query().table_name(app.table("telemetry")).consistent_read(true).scan_index_forward(false);
     let query = query.key_condition_expression("thing = :thing").limit(MAX_READINGS);
     let query = query.expression_attribute_values(":thing", AttributeValue::S(thing.to_owned()));
     let items = query.send().await.ok().and_then(|found| found.items).unwrap_or_default();

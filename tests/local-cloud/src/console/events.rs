@@ -48,7 +48,7 @@ pub async fn path(State(app): State<Arc<App>>, Path(id): Path<String>) -> ApiRes
     let rules = Arc::clone(&app.observer.rules);
     let found = app.observer.read_journal(|journal| {
         let event = journal.event(&id)?;
-        Some((event.path(&rules), event.thing().to_owned(), event.functions.clone()))
+        Some((event.path(&rules), event.thing().into_owned(), event.functions.clone()))
     });
     let Some((mut path, thing, functions)) = found.flatten() else {
         return Err(ApiError::missing(format!("No event has the ID {id}; only the newest are kept.")));

@@ -51,9 +51,9 @@ pub async fn of_event(app: &App, id: &str, thing: &str, functions: &[&str]) -> V
     };
     for function in functions {
         let key = [("function", *function), ("eventId", id)];
-        add("quarantine", "the event, refused", app.item("QuarantineTable", &key).await);
+        add("quarantine", "the event, refused", app.item("quarantine", &key).await);
         let claim = format!("{function}#{id}");
-        add("idempotency", "the effect of this event", app.item("IdempotencyTable", &[("id", &claim)]).await);
+        add("idempotency", "the effect of this event", app.item("idempotency", &[("id", &claim)]).await);
     }
     let is_handled_by = |name: &str| functions.iter().any(|function| function.ends_with(name));
     if is_handled_by("telemetry") {
@@ -61,39 +61,37 @@ pub async fn of_event(app: &App, id: &str, thing: &str, functions: &[&str]) -> V
     }
     let of_thing = format!("thing#{thing}");
     if is_handled_by("alarm") {
-        add("alarms", "the state of this thing, now", app.items("AlarmsTable", &of_thing, "threshold#").await);
+        add("alarms", "the state of this thing, now", app.items("alarms", &of_thing, "threshold#").await);
     }
     if is_handled_by("presence") {
-        add("devices", "the presence of this thing, now", app.items("DevicesTable", &of_thing, "presence").await);
+        add("devices", "the presence of this thing, now", app.items("devices", &of_thing, "presence").await);
     }
     if is_handled_by("shadow") {
-        add("devices", "the shadow of this thing, now", app.items("DevicesTable", &of_thing, "shadow#").await);
+        add("devices", "the shadow of this thing, now", app.items("devices", &of_thing, "shadow#").await);
     }
     if is_handled_by("jitr") {
         let certificate = format!("certificate#{thing}");
-        add("devices", "the admission of this certificate", app.items("DevicesTable", &certificate, "admission").await);
+        add("devices", "the admission of this certificate", app.items("devices", &certificate, "admission").await);
     }
     found
 }
 
 impl App {
-    /// Returns the name of the table that a stack output names.
-    pub fn table(&self, output: &str) -> Option<&str> {
-        self.deployment.outputs.get(output).map(String::as_str)
+    /// Returns the full name of a table.
+    pub fn table(&self, name: &str) -> String {
+        format!("{}-{name}", self.deployment.stack)
     }
 
     /// Reads one item. Returns none if there is no such item or table.
-    async fn item(&self, output: &str, key: &[(&str, &str)]) -> Vec<Item> {
-        let Some(table) = self.table(output) else { return Vec::new() };
-        let get = self.clients.dynamodb.get_item().table_name(table).consistent_read(true);
+    async fn item(&self, table: &str, key: &[(&str, &str)]) -> Vec<Item> {
+        let get = self.clients.dynamodb.get_item().table_name(self.table(table)).consistent_read(true);
         let get = key.iter().fold(get, |get, (name, value)| get.key(*name, AttributeValue::S((*value).to_owned())));
         get.send().await.ok().and_then(|found| found.item).into_iter().collect()
     }
 
     /// Reads the items of a partition whose sort keys have this prefix.
-    pub async fn items(&self, output: &str, id: &str, prefix: &str) -> Vec<Item> {
-        let Some(table) = self.table(output) else { return Vec::new() };
-        let query = self.clients.dynamodb.query().table_name(table).consistent_read(true).limit(MAX_ITEMS);
+    pub async fn items(&self, table: &str, id: &str, prefix: &str) -> Vec<Item> {
+        let query = self.clients.dynamodb.query().table_name(self.table(table)).consistent_read(true).limit(MAX_ITEMS);
         let query = query
             .key_condition_expression("id = :id AND begins_with(part, :prefix)")
             .expression_attribute_values(":id", AttributeValue::S(id.to_owned()))
@@ -103,8 +101,7 @@ impl App {
 
     /// Reads the readings that a message had.
     pub async fn readings_of_event(&self, thing: &str, id: &str) -> Vec<Item> {
-        let Some(table) = self.table("TelemetryTable") else { return Vec::new() };
-        let query = self.clients.dynamodb.query().table_name(table).consistent_read(true);
+        let query = self.clients.dynamodb.query().table_name(self.table("telemetry")).consistent_read(true);
         let query = query
             .key_condition_expression("thing = :thing")
             .filter_expression("eventId = :event")

@@ -20,7 +20,7 @@ mod security;
 mod subscriptions;
 mod topology;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -110,7 +110,8 @@ impl App {
 /// A running console. Stops when dropped.
 #[derive(Debug)]
 pub struct Console {
-    url: String,
+    origin: String,
+    guard: Arc<Guard>,
     task: JoinHandle<()>,
 }
 
@@ -121,14 +122,23 @@ impl Console {
         let listener = listener.with_context(|| format!("failed to listen on port {port} of loopback"))?;
         let address = listener.local_addr()?;
         let guard = Arc::new(Guard::new(address.port())?);
-        let url = url(address, &guard);
-        let task = tokio::spawn(serve(listener, router(app, guard)));
-        Ok(Self { url, task })
+        let task = tokio::spawn(serve(listener, router(app, Arc::clone(&guard))));
+        Ok(Self { origin: format!("http://{address}"), guard, task })
+    }
+
+    /// Returns its URL, without a trailing slash.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// Returns the token that requests need.
+    pub fn token(&self) -> &str {
+        self.guard.token()
     }
 
     /// Returns the address to open, which has the token.
-    pub fn url(&self) -> &str {
-        &self.url
+    pub fn url(&self) -> String {
+        format!("{}/?token={}", self.origin, self.token())
     }
 }
 
@@ -136,10 +146,6 @@ impl Drop for Console {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-
-fn url(address: SocketAddr, guard: &Guard) -> String {
-    format!("http://{address}/?token={}", guard.token())
 }
 
 async fn serve(listener: TcpListener, router: Router) {

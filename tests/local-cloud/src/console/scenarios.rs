@@ -96,19 +96,19 @@ pub async fn record(
     if !(1..=64).contains(&recording.name.len()) || !recording.name.bytes().all(is_allowed) {
         return Err(ApiError::invalid("A name has 1 to 64 of the characters a-z A-Z 0-9 _ -"));
     }
-    let is_wanted = |event: &&EventPath| event.message.at >= recording.since && !event.is_system;
+    let is_wanted = |event: &&EventPath| event.message.at >= recording.since && !event.message.topic.starts_with('$');
     let read = app.observer.read_journal(|journal| journal.events().filter(is_wanted).cloned().collect::<Vec<_>>());
     let events = read.unwrap_or_default();
     let mut steps: Vec<(u64, String, Value)> = Vec::new();
     let mut left_out = 0;
     for event in &events {
         let readings = if event.message.topic.starts_with("telemetry/") {
-            app.readings_of_event(event.thing(), &event.message.trace_id).await.len()
+            app.readings_of_event(&event.thing(), &event.message.trace_id).await.len()
         } else {
             0
         };
         match step(event, readings) {
-            Some(step) => steps.push((event.message.at, event.thing().to_owned(), step)),
+            Some(step) => steps.push((event.message.at, event.thing().into_owned(), step)),
             None => left_out += 1,
         }
     }

@@ -1,5 +1,7 @@
 //! Events as JSON: a line of a list, and the whole path.
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
@@ -11,7 +13,7 @@ const NOTABLE: [&str; 6] = ["quarantine", "retried", "pending", "rejected", "not
 
 impl EventPath {
     /// Returns the thing that the event is about.
-    pub fn thing(&self) -> &str {
+    pub fn thing(&self) -> Cow<'_, str> {
         thing(&self.message)
     }
 
@@ -134,15 +136,21 @@ pub fn payload(bytes: &[u8]) -> Value {
     }
 }
 
-/// Returns the thing that a message is about: its publisher, or the one that AWS IoT names in the topic.
-fn thing(message: &PublishedMessage) -> &str {
-    if let Some(rest) = message.topic.strip_prefix("$aws/things/") {
-        return rest.split('/').next().unwrap_or_default();
+/// Returns the thing that a message is about: its publisher, or the one that AWS IoT names. A new certificate has none yet,
+/// so this is the certificate's id.
+fn thing(message: &PublishedMessage) -> Cow<'_, str> {
+    let topic = &message.topic;
+    if let Some(rest) = topic.strip_prefix("$aws/things/") {
+        return rest.split('/').next().unwrap_or_default().into();
     }
-    if message.topic.starts_with("$aws/events/") {
-        return message.topic.rsplit('/').next().unwrap_or_default();
+    if topic.starts_with("$aws/events/certificates/") {
+        let event: Value = serde_json::from_slice(&message.payload).unwrap_or_default();
+        return event.get("certificateId").and_then(Value::as_str).unwrap_or_default().to_owned().into();
     }
-    &message.client_id
+    if topic.starts_with("$aws/events/") {
+        return topic.rsplit('/').next().unwrap_or_default().into();
+    }
+    message.client_id.as_str().into()
 }
 
 /// Adds the fields of one object to another.

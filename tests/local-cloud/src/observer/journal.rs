@@ -279,3 +279,6 @@ impl Journal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

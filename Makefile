@@ -59,7 +59,7 @@ $(TOOLS)/guard/.installed: tests/tools/guard.version | check
 
 # What lint and test need: with `--jobs`, the downloads wait for each other no more.
 .PHONY: tools
-tools: $(foreach tool,aws build checkov cloud device-sdk guard lint schema,$(TOOLS)/$(tool)/.installed)
+tools: $(foreach tool,aws browser build checkov cloud device-sdk guard lint schema,$(TOOLS)/$(tool)/.installed)
 
 local_tools := $(foreach tool,cloud aws build,$(TOOLS)/$(tool)/.installed)
 
@@ -67,11 +67,11 @@ local_tools := $(foreach tool,cloud aws build,$(TOOLS)/$(tool)/.installed)
 
 # Together: while the functions' last links occupy one core, the local cloud compiles on the other.
 .PHONY: replay
-replay: | check ## play the sample events on the local cloud (EVENTS=file.json for your own)
+replay: | check ## play the sample events on the local cloud (EVENTS=file.json for your own, HTML=report.html)
 	@$(MAKE) --silent --jobs=3 $(local_tools)
 	$(call say,building the functions for $(ARCH) and the local cloud)
 	@$(BUILD_ENV) $(PROGRESS) crates $(BUILD_FUNCTIONS) + cargo build --package local-cloud --bins
-	@$(CLOUD) replay -- $(if $(JSON),--json) $(EVENTS)
+	@$(CLOUD) replay -- $(if $(JSON),--json) $(if $(HTML),--html '$(HTML)') $(EVENTS)
 
 .PHONY: test
 ifdef FN
@@ -83,7 +83,7 @@ test: $(local_tools) ## run every test: units, properties, journeys on the local
 	@$(PROGRESS) crates cargo build --package local-cloud --package operator --bins
 	@$(PROGRESS) crates cargo test --package journeys -- $(FN)
 else
-test: $(TOOLS)/device-sdk/.installed
+test: $(TOOLS)/device-sdk/.installed $(TOOLS)/browser/.installed
 test: build $(local_tools)
 	$(call say,compiling all tests and running them: first those of the functions, then those on the local cloud)
 	@$(PROGRESS) crates cargo test --workspace --lib --bins --tests
@@ -92,15 +92,27 @@ test: build $(local_tools)
 endif
 
 .PHONY: local
-local: build $(local_tools) ## leave the local cloud running, and print how to publish to it
+local: build $(local_tools) ## leave the local cloud running, and print how to publish to it and the address of its console
 	$(call say,compiling the local cloud)
-	@$(PROGRESS) crates cargo build --package local-cloud --bins
+	@$(PROGRESS) crates cargo build --package local-cloud --package operator --bins
 	@$(CLOUD) local
+
+.PHONY: console
+console: build $(local_tools) ## leave the local cloud running, and print the address of its console only
+	$(call say,compiling the local cloud)
+	@$(PROGRESS) crates cargo build --package local-cloud --package operator --bins
+	@$(CLOUD) local -- --console-only
+
+.PHONY: screenshots
+screenshots: build $(local_tools) $(TOOLS)/browser/.installed ## take screenshots of the console into target/screenshots; needs Chromium
+	@$(PROGRESS) crates cargo build --package local-cloud --package operator --bins
+	@cargo test --quiet --package journeys -- console::every_panel
+	@echo $(CURDIR)/target/screenshots
 
 .PHONY: watch
 watch: build $(local_tools) ## run the functions under cargo-lambda's emulator, on a local cloud; rebuilds on change
 	$(call say,compiling the local cloud and the functions for the emulator)
-	@$(PROGRESS) crates cargo build --package local-cloud --bins
+	@$(PROGRESS) crates cargo build --package local-cloud --package operator --bins
 	@$(PROGRESS) crates cargo build
 	@$(CLOUD) local -- --watch
 

@@ -1,6 +1,9 @@
 //! `gatehouse trace`: everything that is known about an event.
 
+mod export;
+
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -27,11 +30,20 @@ pub struct Arguments {
     /// The thing, if the event's own records do not name it: its readings and alarms are searched too.
     #[arg(long)]
     thing: Option<String>,
+    /// Writes the event to this file as a scenario, to be played on the local cloud. Its payload must be in quarantine, in
+    /// a dead-letter queue, or, with --thing, in the telemetry table.
+    #[arg(long, value_name = "FILE")]
+    export: Option<PathBuf>,
 }
 
 /// Runs the subcommand.
 pub async fn run(arguments: Arguments, context: &Context) -> Result<Status> {
-    let Arguments { event_id, since: PointInTime(since), thing } = arguments;
+    let Arguments { event_id, since: PointInTime(since), thing, export } = arguments;
+    if let Some(file) = export {
+        let place = export::export(&event_id, thing.as_deref(), &file, context).await?;
+        eprintln!("Exported from the {place} to {}.", file.display());
+        return Ok(Status::Success);
+    }
     let mut findings = Findings::new(event_id.as_str());
     let mut things: BTreeSet<String> = thing.into_iter().collect();
     let table = QuarantineTable::new(context);

@@ -8,6 +8,7 @@ mod admission;
 mod alarm;
 mod alarm_rules;
 mod bridge;
+mod console;
 mod deployment;
 mod device_sdk;
 mod events;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
     trials.extend(shadows::trials(&suite));
     trials.extend(admission::trials(&suite));
     trials.extend(faults::trials(&suite));
+    trials.extend(console::trials(&suite));
     trials.extend(replay::trials(&suite));
     trials.extend(bridge::trials(&suite));
     trials.extend(device_sdk::trials(&suite));

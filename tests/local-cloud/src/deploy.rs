@@ -3,6 +3,8 @@
 //! `aws cloudformation package` uploads them as for AWS, once for all accounts. The stacks are created with requests to
 //! CloudFormation: a run of the AWS CLI takes longer than to create a stack here.
 
+mod resources;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::Path;
@@ -20,6 +22,8 @@ use crate::isolation::{self, Account, Inherit, REGION};
 use crate::progress::Progress;
 use crate::supervisor;
 use crate::tools;
+
+pub use resources::{Resource, resources};
 
 /// How long a deployment may take. It takes a second on an idle machine.
 const TIMEOUT: Duration = Duration::from_mins(10);

@@ -17,6 +17,7 @@
 //! | [`observer`] | observes messages, notifications and logs of an account |
 //! | [`report`] | reports results to people and machines |
 //! | [`fault_proxy`] | injects faults between functions and AWS services |
+//! | [`console`] | serves the console: a page that shows, publishes, breaks, records and replays |
 //! | [`emulator`] | runs cargo-lambda's emulator on the local cloud |
 //! | [`cli`], [`progress`], [`tools`] | common parts of the programs `replay` and `local` |
 
@@ -24,6 +25,7 @@ pub mod admission;
 pub mod aws;
 pub mod cli;
 pub mod cloud;
+pub mod console;
 pub mod deploy;
 pub mod destination;
 pub mod device;

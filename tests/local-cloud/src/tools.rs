@@ -30,6 +30,11 @@ pub fn device_sdk() -> Result<PathBuf> {
     tool("device-sdk/bin/python")
 }
 
+/// Returns the Python interpreter that has Selenium, which `make test` installs.
+pub fn browser_python() -> Result<PathBuf> {
+    tool("browser/bin/python")
+}
+
 /// `GATEHOUSE_TOOLS` overrides the directory in which `make` installs the tools.
 fn tool(path: &str) -> Result<PathBuf> {
     let tools = std::env::var_os("GATEHOUSE_TOOLS").map_or_else(|| root().join(".tools"), PathBuf::from);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
+use local_cloud::scenario::Scenario;
 use local_cloud::tools;
 use serde_json::{Value, json};
 
@@ -64,6 +65,24 @@ async fn trace(suite: Arc<Suite>) -> Result<()> {
     ran.contains(&["effect of button: COMPLETED", "log of button", "dead letter (invocation)"])?;
     let ran = gatehouse(&stage, &["trace", "unknown"]).await?.ended_with(5)?;
     ran.contains(&["nothing is known about this event"])?;
+
+    let bad = device_event("a-bad-click", "b-1", "iotbutton/b-1", b"not JSON");
+    stage.invoke("button", &bad).await?;
+    let directory = tempfile::tempdir()?;
+    for (arguments, expected) in [
+        (&["a-bad-click"][..], json!({"quarantine": {"reason": "not-json"}})),
+        (&["a-click"], json!({"notification": {}})),
+        (&["a-reading", "--thing", "lux-1"], json!({"stored": {"readings": 1}})),
+    ] {
+        let file = directory.path().join("exported.json");
+        let export = ["trace", "--export", file.to_str().context("the path is not UTF-8")?];
+        gatehouse(&stage, &[&export[..], arguments].concat()).await?.ended_with(0)?;
+        // It is valid, and expects what happened.
+        let scenario = Scenario::read(&file)?;
+        let expects: Vec<_> = scenario.steps.iter().map(|step| json!(step.expect)).collect();
+        ensure!(expects == [expected], "the scenario of {arguments:?} expects {expects:?}");
+    }
+    gatehouse(&stage, &["trace", "--export", "unused", "unknown"]).await?.ended_with(5)?;
     Ok(())
 }
 

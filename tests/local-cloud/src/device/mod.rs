@@ -197,6 +197,14 @@ impl Device {
         Ok((started_at, Published::Accepted))
     }
 
+    /// Publishes a payload at most once (quality of service 0), so nobody says whether AWS IoT accepts it.
+    pub async fn publish_unacknowledged(&mut self, topic: &str, payload: &[u8]) -> Result<()> {
+        self.connect().await?;
+        let connection = self.connection.as_mut().context("not connected")?;
+        let published = connection.client.publish(topic, QoS::AtMostOnce, false, payload.to_vec()).await;
+        published.with_context(|| format!("failed to publish on {topic}"))
+    }
+
     /// Subscribes to a topic filter and waits for the result.
     pub async fn subscribe(&mut self, filter: &str) -> Result<Subscribed> {
         self.connect().await?;

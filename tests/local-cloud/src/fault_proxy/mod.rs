@@ -5,6 +5,7 @@
 
 mod partial;
 mod protocol;
+mod random;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
@@ -19,6 +20,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
@@ -27,6 +29,9 @@ use crate::isolation::Endpoint;
 use crate::supervisor;
 
 use protocol::{operation_of, throttled};
+use random::RandomFaults;
+
+pub use random::{RandomFault, Strike};
 
 /// The services whose calls the proxy recognizes, as in `AWS_ENDPOINT_URL_<SERVICE>`.
 pub const SERVICES: [&str; 4] = ["DYNAMODB", "IOT", "SNS", "SQS"];
@@ -42,6 +47,8 @@ pub enum Fault {
     Throttled,
     /// The service never receives the request, and no response ever comes.
     Hangs,
+    /// The service receives the request late.
+    Slow,
     /// The service returns an internal server error.
     ServerError,
     /// DynamoDB writes the first half of a batch and leaves the rest unprocessed. Other calls are not affected.
@@ -52,6 +59,24 @@ pub enum Fault {
     KilledBefore,
     /// The service executes the call, and the function's process is killed before the response.
     KilledAfter,
+}
+
+impl Fault {
+    /// Returns its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LostRequest => "lost-request",
+            Self::LostResponse => "lost-response",
+            Self::Throttled => "throttled",
+            Self::Hangs => "hangs",
+            Self::Slow => "slow",
+            Self::ServerError => "server-error",
+            Self::UnprocessedItems => "unprocessed-items",
+            Self::PartialFailure => "partial-failure",
+            Self::KilledBefore => "killed-before",
+            Self::KilledAfter => "killed-after",
+        }
+    }
 }
 
 /// A call that came through the proxy.
@@ -73,6 +98,9 @@ pub struct FaultProxy {
     task: JoinHandle<Infallible>,
 }
 
+/// How much later a service receives a slow request.
+const SLOW: Duration = Duration::from_secs(2);
+
 #[derive(Debug, Default)]
 struct State {
     /// The number of the call to fail, from 1, and its fault.
@@ -80,6 +108,8 @@ struct State {
     /// The operation whose every second call fails, and the remaining faults.
     series: Option<(&'static str, VecDeque<Fault>)>,
     rendezvous: Option<Rendezvous>,
+    /// The faults that calls meet at random, and who is notified. Then no calls are recorded: there may be any number.
+    random: Option<RandomFaults>,
     calls: Vec<Call>,
 }
 
@@ -128,6 +158,11 @@ impl FaultProxy {
     pub fn wait_for_second_caller(&self, operation: &'static str) {
         let rendezvous = Rendezvous { operation, callers: BTreeSet::new() };
         *lock(&self.state) = State { rendezvous: Some(rendezvous), ..State::default() };
+    }
+
+    /// Resets the proxy. Calls meet these faults at random, and each that does is sent to `strikes`.
+    pub fn fail_randomly(&self, faults: Vec<RandomFault>, strikes: mpsc::UnboundedSender<Strike>) {
+        *lock(&self.state) = State { random: Some(RandomFaults { faults, strikes }), ..State::default() };
     }
 
     /// Returns the calls since the last reset.
@@ -206,8 +241,12 @@ impl Handler {
                 _ => None,
             };
             let fault = state.nth.filter(|(number, _)| *number == nth).map(|(_, fault)| fault).or(in_series);
-            state.calls.push(Call { operation: operation.clone(), fault, is_answered: false });
-            (nth, fault)
+            if let Some(random) = &state.random {
+                (nth, random.strike(service, &operation, &body))
+            } else {
+                state.calls.push(Call { operation: operation.clone(), fault, is_answered: false });
+                (nth, fault)
+            }
         };
         let caller = head.headers.get("amz-sdk-invocation-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
         while !self.may_proceed(&operation, caller) {
@@ -229,6 +268,7 @@ impl Handler {
                 kill(&self.cloud, &url);
                 return broken();
             }
+            Some(Fault::Slow) => sleep(SLOW).await,
             None | Some(Fault::LostResponse | Fault::KilledAfter | Fault::UnprocessedItems | Fault::PartialFailure) => {
             }
         }

@@ -14,6 +14,18 @@ pub(super) enum Service {
     Sqs,
 }
 
+impl Service {
+    /// Returns its name, as in `AWS_ENDPOINT_URL_<SERVICE>`.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::DynamoDb => "DYNAMODB",
+            Self::Iot => "IOT",
+            Self::Sns => "SNS",
+            Self::Sqs => "SQS",
+        }
+    }
+}
+
 /// Returns the service and the operation of a request.
 pub(super) fn operation_of(method: &Method, path: &str, headers: &HeaderMap, body: &[u8]) -> (Service, String) {
     let target = headers.get("x-amz-target").and_then(|target| target.to_str().ok());

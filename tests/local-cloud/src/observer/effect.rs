@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::PublishedMessage;
 use crate::scenario::{AlarmView, ShadowState};
@@ -72,6 +72,59 @@ pub enum Effect {
 }
 
 impl Effect {
+    /// Returns the word for it in JSON.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Notified(_) => "notification",
+            Self::Quarantined { .. } => "quarantine",
+            Self::Suppressed => "suppressed",
+            Self::Duplicate => "duplicate",
+            Self::Admitted { .. } => "admitted",
+            Self::Rejected { .. } => "rejected",
+            Self::Accepted => "accepted",
+            Self::Done => "done",
+            Self::Stored { .. } => "stored",
+            Self::Refused { .. } => "refused",
+            Self::Desired(_) => "desired",
+            Self::Forwarded(_) => "forwarded",
+            Self::Connected => "connected",
+            Self::Disconnected => "disconnected",
+            Self::Recorded(_) => "recorded",
+            Self::Alarm(_) => "alarm",
+            Self::Retried { .. } => "retried",
+        }
+    }
+
+    /// Returns it as JSON.
+    pub fn json(&self) -> Value {
+        let details = match self {
+            Self::Notified(notification) => notification.json(),
+            Self::Quarantined { reason, why } | Self::Rejected { reason, why } | Self::Refused { reason, why } => {
+                json!({"reason": reason, "why": why})
+            }
+            Self::Admitted { thing } => json!({"thing": thing}),
+            Self::Stored { readings } => json!({"readings": readings}),
+            Self::Desired(state) => json!({"state": state}),
+            Self::Recorded(state) => json!({"state": state}),
+            Self::Alarm(alarm) => json!({"state": alarm.state, "severity": alarm.severity}),
+            Self::Forwarded(message) => json!({
+                "account": message.account,
+                "queue": message.queue,
+                "body": message.body,
+                "attributes": message.attributes,
+            }),
+            Self::Retried { error } => json!({"error": error}),
+            Self::Suppressed | Self::Duplicate | Self::Accepted | Self::Done | Self::Connected | Self::Disconnected => {
+                json!({})
+            }
+        };
+        let mut object = json!({"kind": self.kind()});
+        if let (Some(object), Value::Object(details)) = (object.as_object_mut(), details) {
+            object.extend(details);
+        }
+        object
+    }
+
     /// Whether this is the notification of a state change that `message` caused.
     ///
     /// A state change has an event id of its own. An alarm names the thing and when the deciding reading was received,
@@ -133,6 +186,17 @@ pub struct Notification {
 }
 
 impl Notification {
+    /// Returns it as JSON.
+    pub fn json(&self) -> Value {
+        json!({
+            "topic": self.topic,
+            "message": self.message,
+            "data": self.data,
+            "subject": self.subject,
+            "attributes": self.attributes,
+        })
+    }
+
     /// Returns the text for people. A queue gets the structured message; if it has no text, this is the subject.
     pub fn text(&self) -> &str {
         let has_text = self.data.as_ref().is_none_or(|data| data.get("words").is_some());

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::state::Observed;
 use super::watcher::Watcher;
-use super::{Effect, InvocationCounts, Rule, Timed, now};
+use super::{Attempt, Effect, InvocationCounts, LogLine, Rule, Timed, now};
 use crate::aws::Clients;
 
 /// The log of a function.
@@ -40,6 +40,43 @@ pub(super) async fn list(clients: &Clients, rules: &[Rule]) -> Result<Vec<Functi
     Ok(logs)
 }
 
+/// What the log of one invocation shows.
+struct Invocation {
+    attempt: Attempt,
+    /// The events that its lines name.
+    event_ids: Vec<String>,
+}
+
+impl Default for Invocation {
+    fn default() -> Self {
+        let attempt = Attempt { request_id: String::new(), started_at: 0, ended_at: 0, lines: Vec::new() };
+        Self { attempt, event_ids: Vec::new() }
+    }
+}
+
+impl Invocation {
+    fn add(&mut self, line: &str, at: u64) {
+        if let Some(request) = line.strip_prefix("START RequestId: ") {
+            self.attempt.request_id = request.split(' ').next().unwrap_or_default().to_owned();
+        } else if line.starts_with("REPORT RequestId: ") {
+            // The local cloud writes all lines when the invocation ends.
+            let duration = line.split_once("Duration: ").and_then(|(_, rest)| rest.split_once(" ms"));
+            let millis = duration.and_then(|(text, _)| text.split('.').next()?.parse().ok()).unwrap_or(0);
+            self.attempt.ended_at = at;
+            self.attempt.started_at = at.saturating_sub(millis);
+        } else if !line.starts_with("END RequestId: ") {
+            let json: Option<Value> = serde_json::from_str(line).ok();
+            let event_id = json.as_ref().and_then(|json| field(json, "eventId")).map(str::to_owned);
+            if let Some(id) = event_id.as_ref().filter(|id| !self.event_ids.contains(*id)) {
+                self.event_ids.push(id.clone());
+            }
+            if json.is_none_or(|json| json.get("_aws").is_none()) {
+                self.attempt.lines.push(LogLine { event_id, text: line.to_owned() });
+            }
+        }
+    }
+}
+
 impl Watcher {
     /// Adds what a function logged in an invocation.
     pub(super) async fn add_log(&self, body: &str, logs: &[FunctionLog]) -> Result<()> {
@@ -56,9 +93,17 @@ impl Watcher {
         }
         let Logged { log_group, log_events } = serde_json::from_str(body)?;
         let Some(log) = logs.iter().find(|log| log.group == log_group) else { return Ok(()) };
+        let mut invocation = Invocation::default();
         for event in log_events {
+            invocation.add(&event.message, event.timestamp);
             self.add_line(log, &event.message, event.timestamp).await?;
         }
+        let attempt = invocation.attempt;
+        self.add(|state| {
+            if let Some(journal) = &mut state.journal {
+                journal.add_attempt(&log.function, &invocation.event_ids, &attempt);
+            }
+        });
         Ok(())
     }
 
@@ -81,12 +126,21 @@ impl Watcher {
             // Together, so that the effect is there when the counts are.
             self.add(|state| {
                 state.invocations.push(invocation);
-                state.effects.extend(observed);
+                observed.into_iter().for_each(|observed| state.add_effect(observed));
             });
             return Ok(());
         }
         let Some(event_id) = event_id else { return Ok(()) };
         match field(&json, "message") {
+            // At DEBUG, which the console has.
+            Some("done") => {
+                self.add(|state| {
+                    if let Some(journal) = &mut state.journal {
+                        journal.add_effect(event_id, Some(&log.function), &Effect::Done, at);
+                    }
+                });
+                Ok(())
+            }
             Some("refused") => self.add_quarantined(log, event_id).await,
             Some("retry") => {
                 if log.needs_redelivery {

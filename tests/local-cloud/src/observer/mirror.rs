@@ -48,9 +48,13 @@ pub(super) async fn subscribe(clients: &Clients) -> Result<String> {
     Ok(url)
 }
 
-/// Adds rules that mirror messages to a queue, and the events that `rules` build of them for functions that they invoke
-/// directly.
-pub(super) async fn add_rules(clients: &Clients, rules: &[Rule], queue_url: &str) -> Result<()> {
+/// Adds rules that mirror messages to a queue, and the events that `mirrored` build of them for functions.
+pub(super) async fn add_rules(
+    clients: &Clients,
+    rules: &[Rule],
+    mirrored: impl Iterator<Item = &Rule>,
+    queue_url: &str,
+) -> Result<()> {
     // AWS IoT must be able to assume the role. The local cloud does not check what it allows.
     let role = rules.iter().find_map(|rule| rule.role.as_ref()).context("no rule has an error action with a role")?;
     let add = async |name: &str, sql: &str| {
@@ -63,11 +67,11 @@ pub(super) async fn add_rules(clients: &Clients, rules: &[Rule], queue_url: &str
     for (name, filter) in TOPICS {
         let sql = format!(
             "SELECT encode(*, 'base64') AS payloadBase64, topic() AS topic, clientid() AS clientId, \
-             traceid() AS traceId, timestamp() AS receivedAt FROM '{filter}'"
+             traceid() AS traceId, timestamp() AS observedAt FROM '{filter}'"
         );
         add(name, &sql).await?;
     }
-    for rule in rules.iter().filter(|rule| rule.invokes_directly()) {
+    for rule in mirrored.filter(|rule| rule.function.is_some()) {
         add(&rule.name, &rule.sql).await?;
     }
     Ok(())

@@ -7,6 +7,9 @@
 //! redelivers it.
 
 mod effect;
+mod event_json;
+mod event_path;
+mod journal;
 mod log;
 mod mirror;
 mod rule;
@@ -27,7 +30,10 @@ use crate::aws::Clients;
 use crate::destination::DestinationQueue;
 
 pub use effect::{Effect, Notification, QueueMessage, Timed};
-pub use rule::Rule;
+pub use event_json::payload;
+pub use event_path::{Attempt, EventPath, FaultStrike, FunctionPath, LogLine};
+pub use journal::{Journal, Totals};
+pub use rule::{Rule, RuleTarget};
 pub use state::{InvocationCounts, PublishedMessage};
 
 use state::{Observed, State, lock};
@@ -57,7 +63,7 @@ const PREFIX: &str = "observer";
 #[derive(Debug)]
 pub struct Observer {
     /// The account's rules.
-    pub rules: Vec<Rule>,
+    pub rules: Arc<Vec<Rule>>,
     state: Arc<Mutex<State>>,
     changed: watch::Receiver<()>,
     watcher: Watcher,
@@ -69,13 +75,27 @@ pub struct Observer {
 impl Observer {
     /// Starts to observe everything that is deployed in the account.
     pub async fn start(clients: &Clients) -> Result<Self> {
-        let rules = rule::list(clients).await.context("failed to list the rules of AWS IoT")?;
+        Self::start_with(clients, None).await
+    }
+
+    /// Starts to observe everything that is deployed in the account, and keeps the paths of this many events.
+    pub async fn start_with_journal(clients: &Clients, limit: usize) -> Result<Self> {
+        Self::start_with(clients, Some(limit)).await
+    }
+
+    async fn start_with(clients: &Clients, journal_limit: Option<usize>) -> Result<Self> {
+        let rules = Arc::new(rule::list(clients).await.context("failed to list the rules of AWS IoT")?);
         let logs = log::list(clients, &rules).await.context("failed to list the functions")?;
         let queue = mirror::subscribe(clients).await.context("failed to subscribe to the topics")?;
-        mirror::add_rules(clients, &rules, &queue).await.context("failed to add rules that mirror messages")?;
+        let is_mirrored = |rule: &&Rule| rule.invokes_directly() || journal_limit.is_some();
+        let mirrored = rules.iter().filter(is_mirrored);
+        mirror::add_rules(clients, &rules, mirrored, &queue)
+            .await
+            .context("failed to add rules that mirror messages")?;
 
         let (change, changed) = watch::channel(());
-        let state = Arc::new(Mutex::new(State::new()));
+        let journal = journal_limit.map(|limit| Journal::new(limit, Arc::clone(&rules)));
+        let state = Arc::new(Mutex::new(State::new(journal)));
         let watcher = Watcher::new(clients, &state, change);
         let mut tasks = JoinSet::new();
         tasks.spawn(watcher.clone().watch_queue(queue.clone(), logs));
@@ -94,12 +114,41 @@ impl Observer {
 
     /// Returns the messages that clients published, without the first `skip`, and the events about new certificates.
     pub fn messages(&self, skip: usize) -> Vec<PublishedMessage> {
-        lock(&self.state).messages.iter().skip(skip).cloned().collect()
+        lock(&self.state).messages.after(skip).cloned().collect()
+    }
+
+    /// Returns how many messages clients published.
+    pub fn message_count(&self) -> usize {
+        lock(&self.state).messages.count()
     }
 
     /// Returns what AWS IoT published about connections and shadows, without the first `skip`.
     pub fn system_messages(&self, skip: usize) -> Vec<PublishedMessage> {
-        lock(&self.state).system_messages.iter().skip(skip).cloned().collect()
+        lock(&self.state).system_messages.after(skip).cloned().collect()
+    }
+
+    /// Returns how many messages AWS IoT published about connections and shadows.
+    pub fn system_message_count(&self) -> usize {
+        lock(&self.state).system_messages.count()
+    }
+
+    /// Reads the journal, which an observer has that was started with one.
+    pub fn read_journal<T>(&self, read: impl FnOnce(&Journal) -> T) -> Option<T> {
+        lock(&self.state).journal.as_ref().map(read)
+    }
+
+    /// Adds a call that met an injected fault.
+    pub fn add_strike(&self, strike: &FaultStrike) {
+        self.watcher.add(|state| {
+            if let Some(journal) = &mut state.journal {
+                journal.add_strike(strike);
+            }
+        });
+    }
+
+    /// Returns what changes with each observation.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.clone()
     }
 
     /// Returns the effects of an event so far: what this function reported, and what topics and queues delivered.

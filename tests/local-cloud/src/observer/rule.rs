@@ -1,6 +1,7 @@
 //! The topic rules of an account and the functions that they invoke.
 
 use anyhow::Result;
+use aws_sdk_iot::types::Action;
 use aws_sdk_lambda::types::EventSourceMappingConfiguration;
 
 use super::PREFIX;
@@ -17,9 +18,21 @@ pub struct Rule {
     pub function: Option<String>,
     /// The URL of the queue between the rule and the function, if there is one.
     pub queue: Option<String>,
-    pub(super) sql: String,
+    /// All functions that get its events, the first of them included.
+    pub targets: Vec<RuleTarget>,
+    /// Its SQL.
+    pub sql: String,
     /// The role of its error action.
     pub(super) role: Option<String>,
+}
+
+/// A function that gets a rule's events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleTarget {
+    /// The function's name.
+    pub function: String,
+    /// The URL of the queue between the rule and the function, if there is one.
+    pub queue: Option<String>,
 }
 
 impl Rule {
@@ -42,24 +55,28 @@ pub(super) async fn list(clients: &Clients) -> Result<Vec<Rule>> {
         let Some(name) = listed.rule_name().filter(|name| !name.starts_with(PREFIX)) else { continue };
         let found = clients.iot.get_topic_rule().rule_name(name).send().await?;
         let Some(rule) = found.rule() else { continue };
-        let invoked = rule.actions().iter().find_map(|action| action.lambda()?.function_arn().split(':').nth(6));
-        let queued = rule.actions().iter().find_map(|action| {
+        let target = |action: &Action| {
+            if let Some(lambda) = action.lambda() {
+                let function = lambda.function_arn().split(':').nth(6)?.to_owned();
+                return Some(RuleTarget { function, queue: None });
+            }
             let url = action.sqs()?.queue_url();
             let (_, function) = triggers.iter().find(|(arn, _)| is_same_queue(arn, url))?;
-            Some((function.clone(), url.to_owned()))
-        });
-        let (function, queue) = match (invoked, queued) {
-            (Some(invoked), _) => (Some(invoked.to_owned()), None),
-            (None, queued) => queued.unzip(),
+            Some(RuleTarget { function: function.clone(), queue: Some(url.to_owned()) })
         };
+        let mut targets: Vec<_> = rule.actions().iter().filter_map(target).collect();
+        // Those that are invoked directly come first.
+        targets.sort_by_key(|target| target.queue.is_some());
+        let first = targets.first().cloned();
         let sql = rule.sql().unwrap_or_default();
         rules.push(Rule {
             role: rule.error_action().and_then(|action| Some(action.sqs()?.role_arn().to_owned())),
             name: name.to_owned(),
             filter: from_clause(sql).unwrap_or_default().to_owned(),
             sql: sql.to_owned(),
-            function,
-            queue,
+            function: first.as_ref().map(|target| target.function.clone()),
+            queue: first.and_then(|target| target.queue),
+            targets,
         });
     }
     Ok(rules)

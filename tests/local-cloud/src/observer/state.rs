@@ -1,12 +1,16 @@
 //! What has been observed so far.
 
-use std::collections::HashMap;
+use std::collections::{VecDeque, vec_deque};
 use std::ops::Add;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
+use super::journal::Journal;
 use super::{Effect, Timed};
+
+/// How many observations of each kind are kept beside a journal.
+const KEPT: usize = 5_000;
 
 /// A message that reached AWS IoT.
 #[derive(Debug, Clone)]
@@ -57,21 +61,24 @@ pub(super) struct Observed {
 }
 
 /// What has been observed so far.
+/// What has been observed so far.
 #[derive(Debug)]
 pub(super) struct State {
     /// When something was observed last.
     pub(super) changed_at: Instant,
-    pub(super) messages: Vec<PublishedMessage>,
+    pub(super) messages: Newest<PublishedMessage>,
     /// What AWS IoT published about connections and shadows.
-    pub(super) system_messages: Vec<PublishedMessage>,
+    pub(super) system_messages: Newest<PublishedMessage>,
     /// The function inputs that rules built, by event id, until they are redelivered.
-    pub(super) events: HashMap<String, String>,
+    pub(super) events: Newest<(String, String)>,
     /// All effects.
-    pub(super) effects: Vec<Observed>,
+    pub(super) effects: Newest<Observed>,
     /// Counts per invocation, with the function and, if the invocation had a single event, the event id.
-    pub(super) invocations: Vec<(String, Option<String>, InvocationCounts)>,
+    pub(super) invocations: Newest<(String, Option<String>, InvocationCounts)>,
     /// What functions logged, without the platform's lines, by function.
-    pub(super) lines: Vec<(String, String)>,
+    pub(super) lines: Newest<(String, String)>,
+    /// The paths of the newest events, if they are wanted.
+    pub(super) journal: Option<Journal>,
     /// The last error of a watcher.
     pub(super) error: Option<String>,
     /// The number of markers sent.
@@ -81,15 +88,18 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new() -> Self {
+    /// Returns a state without observations. With a journal, it keeps the newest only.
+    pub(super) fn new(journal: Option<Journal>) -> Self {
+        let limit = if journal.is_some() { KEPT } else { usize::MAX };
         Self {
             changed_at: Instant::now(),
-            messages: Vec::new(),
-            system_messages: Vec::new(),
-            events: HashMap::new(),
-            effects: Vec::new(),
-            invocations: Vec::new(),
-            lines: Vec::new(),
+            messages: Newest::new(limit),
+            system_messages: Newest::new(limit),
+            events: Newest::new(limit),
+            effects: Newest::new(limit),
+            invocations: Newest::new(limit),
+            lines: Newest::new(limit),
+            journal,
             error: None,
             sent_markers: 0,
             last_marker: 0,
@@ -102,10 +112,20 @@ impl State {
         self.sent_markers
     }
 
+    /// Adds an effect.
+    pub(super) fn add_effect(&mut self, observed: Observed) {
+        if let Some(journal) = &mut self.journal {
+            let Observed { event_id, function, timed } = &observed;
+            journal.add_effect(event_id, function.as_deref(), &timed.effect, timed.at);
+        }
+        self.effects.push(observed);
+    }
+
     /// Returns the effects of an event, except what other functions reported about it, and including notifications of
     /// state changes that it caused.
     pub(super) fn effects(&self, event_id: &str, function: &str) -> Vec<Timed> {
-        let message = self.messages.iter().chain(&self.system_messages).find(|message| message.trace_id == event_id);
+        let message =
+            self.messages.iter().chain(self.system_messages.iter()).find(|message| message.trace_id == event_id);
         let is_caused = |effect: &Effect| message.is_some_and(|message| effect.is_state_change_by(message));
         let of_event = self.effects.iter().filter(|observed| {
             let is_of_function = observed.function.as_deref().is_none_or(|reported_by| reported_by == function);
@@ -118,6 +138,48 @@ impl State {
     pub(super) fn outcome(&self, event_id: &str, function: &str) -> Option<Timed> {
         let is_outcome = |timed: &Timed| !matches!(timed.effect, Effect::Retried { .. });
         self.effects(event_id, function).into_iter().find(is_outcome)
+    }
+}
+
+/// The newest items of a series, and how many there were before them.
+#[derive(Debug)]
+pub(super) struct Newest<T> {
+    items: VecDeque<T>,
+    dropped: usize,
+    limit: usize,
+}
+
+impl<T> Newest<T> {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { items: VecDeque::new(), dropped: 0, limit }
+    }
+
+    pub(super) fn push(&mut self, item: T) {
+        self.items.push_back(item);
+        if self.items.len() > self.limit {
+            self.items.pop_front();
+            self.dropped += 1;
+        }
+    }
+
+    /// Returns how many there were in all.
+    pub(super) fn count(&self) -> usize {
+        self.dropped + self.items.len()
+    }
+
+    pub(super) fn iter(&self) -> vec_deque::Iter<'_, T> {
+        self.items.iter()
+    }
+
+    /// Returns the items after the first `count` of all, as far as they are kept.
+    pub(super) fn after(&self, count: usize) -> impl Iterator<Item = &T> {
+        self.items.iter().skip(count.saturating_sub(self.dropped))
+    }
+
+    /// Removes the first item that matches.
+    pub(super) fn take(&mut self, matches: impl Fn(&T) -> bool) -> Option<T> {
+        let at = self.items.iter().position(matches)?;
+        self.items.remove(at)
     }
 }
 

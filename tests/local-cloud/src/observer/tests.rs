@@ -51,7 +51,7 @@ fn observed(function: Option<&str>, effect: Effect) -> Observed {
 
 #[test]
 fn outcome_of_another_function_does_not_stand_in() {
-    let mut state = State::new();
+    let mut state = State::new(None);
     state.effects.push(observed(Some("alarm"), Effect::Done));
     assert!(state.outcome("e", "telemetry").is_none(), "alarm's outcome is taken for telemetry's");
     let quarantined = Effect::Quarantined { reason: "not-json".to_owned(), why: "It is not JSON.".to_owned() };
@@ -63,7 +63,7 @@ fn outcome_of_another_function_does_not_stand_in() {
 
 #[test]
 fn what_topics_and_queues_deliver_belongs_to_the_event() {
-    let mut state = State::new();
+    let mut state = State::new(None);
     let message = QueueMessage {
         account: "111122223333".to_owned(),
         queue: "partner".to_owned(),

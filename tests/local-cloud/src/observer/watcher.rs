@@ -54,8 +54,7 @@ impl Watcher {
     /// Adds an effect that a function reported, or, without a function, that a topic or a queue delivered.
     pub(super) fn add_effect(&self, event_id: &str, function: Option<&str>, effect: Effect, at: u64) {
         let (event_id, function) = (event_id.to_owned(), function.map(str::to_owned));
-        let observed = Observed { event_id, function, timed: Timed { effect, at } };
-        self.add(|state| state.effects.push(observed));
+        self.add(|state| state.add_effect(Observed { event_id, function, timed: Timed { effect, at } }));
     }
 
     pub(super) fn add_error(&self, source: &str, error: &anyhow::Error) {
@@ -111,14 +110,14 @@ impl Watcher {
             self.add_log(body, logs).await
         } else if fields.get("TopicArn").is_some() {
             self.add_notification(body, at)
-        } else if fields.get("thing").is_some() {
-            self.add_event(body)
-        } else {
+        } else if fields.get("observedAt").is_some() {
             self.add_message(body)
+        } else {
+            self.add_event(body)
         }
     }
 
-    /// Adds a mirrored message, which names no thing.
+    /// Adds a mirrored message.
     fn add_message(&self, body: &str) -> Result<()> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -129,13 +128,18 @@ impl Watcher {
             #[serde(default)]
             client_id: String,
             trace_id: String,
-            received_at: u64,
+            observed_at: u64,
         }
-        let Mirrored { payload_base64, topic, client_id, trace_id, received_at: at } = serde_json::from_str(body)?;
+        let Mirrored { payload_base64, topic, client_id, trace_id, observed_at: at } = serde_json::from_str(body)?;
         let payload = BASE64_STANDARD.decode(payload_base64)?;
         let is_system = SYSTEM_TOPICS.iter().any(|prefix| topic.starts_with(prefix));
         let message = PublishedMessage { trace_id, topic, client_id, payload, at };
-        self.add(|state| if is_system { &mut state.system_messages } else { &mut state.messages }.push(message));
+        self.add(|state| {
+            if let Some(journal) = &mut state.journal {
+                journal.add_message(&message, is_system);
+            }
+            if is_system { &mut state.system_messages } else { &mut state.messages }.push(message);
+        });
         Ok(())
     }
 
@@ -147,7 +151,12 @@ impl Watcher {
             trace_id: String,
         }
         let Event { trace_id } = serde_json::from_str(body)?;
-        self.add(|state| state.events.insert(trace_id, body.to_owned()));
+        self.add(|state| {
+            if let Some(journal) = &mut state.journal {
+                journal.add_envelope(&trace_id, body);
+            }
+            state.events.push((trace_id, body.to_owned()));
+        });
         Ok(())
     }
 
@@ -202,7 +211,7 @@ impl Watcher {
 
     /// Redelivers an event that a function wants to retry, as AWS does, and the local cloud's rules engine does not.
     pub(super) fn redeliver(&self, function: &str, event_id: &str) {
-        let Some(event) = lock(&self.state).events.remove(event_id) else { return };
+        let Some((_, event)) = lock(&self.state).events.take(|(id, _)| id == event_id) else { return };
         let invoke = self.clients.lambda.invoke().function_name(function).invocation_type(InvocationType::Event);
         let (watcher, invoke) = (self.clone(), invoke.payload(Blob::new(event)));
         tokio::spawn(async move {

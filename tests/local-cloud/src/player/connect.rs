@@ -38,7 +38,7 @@ impl Player {
         let Some(device) = &mut actor.device else {
             return Ok(StepResult { problem: Some("the device never connected".to_owned()), ..result });
         };
-        let (skip, started_at) = (self.observer.system_messages(0).len(), now());
+        let (skip, started_at) = (self.observer.system_message_count(), now());
         device.connect().await?;
         let mut result = self.await_presence("connected", skip, started_at, result).await?;
         result.problem = mismatch(&result.expected, &result).map(|problem| self.explain(problem, &result));
@@ -56,7 +56,7 @@ impl Player {
         let admissions = &enrollment.admissions;
         let before = admissions.get(&issued.id).await?;
         let is_denial_expected = result.expected == Expectation::Denied;
-        let (skip, started_at) = (self.observer.messages(0).len(), now());
+        let (skip, started_at) = (self.observer.message_count(), now());
         let mut device = Device::at(self.broker.clone(), issued.identity(&result.thing));
         match device.try_connect().await? {
             ConnectResult::Accepted => {

@@ -34,7 +34,7 @@ impl Enrollment {
     }
 
     /// Signs a certificate, and publishes a CRL with it if it is to be revoked.
-    pub(super) async fn issue(&self, options: &CertificateOptions, thing: &str) -> Result<IssuedCertificate> {
+    pub async fn issue(&self, options: &CertificateOptions, thing: &str) -> Result<IssuedCertificate> {
         let ca = if options.signed_by_unknown_ca { &self.unknown_ca } else { &self.ca };
         let issued = ca.issue(&options.spec(thing))?;
         if options.revoked {

@@ -8,6 +8,7 @@ mod operator;
 mod publish;
 mod records;
 mod result;
+mod set_up;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,7 @@ use crate::scenario::{Expectation, Scenario, Step, StepAction};
 
 pub use enrollment::Enrollment;
 pub use result::StepResult;
+pub use set_up::{Paths, set_up};
 
 use compare::mismatch;
 
@@ -82,14 +84,14 @@ pub struct Player {
 
 impl Player {
     /// Registers and connects a device for each thing, with the IoT policy of this name. `registered` counts them.
-    pub async fn new(
+    async fn new(
         cloud: &Cloud,
         clients: &Clients,
         deployment: &Deployment,
+        observer: Observer,
         things: impl IntoIterator<Item = (&str, &str)>,
         registered: &AtomicUsize,
     ) -> Result<Self> {
-        let observer = Observer::start(clients).await?;
         let actors = stream::iter(things)
             .map(async |(thing, policy)| {
                 let identity = Identity::register(clients, thing, policy).await?;
@@ -202,7 +204,7 @@ impl Player {
                     let problem = Some("the device was not connected".to_owned());
                     return Ok(StepOutcome::Complete(vec![StepResult { problem, ..result }]));
                 };
-                let (skip, started_at) = (self.observer.system_messages(0).len(), now());
+                let (skip, started_at) = (self.observer.system_message_count(), now());
                 device.disconnect();
                 Ok(self.compare(self.await_presence("disconnected", skip, started_at, result).await?))
             }

@@ -103,7 +103,7 @@ impl Player {
         desired: &Value,
         result: StepResult,
     ) -> Result<StepResult> {
-        let (skip, started_at, topic) = (self.observer.system_messages(0).len(), now(), shadow.documents_topic());
+        let (skip, started_at, topic) = (self.observer.system_message_count(), now(), shadow.documents_topic());
         let update = self.clients.iot_data.update_thing_shadow().thing_name(&shadow.thing);
         let payload = Blob::new(json!({"state": {"desired": desired}}).to_string());
         update.set_shadow_name(shadow.name.clone()).payload(payload).send().await?;

@@ -28,7 +28,7 @@ impl Player {
         let rounds = if step.together { vec![step.times.get()] } else { vec![1; step.times.get()] };
         let mut results = Vec::new();
         for copies in rounds {
-            let skip = self.observer.system_messages(0).len();
+            let skip = self.observer.system_message_count();
             let (started_at, published) = device.publish(topic, &vec![payload; copies]).await?;
             if published == Published::Denied {
                 for expected in expected.drain(..copies) {

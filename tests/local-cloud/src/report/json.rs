@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::observer::Effect;
 use crate::player::StepResult;
 
 /// Returns the report on all scenarios.
@@ -20,7 +19,8 @@ pub fn json(results: &[StepResult], duration: Duration) -> Value {
     })
 }
 
-fn event(result: &StepResult) -> Value {
+/// Returns one event.
+pub(super) fn event(result: &StepResult) -> Value {
     json!({
         "scenario": result.scenario,
         "step": result.step,
@@ -39,39 +39,8 @@ fn event(result: &StepResult) -> Value {
 }
 
 fn effect(result: &StepResult) -> Value {
-    let Some(effect) = &result.effect else {
-        return json!({"kind": if result.denied { "denied" } else { "nothing" }});
-    };
-    match effect {
-        Effect::Notified(notification) => json!({
-            "kind": "notification",
-            "topic": notification.topic,
-            "message": notification.message,
-            "data": notification.data,
-            "subject": notification.subject,
-            "attributes": notification.attributes,
-        }),
-        Effect::Quarantined { reason, why } => json!({"kind": "quarantine", "reason": reason, "why": why}),
-        Effect::Suppressed => json!({"kind": "suppressed"}),
-        Effect::Duplicate => json!({"kind": "duplicate"}),
-        Effect::Admitted { thing } => json!({"kind": "admitted", "thing": thing}),
-        Effect::Rejected { reason, why } => json!({"kind": "rejected", "reason": reason, "why": why}),
-        Effect::Accepted => json!({"kind": "accepted"}),
-        Effect::Done => json!({"kind": "done"}),
-        Effect::Stored { readings } => json!({"kind": "stored", "readings": readings}),
-        Effect::Refused { reason, why } => json!({"kind": "refused", "reason": reason, "why": why}),
-        Effect::Desired(state) => json!({"kind": "desired", "state": state}),
-        Effect::Forwarded(message) => json!({
-            "kind": "forwarded",
-            "account": message.account,
-            "queue": message.queue,
-            "body": message.body,
-            "attributes": message.attributes,
-        }),
-        Effect::Connected => json!({"kind": "connected"}),
-        Effect::Disconnected => json!({"kind": "disconnected"}),
-        Effect::Recorded(state) => json!({"kind": "recorded", "state": state}),
-        Effect::Alarm(alarm) => json!({"kind": "alarm", "state": alarm.state, "severity": alarm.severity}),
-        Effect::Retried { error } => json!({"kind": "retried", "error": error}),
+    match &result.effect {
+        Some(effect) => effect.json(),
+        None => json!({"kind": if result.denied { "denied" } else { "nothing" }}),
     }
 }

@@ -14,7 +14,7 @@ const MAX_TIMES: usize = 100;
 const MAX_DELAY: Duration = Duration::from_mins(15);
 
 impl Scenario {
-    pub(super) fn parse(text: &str) -> Result<Self> {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         let mut json = serde_json::Deserializer::from_str(text);
         let scenario: Self =
             serde_path_to_error::deserialize(&mut json).map_err(|error| match error.path().to_string() {

@@ -21,12 +21,15 @@ const PATIENCE: Duration = Duration::from_mins(5);
 
 pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     let console = Arc::new(LazyConsole::default());
-    let shared = Arc::clone(&console);
-    let api =
-        suite.trial("console", "api_publishes_and_shows_the_path_to_the_owner_of_the_token_only", async move |_| {
-            api(shared.get()?)
-        });
-    let mut page = suite.trial("console", "every_panel_works_in_a_browser", async move |_| browser(console.get()?));
+    let trial = |name, test: fn(&RunningConsole) -> Result<()>| {
+        let console = Arc::clone(&console);
+        suite.trial("console", name, move |_| {
+            let console = Arc::clone(&console);
+            async move { test(console.get()?) }
+        })
+    };
+    let api = trial("api_publishes_and_shows_the_path_to_the_owner_of_the_token_only", api);
+    let mut page = trial("every_panel_works_in_a_browser", browser);
     let missing = browser_programs().err();
     if let Some(missing) = missing {
         eprintln!("{missing:#}; skipping the test of the console in a browser");

@@ -52,7 +52,8 @@ impl AlarmHandler {
             return Err(Environment::invalid(WINDOW, window, &"it must be from 1 to 86400"));
         }
         let max = environment.optional("MAX_NOTIFICATIONS")?.unwrap_or(20);
-        let retention = Duration::from_secs(environment.optional("HISTORY_RETENTION_DAYS")?.unwrap_or(90) * DAY);
+        let retention = environment.optional::<u64>("HISTORY_RETENTION_DAYS")?.unwrap_or(90);
+        let retention = Duration::from_secs(retention.saturating_mul(DAY));
         let devices = VersionedTable::new(dynamodb.clone(), environment.required::<String>("DEVICES_TABLE")?);
         let table = VersionedTable::new(dynamodb, environment.required::<String>("ALARMS_TABLE")?);
         let history = History::new(table.clone(), retention);

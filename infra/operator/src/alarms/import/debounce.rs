@@ -140,7 +140,7 @@ impl<'a> States<'a> {
         for event in &state.on_input.events {
             let (event_place, condition) =
                 (place(name, &event.event_name), event.condition.as_deref().unwrap_or("true"));
-            let starts = event.actions.iter().filter_map(set_timer).find(|(of, _)| of == timer);
+            let starts = event.actions.iter().filter_map(set_timer).find(|(of, _)| *of == timer);
             if let Some((_, seconds)) = starts {
                 let (condition, guard) = self.guarded(condition, &event_place)?;
                 // Otherwise each reading starts the timer again, and it elapses only once there are none.

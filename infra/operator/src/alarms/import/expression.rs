@@ -64,7 +64,6 @@ pub enum Operator {
 
 /// A comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[expect(missing_docs, reason = "the operators say it")]
 pub enum Comparison {
     #[serde(rename = ">")]
     Greater,

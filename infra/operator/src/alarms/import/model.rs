@@ -35,7 +35,6 @@ impl Model {
 /// What `describe-alarm-model` prints.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields are those of AWS IoT Events")]
 pub struct AlarmModel {
     pub alarm_model_name: String,
     pub key: Option<String>,
@@ -53,14 +52,12 @@ pub struct AlarmModel {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields are those of AWS IoT Events")]
 pub struct AlarmRule {
     pub simple_rule: Option<SimpleRule>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields are those of AWS IoT Events")]
 pub struct SimpleRule {
     pub input_property: String,
     pub comparison_operator: String,
@@ -69,7 +66,6 @@ pub struct SimpleRule {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields are those of AWS IoT Events")]
 pub struct AlarmNotification {
     #[serde(default)]
     pub notification_actions: Vec<NotificationAction>,
@@ -77,7 +73,6 @@ pub struct AlarmNotification {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields are those of AWS IoT Events")]
 pub struct NotificationAction {
     #[serde(default)]
     pub action: Map<String, Value>,
@@ -89,7 +84,6 @@ pub struct NotificationAction {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields are those of AWS IoT Events")]
 pub struct AlarmEventActions {
     #[serde(default)]
     pub alarm_actions: Vec<Action>,
@@ -97,7 +91,6 @@ pub struct AlarmEventActions {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields are those of AWS IoT Events")]
 pub struct AlarmCapabilities {
     pub initialization_configuration: Option<InitializationConfiguration>,
     pub acknowledge_flow: Option<AcknowledgeFlow>,
@@ -105,13 +98,11 @@ pub struct AlarmCapabilities {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields are those of AWS IoT Events")]
 pub struct InitializationConfiguration {
     pub disabled_on_initialization: bool,
 }
 
 #[derive(Debug, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of AWS IoT Events")]
 pub struct AcknowledgeFlow {
     pub enabled: bool,
 }
@@ -119,7 +110,6 @@ pub struct AcknowledgeFlow {
 /// The field `detectorModel` of what `describe-detector-model` prints.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields are those of AWS IoT Events")]
 pub struct DetectorModel {
     pub detector_model_definition: Definition,
     pub detector_model_configuration: Configuration,
@@ -127,7 +117,6 @@ pub struct DetectorModel {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields are those of AWS IoT Events")]
 pub struct Definition {
     pub states: Vec<State>,
     pub initial_state_name: String,
@@ -135,7 +124,6 @@ pub struct Definition {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields are those of AWS IoT Events")]
 pub struct Configuration {
     pub detector_model_name: String,
     pub key: Option<String>,
@@ -144,7 +132,6 @@ pub struct Configuration {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields are those of AWS IoT Events")]
 pub struct State {
     pub state_name: String,
     #[serde(default)]
@@ -157,7 +144,6 @@ pub struct State {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields are those of AWS IoT Events")]
 pub struct OnInput {
     #[serde(default)]
     pub events: Vec<Event>,
@@ -166,7 +152,6 @@ pub struct OnInput {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of AWS IoT Events")]
 pub struct Lifecycle {
     #[serde(default)]
     pub events: Vec<Event>,
@@ -174,7 +159,6 @@ pub struct Lifecycle {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields are those of AWS IoT Events")]
 pub struct Event {
     pub event_name: String,
     pub condition: Option<String>,
@@ -184,7 +168,6 @@ pub struct Event {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields are those of AWS IoT Events")]
 pub struct Transition {
     pub event_name: String,
     pub condition: String,

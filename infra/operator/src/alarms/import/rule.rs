@@ -77,7 +77,6 @@ impl Sustained {
 /// A condition.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
-#[expect(missing_docs, reason = "the fields are those of the document")]
 pub enum Condition {
     Value {
         field: String,
@@ -105,7 +104,6 @@ pub enum Condition {
 /// Whether a field is in a reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the names say it")]
 pub enum Presence {
     Present,
     Missing,

@@ -51,7 +51,7 @@ export function queuesPanel() {
   function expand(event, content) {
     const row = event.target.closest("tr");
     if (row.nextElementSibling?.classList.contains("detail")) row.nextElementSibling.remove();
-    else row.after(el("tr", { class: "detail" }, el("td", { colspan: "6" }, content)));
+    else row.after(el("tr", { class: "detail" }, el("td", { colspan: "6" }, el("div", { class: "stack" }, content))));
   }
 
   async function showQuarantine() {

@@ -17,8 +17,8 @@ pub async fn depths(State(app): State<Arc<App>>) -> ApiResult<Json<Value>> {
     let prefix = format!("{}-", app.deployment.stack);
     let listed = app.clients.sqs.list_queues().queue_name_prefix(prefix).max_results(1000).send().await?;
     let depths = stream::iter(listed.queue_urls.unwrap_or_default()).map(|url| depth(&app, url)).buffered(8);
-    let depths: Vec<_> = depths.filter_map(async |depth| depth).collect().await;
-    Ok(Json(json!({"queues": depths})))
+    let depths: Vec<Option<Value>> = depths.collect().await;
+    Ok(Json(json!({"queues": depths.into_iter().flatten().collect::<Vec<_>>()})))
 }
 
 async fn depth(app: &App, url: String) -> Option<Value> {

@@ -81,6 +81,7 @@ class Page:
 
     def save(self, name):
         if self.screenshots:
+            self.driver.execute_script("document.getElementById('toasts').replaceChildren()")
             self.driver.save_screenshot(str(Path(self.screenshots) / f"{name}.png"))
 
     def publish(self, device, sample=None, topic=None, payload=None):
@@ -273,6 +274,7 @@ def phone_and_dark(page):
         width = page.driver.execute_script("return document.documentElement.scrollWidth")
         assert width <= 390, f"{panel} is {width} pixels wide on a phone"
     page.open("events")
+    page.click("#path .close")
     page.save("phone")
 
 

@@ -30,7 +30,7 @@ export function lineChart({ points, limits = [], states = [], label }) {
     ]),
     limits.map((limit) => [
       svg("line", { class: "limit", x1: LEFT, x2: WIDTH - RIGHT, y1: y(limit.value), y2: y(limit.value) }),
-      svg("text", { class: "limit", x: WIDTH - RIGHT, y: y(limit.value) - 5, "text-anchor": "end" }, `${limit.name} ${number(limit.value)}`),
+      svg("text", { class: "limit", x: LEFT + 6, y: y(limit.value) - 5 }, `${limit.name} ${number(limit.value)}`),
     ]),
     svg("polyline", { class: "line", points: line }),
     points.map((point) => svg("circle", { class: "point", cx: x(point.at), cy: y(point.value), r: points.length > 60 ? 1.5 : 3 },

@@ -27,7 +27,8 @@ export function eventsPanel(stream) {
       el("div", { class: "table" }, el("div", { class: "row heading", "aria-hidden": "true" }, ["Time", "Thing", "Topic", "Outcome", "Latency"].map((name) => el("span", {}, name))), list),
       detail));
 
-  for (const control of [filter, outcome, chosen, system, faulty]) control.addEventListener("input", refresh);
+  filter.addEventListener("input", refresh);
+  for (const control of [outcome, chosen, system, faulty]) control.addEventListener("change", refresh);
   stream.on("events", (frame) => {
     totals = frame.totals;
     if (paused) waiting.push(...frame.events);

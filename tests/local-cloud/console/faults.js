@@ -23,7 +23,7 @@ export function faultsPanel(stream) {
       list, el("p", {}, strikes, " calls have met a fault so far. ", el("a", { href: "#events" }, "The events are marked."))));
 
   probability.addEventListener("input", () => { share.textContent = `${probability.value} %`; });
-  fault.addEventListener("input", describe);
+  fault.addEventListener("change", describe);
   stream.on("totals", (totals) => { strikes.textContent = totals.strikes ?? 0; });
 
   function describe() {

@@ -39,8 +39,8 @@ export function publishPanel(stream) {
     active, received, el("p", { class: "empty" }, "Messages appear here. A filter with # at its start does not match topics that start with $."));
   const panel = el("section", { class: "panel columns" }, el("div", {}, form, create), subscriptions);
 
-  sample.addEventListener("input", apply);
-  thing.addEventListener("input", apply);
+  sample.addEventListener("change", apply);
+  thing.addEventListener("change", apply);
   stream.on("messages", (messages) => {
     for (const message of messages) {
       received.prepend(el("li", {}, el("div", { class: "head" }, el("strong", {}, message.topic), el("time", {}, time(message.at))), payload(message.payload)));

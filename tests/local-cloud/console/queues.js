@@ -41,6 +41,7 @@ export function queuesPanel() {
       const failed = (report.refusedAgain ?? 0) + (report.refused ?? 0) + (Array.isArray(report.failed) ? report.failed.length : report.failed ?? 0) + (report.leftAlone ?? 0);
       const first = report.results?.[0];
       toast(failed > 0 ? `Not accepted: ${first?.why ?? first?.reason ?? first?.error ?? "see the list"}` : action === "resend" ? "Accepted." : "Discarded.", failed > 0 ? "bad" : "good");
+      if (failed === 0) event.target.closest("tr").remove();
       await attempt(update);
     };
     return el("td", { class: "actions" }, el("button", { type: "button", class: "show", onclick: showEvent }, "Show"),
@@ -50,7 +51,7 @@ export function queuesPanel() {
   function expand(event, content) {
     const row = event.target.closest("tr");
     if (row.nextElementSibling?.classList.contains("detail")) row.nextElementSibling.remove();
-    else row.after(el("tr", { class: "detail" }, el("td", { colspan: "6" }, content)));
+    else row.after(el("tr", { class: "detail" }, el("td", { colspan: "6" }, el("div", { class: "stack" }, content))));
   }
 
   async function showQuarantine() {

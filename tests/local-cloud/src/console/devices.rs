@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_iot::types::CertificateStatus;
 use aws_sdk_iotdataplane::primitives::Blob;
 use axum::Json;
 use axum::extract::{Path, State};
@@ -89,7 +90,7 @@ async fn certificates(app: &App, thing: &str) -> Result<Vec<Value>> {
         let Some((_, id)) = principal.split_once("cert/") else { continue };
         let found = app.clients.iot.describe_certificate().certificate_id(id).send().await?;
         let status = found.certificate_description().and_then(|certificate| certificate.status());
-        certificates.push(json!({"id": id, "status": status.map(|status| status.as_str())}));
+        certificates.push(json!({"id": id, "status": status.map(CertificateStatus::as_str)}));
     }
     Ok(certificates)
 }
@@ -188,7 +189,7 @@ impl AlarmAction {
         }
         let fields = [("note", self.note), ("for", self.duration)];
         let mut details =
-            Map::from_iter(fields.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text?.into()))));
+            fields.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text?.into()))).collect::<Map<_, _>>();
         let required = [("thing", thing.to_owned()), ("rule", rule.to_owned()), ("by", self.by)];
         details.extend(required.map(|(name, text)| (name.to_owned(), text.into())));
         Ok(Map::from_iter([(self.action, Value::Object(details))]).into())

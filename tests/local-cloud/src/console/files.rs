@@ -51,8 +51,16 @@ mod tests {
     /// Anything else the Content-Security-Policy blocks.
     #[test]
     fn page_has_no_inline_script_or_style_and_makes_no_markup_of_text() {
-        let forbidden =
-            ["<style", " style=\"", " onclick", "javascript:", "innerHTML", "outerHTML", "insertAdjacentHTML", "eval("];
+        let forbidden = [
+            "<style",
+            " style=\"",
+            " onclick=",
+            "javascript:",
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "eval(",
+        ];
         for (path, _, content) in FILES {
             for text in forbidden {
                 assert!(!content.contains(text), "{path} contains {text}");

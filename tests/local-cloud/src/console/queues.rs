@@ -17,8 +17,8 @@ pub async fn depths(State(app): State<Arc<App>>) -> ApiResult<Json<Value>> {
     let prefix = format!("{}-", app.deployment.stack);
     let listed = app.clients.sqs.list_queues().queue_name_prefix(prefix).max_results(1000).send().await?;
     let depths = stream::iter(listed.queue_urls.unwrap_or_default()).map(|url| depth(&app, url)).buffered(8);
-    let depths: Vec<_> = depths.filter_map(async |depth| depth).collect().await;
-    Ok(Json(json!({"queues": depths})))
+    let depths: Vec<Option<Value>> = depths.collect().await;
+    Ok(Json(json!({"queues": depths.into_iter().flatten().collect::<Vec<_>>()})))
 }
 
 async fn depth(app: &App, url: String) -> Option<Value> {
@@ -53,7 +53,7 @@ pub async fn refused_event(
 ) -> ApiResult<Json<Value>> {
     let found =
         app.gatehouse(&["quarantine", "show", "--function", argument(&function)?, "--", argument(&id)?]).await?;
-    first(found)
+    first(&found)
 }
 
 /// Lists the dead letters, by queue.
@@ -63,10 +63,10 @@ pub async fn dead_letters(State(app): State<Arc<App>>) -> ApiResult<Json<Value>>
 
 /// Returns a dead letter in full.
 pub async fn dead_letter(State(app): State<Arc<App>>, Path(id): Path<String>) -> ApiResult<Json<Value>> {
-    first(app.gatehouse(&["dead-letters", "show", "--", argument(&id)?]).await?)
+    first(&app.gatehouse(&["dead-letters", "show", "--", argument(&id)?]).await?)
 }
 
-fn first(found: Value) -> ApiResult<Json<Value>> {
+fn first(found: &Value) -> ApiResult<Json<Value>> {
     let first = found.as_array().and_then(|all| all.first()).cloned();
     first.map(Json).ok_or_else(|| ApiError::missing("There is no such event."))
 }

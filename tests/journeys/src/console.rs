@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -24,9 +24,13 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     let shared = Arc::clone(&console);
     let api =
         suite.trial("console", "api_publishes_and_shows_the_path_to_the_owner_of_the_token_only", async move |_| {
+            let _one_by_one = shared.0.lock();
             api(shared.get()?)
         });
-    let mut page = suite.trial("console", "every_panel_works_in_a_browser", async move |_| browser(console.get()?));
+    let mut page = suite.trial("console", "every_panel_works_in_a_browser", async move |_| {
+        let _one_by_one = console.0.lock();
+        browser(console.get()?)
+    });
     let missing = browser_programs().err();
     if let Some(missing) = missing {
         eprintln!("{missing:#}; skipping the test of the console in a browser");
@@ -35,13 +39,13 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     vec![page, api]
 }
 
-/// The console that both tests use, started by the first.
+/// The console that both tests use, one after the other. The first starts it.
 #[derive(Default)]
-struct LazyConsole(OnceLock<Result<RunningConsole, String>>);
+struct LazyConsole(Mutex<()>, OnceLock<Result<RunningConsole, String>>);
 
 impl LazyConsole {
     fn get(&self) -> Result<&RunningConsole> {
-        let started = self.0.get_or_init(|| RunningConsole::start().map_err(|error| format!("{error:#}")));
+        let started = self.1.get_or_init(|| RunningConsole::start().map_err(|error| format!("{error:#}")));
         started.as_ref().map_err(|error| anyhow::anyhow!("{error}"))
     }
 }
@@ -125,6 +129,10 @@ fn api(console: &RunningConsole) -> Result<()> {
         ensure!(path.pointer("/payload/text") == Some(&json!(payload)), "the path is {path}");
         ensure!(path.pointer("/rules/0/name") == Some(&json!("gatehouse_button")), "the path is {path}");
     }
+    let refused = outcome(console, thing, "quarantine")?;
+    let discarded = console.call("POST", "/quarantine/discard", &json!({"ids": [refused]}))?;
+    ensure!(discarded.get("discarded") == Some(&json!(1)), "the response is {discarded}");
+
     let other = json!({"thing": thing, "topic": "iotbutton/another", "payload": "x"});
     let denied = console.call("POST", "/publish", &other)?;
     ensure!(denied.get("denied") == Some(&json!(true)), "the response is {denied}");

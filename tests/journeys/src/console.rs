@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
+use local_cloud::observer::now;
 use local_cloud::tools;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -114,7 +115,7 @@ impl Drop for RunningConsole {
 
 fn api(console: &RunningConsole) -> Result<()> {
     refuses_strangers(console)?;
-    let thing = "api-button";
+    let (thing, started_at) = ("api-button", now());
     console.call("POST", "/devices", &json!({"thing": thing}))?;
     let payload = json!({"serialNumber": thing, "batteryVoltage": "2000mV", "clickType": "SINGLE"}).to_string();
     let topic = format!("iotbutton/{thing}");
@@ -137,7 +138,7 @@ fn api(console: &RunningConsole) -> Result<()> {
     let denied = console.call("POST", "/publish", &other)?;
     ensure!(denied.get("denied") == Some(&json!(true)), "the response is {denied}");
 
-    let recorded = console.call("POST", "/scenarios", &json!({"name": "api-test", "since": 0}))?;
+    let recorded = console.call("POST", "/scenarios", &json!({"name": "api-test", "since": started_at}))?;
     let steps = recorded.pointer("/scenario/steps").and_then(Value::as_array).context("no steps")?;
     let expects = |expect: Value| steps.iter().any(|step| step.get("expect") == Some(&expect));
     let message = format!("Received SINGLE message from button ID: {thing}");

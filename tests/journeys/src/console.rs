@@ -4,11 +4,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
+use local_cloud::observer::now;
 use local_cloud::tools;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -25,7 +26,10 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
         let console = Arc::clone(&console);
         suite.trial("console", name, move |_| {
             let console = Arc::clone(&console);
-            async move { test(console.get()?) }
+            async move {
+                let _one_by_one = console.0.lock();
+                test(console.get()?)
+            }
         })
     };
     let api = trial("api_publishes_and_shows_the_path_to_the_owner_of_the_token_only", api);
@@ -38,13 +42,13 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     vec![page, api]
 }
 
-/// The console that both tests use, started by the first.
+/// The console that both tests use, one after the other. The first starts it.
 #[derive(Default)]
-struct LazyConsole(OnceLock<Result<RunningConsole, String>>);
+struct LazyConsole(Mutex<()>, OnceLock<Result<RunningConsole, String>>);
 
 impl LazyConsole {
     fn get(&self) -> Result<&RunningConsole> {
-        let started = self.0.get_or_init(|| RunningConsole::start().map_err(|error| format!("{error:#}")));
+        let started = self.1.get_or_init(|| RunningConsole::start().map_err(|error| format!("{error:#}")));
         started.as_ref().map_err(|error| anyhow::anyhow!("{error}"))
     }
 }
@@ -113,7 +117,7 @@ impl Drop for RunningConsole {
 
 fn api(console: &RunningConsole) -> Result<()> {
     refuses_strangers(console)?;
-    let thing = "api-button";
+    let (thing, started_at) = ("api-button", now());
     console.call("POST", "/devices", &json!({"thing": thing}))?;
     let payload = json!({"serialNumber": thing, "batteryVoltage": "2000mV", "clickType": "SINGLE"}).to_string();
     let topic = format!("iotbutton/{thing}");
@@ -128,11 +132,15 @@ fn api(console: &RunningConsole) -> Result<()> {
         ensure!(path.pointer("/payload/text") == Some(&json!(payload)), "the path is {path}");
         ensure!(path.pointer("/rules/0/name") == Some(&json!("gatehouse_button")), "the path is {path}");
     }
+    let refused = outcome(console, thing, "quarantine")?;
+    let discarded = console.call("POST", "/quarantine/discard", &json!({"ids": [refused]}))?;
+    ensure!(discarded.get("discarded") == Some(&json!(1)), "the response is {discarded}");
+
     let other = json!({"thing": thing, "topic": "iotbutton/another", "payload": "x"});
     let denied = console.call("POST", "/publish", &other)?;
     ensure!(denied.get("denied") == Some(&json!(true)), "the response is {denied}");
 
-    let recorded = console.call("POST", "/scenarios", &json!({"name": "api-test", "since": 0}))?;
+    let recorded = console.call("POST", "/scenarios", &json!({"name": "api-test", "since": started_at}))?;
     let steps = recorded.pointer("/scenario/steps").and_then(Value::as_array).context("no steps")?;
     let expects = |expect: Value| steps.iter().any(|step| step.get("expect") == Some(&expect));
     let message = format!("Received SINGLE message from button ID: {thing}");

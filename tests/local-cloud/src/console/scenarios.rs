@@ -113,8 +113,11 @@ pub async fn record(
         }
     }
     let commands = app.commands.since(recording.since);
-    let first_thing = steps.first().map_or("operator", |(_, thing, _)| thing).to_owned();
-    steps.extend(commands.iter().filter_map(|sent| Some((sent.at, first_thing.clone(), command(sent, &first_thing)?))));
+    let published: Vec<_> = steps.iter().map(|(at, thing, _)| (*at, thing.clone())).collect();
+    for sent in &commands {
+        let thing = following_thing(sent.at, &published);
+        steps.extend(command(sent, thing).map(|step| (sent.at, thing.to_owned(), step)));
+    }
     if steps.is_empty() {
         return Err(ApiError::conflict("Nothing that can be replayed has happened since then."));
     }
@@ -134,6 +137,12 @@ fn is_of_device(event: &EventPath) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'_' | b'-');
     let is_thing = !client.is_empty() && client.bytes().all(is_allowed) && !client.starts_with("iotconsole-");
     is_thing && !topic.starts_with('$')
+}
+
+/// Returns the thing that published next after a command. Only the steps of one thing are played in their order.
+fn following_thing(at: u64, published: &[(u64, String)]) -> &str {
+    let next = published.iter().filter(|(its, _)| *its >= at).min_by_key(|(its, _)| *its);
+    next.or_else(|| published.last()).map_or("operator", |(_, thing)| thing)
 }
 
 /// Puts steps in the order in which they happened, with the delays between those of each thing.

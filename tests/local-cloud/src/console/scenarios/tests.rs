@@ -45,3 +45,11 @@ fn command_is_recorded_with_its_outcome() {
     assert_eq!(refused["expect"], json!({"refused": {"reason": "bad-document"}}));
     assert!(Scenario::parse(&json!({"about": "a", "steps": [done, refused]}).to_string()).is_ok());
 }
+
+#[test]
+fn command_comes_before_the_message_that_followed_it() {
+    let published = [(3_000, "late".to_owned()), (1_000, "early".to_owned()), (2_000, "next".to_owned())];
+    assert_eq!(following_thing(1_500, &published), "next");
+    assert_eq!(following_thing(9_000, &published), "next");
+    assert_eq!(following_thing(0, &[]), "operator");
+}

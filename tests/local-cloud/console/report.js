@@ -46,4 +46,4 @@ document.getElementById("main").append(
   el("h1", {}, "Replay ", badge(failed === 0 ? "passed" : "differs", failed === 0 ? "all outcomes as expected" : `${failed} outcomes differ`)),
   el("div", { class: "cards" }, tile(all.length, "events"), tile(failed, "differ"), tile(`${latencies[Math.floor(latencies.length / 2)] ?? "–"} ms`, "median latency"), tile(`${Math.round(data.seconds)} s`, "in all")),
   el("div", { class: "card" }, el("h2", {}, "Latency"), histogram(latencies, "Latency of all events")),
-  data.scenarios.map((scenario) => el("section", { class: "card", id: scenario.name }, el("h2", {}, scenario.name), el("p", { class: "quiet" }, scenario.about), chart(scenario), el("div", {}, scenario.results.map(result)))));
+  ...data.scenarios.map((scenario) => el("section", { class: "card", id: scenario.name }, el("h2", {}, scenario.name), el("p", { class: "quiet" }, scenario.about), chart(scenario), el("div", {}, scenario.results.map(result)))));

@@ -202,7 +202,7 @@ impl Journal {
             let before = outcomes.insert(function.to_owned(), effect.kind());
             kinds = Some((before, effect.kind()));
             let is_finished = |kind: &&'static str| !matches!(*kind, "pending" | "retried");
-            if outcomes.values().all(|kind| is_finished(kind)) {
+            if outcomes.values().all(is_finished) {
                 self.unfinished.remove(event_id);
             }
         }

@@ -64,7 +64,10 @@ pub fn draw(chart: &Chart, scenario: &Scenario, results: &[StepResult], columns:
     let row: String = shown().map(|reading| mark(reading.state).repeat(width)).collect();
     let _ = writeln!(out, "  {:>label$}  {row}", "state");
     if has_actions {
-        let row: String = shown().map(|reading| format!("{:<width$}", reading.action.map_or("", symbol))).collect();
+        let mut row = String::new();
+        for reading in shown() {
+            let _ = write!(row, "{:<width$}", reading.action.map_or("", symbol));
+        }
         let _ = writeln!(out, "  {:>label$}  {}", "operator", row.trim_end());
     }
     let _ = writeln!(out, "  {:>label$}  {}", "", legend(&readings));

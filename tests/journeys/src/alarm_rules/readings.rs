@@ -147,11 +147,6 @@ impl Readings {
         Ok(())
     }
 
-    /// Returns whom the messages are for.
-    pub fn audiences<'a>(&self, messages: &'a [Notification]) -> Vec<&'a str> {
-        messages.iter().filter_map(|message| message.attributes.get("audience").map(String::as_str)).collect()
-    }
-
     /// Returns the position that a shade was commanded to.
     pub async fn shade(&self, thing: &str) -> Result<Option<String>> {
         let shadow = match self.stage.clients.iot_data.get_thing_shadow().thing_name(thing).send().await {
@@ -204,4 +199,9 @@ impl Readings {
 
 fn has(item: &Item, name: &str, value: &str) -> bool {
     item.get(name).is_some_and(|found| found.as_s().is_ok_and(|found| found == value))
+}
+
+/// Returns whom the messages are for.
+pub fn audiences(messages: &[Notification]) -> Vec<&str> {
+    messages.iter().filter_map(|message| message.attributes.get("audience").map(String::as_str)).collect()
 }

@@ -37,7 +37,7 @@ pub fn rule(model: &AlarmModel, options: &ImportOptions, notes: &mut Notes) -> O
         notes.changed("alarmCapabilities.initializationConfiguration", why);
     }
     Some(Rule {
-        name: options.rule_name(&model.alarm_model_name, notes),
+        name: super::rule_name(&model.alarm_model_name, notes),
         things: options.things.clone(),
         severities: [Level {
             severity: options.severity(model.severity, notes),

@@ -26,7 +26,7 @@ pub struct Direction {
 /// The states of a model, and which of them a rule accounts for.
 #[derive(Debug)]
 pub struct States<'a> {
-    states: &'a [State],
+    all: &'a [State],
     known: Vec<&'a str>,
     /// The input that all conditions are about.
     input: Option<String>,
@@ -50,13 +50,13 @@ impl<'a> States<'a> {
             Some(other) => return Err(format!("the evaluation method {other} is unknown")),
             None => None,
         };
-        let states = &model.detector_model_definition.states;
-        Ok(Self { states, known: Vec::new(), input: None, is_serial })
+        let all = &model.detector_model_definition.states;
+        Ok(Self { all, known: Vec::new(), input: None, is_serial })
     }
 
     /// Fails if a state has not been accounted for.
     pub fn check_all_are_known(&self) -> Result<(), String> {
-        let unknown = self.states.iter().find(|state| !self.known.contains(&state.state_name.as_str()));
+        let unknown = self.all.iter().find(|state| !self.known.contains(&state.state_name.as_str()));
         unknown.map_or(Ok(()), |state| {
             Err(format!("state {} is neither the normal state, nor the alarm state, nor a delay", state.state_name))
         })
@@ -64,7 +64,7 @@ impl<'a> States<'a> {
 
     /// Finds a state, which is then accounted for.
     fn state(&mut self, name: &str) -> Result<&'a State, String> {
-        let state = self.states.iter().find(|state| state.state_name == name);
+        let state = self.all.iter().find(|state| state.state_name == name);
         let state = state.ok_or_else(|| format!("state {name} does not exist"))?;
         self.known.push(&state.state_name);
         Ok(state)
@@ -93,7 +93,7 @@ impl<'a> States<'a> {
         when: Condition,
     ) -> Result<Direction, String> {
         let target = transition.next_state.as_str();
-        let next = self.states.iter().find(|next| next.state_name == target);
+        let next = self.all.iter().find(|next| next.state_name == target);
         let entering = next.into_iter().flat_map(|next| next.on_enter.events.iter().flat_map(|event| &event.actions));
         let timers: Vec<_> = transition.actions.iter().chain(entering).filter_map(set_timer).collect();
         let (Some((timer, seconds)), Some(next)) = (timers.first(), next) else {
@@ -239,7 +239,7 @@ impl<'a> States<'a> {
     fn check_start(&self, state: &State, variable: &str, from: u64) -> Result<(), String> {
         let name = &state.state_name;
         let entering = state.on_enter.events.iter().flat_map(variables);
-        let into = self.states.iter().flat_map(|other| &other.on_input.transition_events);
+        let into = self.all.iter().flat_map(|other| &other.on_input.transition_events);
         let into = into
             .filter(|transition| transition.next_state == *name)
             .flat_map(|transition| transition.actions.iter().filter_map(set_variable));

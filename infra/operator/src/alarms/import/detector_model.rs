@@ -33,7 +33,7 @@ pub fn rule(model: &DetectorModel, options: &ImportOptions, notes: &mut Notes) -
         actions::note(action, "detectorModelDefinition", notes);
     }
     Some(Rule {
-        name: options.rule_name(&configuration.detector_model_name, notes),
+        name: super::rule_name(&configuration.detector_model_name, notes),
         things: options.things.clone(),
         severities: [Level {
             severity: options.severity(None, notes),

@@ -294,23 +294,27 @@ fn number(text: &str) -> Result<Expression, ExpressionError> {
 mod tests {
     use super::*;
 
-    fn field(pointer: &str) -> Box<Expression> {
-        Box::new(Expression::Field(Field { input: "Boiler".to_owned(), pointer: pointer.to_owned() }))
+    fn field(pointer: &str) -> Expression {
+        Expression::Field(Field { input: "Boiler".to_owned(), pointer: pointer.to_owned() })
     }
 
-    fn integer(number: u32) -> Box<Expression> {
-        Box::new(Expression::Literal(Literal::Number(Number::from(number))))
+    fn integer(number: u32) -> Expression {
+        Expression::Literal(Literal::Number(Number::from(number)))
+    }
+
+    fn binary(left: Expression, operator: Operator, right: Expression) -> Expression {
+        Expression::Binary(Box::new(left), operator, Box::new(right))
     }
 
     #[test]
     fn operators_bind_as_usual() {
         let parsed = Expression::parse("$input.Boiler.t > 30 && $variable.n - 1 <= 0 || !timeout('calm')");
-        let above = Expression::Binary(field("/t"), Operator::Compare(Comparison::Greater), integer(30));
-        let less = Expression::Binary(Box::new(Expression::Variable("n".to_owned())), Operator::Subtract, integer(1));
-        let counted = Expression::Binary(Box::new(less), Operator::Compare(Comparison::LessOrEqual), integer(0));
-        let both = Expression::Binary(Box::new(above), Operator::And, Box::new(counted));
+        let above = binary(field("/t"), Operator::Compare(Comparison::Greater), integer(30));
+        let less = binary(Expression::Variable("n".to_owned()), Operator::Subtract, integer(1));
+        let counted = binary(less, Operator::Compare(Comparison::LessOrEqual), integer(0));
+        let both = binary(above, Operator::And, counted);
         let calm = Expression::Not(Box::new(Expression::Timeout("calm".to_owned())));
-        assert_eq!(parsed, Ok(Expression::Binary(Box::new(both), Operator::Or, Box::new(calm))));
+        assert_eq!(parsed, Ok(binary(both, Operator::Or, calm)));
     }
 
     #[test]
@@ -320,7 +324,7 @@ mod tests {
             ("$input.Boiler.values[2].t", "/values/2/t"),
             ("$input.Boiler.`a/b`.`m~n`", "/a~1b/m~0n"),
         ] {
-            assert_eq!(Expression::parse(text), Ok(*field(pointer)), "{text}");
+            assert_eq!(Expression::parse(text), Ok(field(pointer)), "{text}");
         }
     }
 

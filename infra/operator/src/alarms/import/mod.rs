@@ -84,27 +84,24 @@ impl ImportOptions {
         }
         severity
     }
+}
 
-    /// The name of a model's rule.
-    fn rule_name(&self, model: &str, notes: &mut Notes) -> String {
-        let mut name = String::new();
-        for c in model.chars() {
-            // `TankLevel` becomes `tank-level`.
-            let starts_word = c.is_ascii_uppercase() && name.ends_with(|c: char| c != '-' && !c.is_ascii_uppercase());
-            if starts_word {
-                name.push('-');
-            }
-            name.push(if c == '_' { '-' } else { c });
+/// The name of a model's rule.
+fn rule_name(model: &str, notes: &mut Notes) -> String {
+    let mut name = String::new();
+    for c in model.chars() {
+        // `TankLevel` becomes `tank-level`.
+        let starts_word = c.is_ascii_uppercase() && name.ends_with(|c: char| c != '-' && !c.is_ascii_uppercase());
+        if starts_word {
+            name.push('-');
         }
-        let name: String = name.to_ascii_lowercase().chars().take(MAX_NAME_LENGTH).collect();
-        if name != model {
-            notes.changed(
-                "name",
-                &format!("the rule is named {name}: 1 to {MAX_NAME_LENGTH} of the characters a-z 0-9 -"),
-            );
-        }
-        name
+        name.push(if c == '_' { '-' } else { c });
     }
+    let name: String = name.to_ascii_lowercase().chars().take(MAX_NAME_LENGTH).collect();
+    if name != model {
+        notes.changed("name", &format!("the rule is named {name}: 1 to {MAX_NAME_LENGTH} of the characters a-z 0-9 -"));
+    }
+    name
 }
 
 /// Says what a model's key becomes.

@@ -3,6 +3,8 @@
 //! Fields: <https://docs.aws.amazon.com/iotevents/latest/apireference/API_DescribeAlarmModel.html> and
 //! <https://docs.aws.amazon.com/iotevents/latest/apireference/API_DescribeDetectorModel.html>
 
+#![expect(clippy::struct_field_names, reason = "the fields have AWS's names")]
+
 use serde::Deserialize;
 use serde_json::{Map, Value};
 

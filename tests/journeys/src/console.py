@@ -203,11 +203,9 @@ def alarm_is_drawn(page):
     page.wait_for_text("#alarms", "too-bright", "ALARM")
     page.wait_for_text("#readings svg", "too-bright 35,000")
     page.save("devices")
-    # Once the records have states of alarms, an alarm can be acknowledged.
-    if page.driver.find_elements(By.CSS_SELECTOR, "#alarms [data-action='acknowledge']"):
-        page.fill("#alarms input[aria-label='By']", "a test")
-        page.click("#alarms [data-action='acknowledge']")
-        page.wait_for_text("#alarms", "acknowledged")
+    page.fill("#alarms input[aria-label='By']", "a test")
+    page.click("#alarms [data-action='acknowledge']")
+    page.wait_for_text("#alarms", "acknowledged", "by a test")
 
 
 def subscription_receives(page):

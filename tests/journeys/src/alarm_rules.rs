@@ -171,17 +171,20 @@ async fn never_reported(suite: Arc<Suite>) -> Result<()> {
 }
 
 async fn quiet_hours(suite: Arc<Suite>) -> Result<()> {
-    // They began an hour ago, and end with the next minute, or the one after it.
-    let seconds = now() / 1000;
+    let minute = now() / 60_000;
     let clock = |minute: u64| format!("{:02}:{:02}", minute / 60 % 24, minute % 60);
-    let (minute, second) = (seconds / 60, seconds % 60);
-    let until = minute + if second < 30 { 1 } else { 2 };
-    let quiet = json!({"from": clock(minute - 60), "to": clock(until), "utcOffset": "+00:00"});
-    let rule = with(too_hot(), &json!({"notify": {"quietHours": quiet}}));
-    let house = Readings::begin(&suite, "greenhouse-1", "too-hot", &[rule]).await?;
+    let quiet = |from: u64, to: u64| {
+        let hours = json!({"from": clock(minute + from), "to": clock(minute + to), "utcOffset": "+00:00"});
+        with(too_hot(), &json!({"notify": {"quietHours": hours}}))
+    };
+    // They began an hour ago, and last for longer than any journey.
+    let house = Readings::begin(&suite, "greenhouse-1", "too-hot", &[quiet(23 * 60, 6 * 60)]).await?;
     house.report(&json!({"t": 35})).await?;
     let messages = house.messages(1).await?;
     ensure!(readings::audiences(&messages) == ["machines"], "{messages:?}");
+    // They are over.
+    house.put(&[quiet(6 * 60, 8 * 60)]).await?;
+    house.end_quiet_hours().await?;
     house.check_until_messages(2).await?;
     let messages = house.messages(2).await?;
     ensure!(readings::audiences(&messages) == ["machines", "people"], "{messages:?}");

@@ -186,6 +186,20 @@ impl Readings {
         Ok(())
     }
 
+    /// Moves the end of the quiet hours that keep a message from people, and makes the check due now.
+    pub async fn end_quiet_hours(&self) -> Result<()> {
+        let record = self.record().await?.context("there is no record")?;
+        let held = record.get("held").and_then(|held| held.as_s().ok()).context("nothing is kept from people")?;
+        let mut held: Value = serde_json::from_str(held)?;
+        *held.get_mut("until").context("they have no end")? = json!(0);
+        let update = self.stage.clients.dynamodb.update_item().table_name(self.stage.deployment.output("AlarmTable")?);
+        let update = update.key("id", AttributeValue::S(format!("thing#{}", self.thing)));
+        let update = update.key("part", AttributeValue::S(format!("threshold#{}", self.rule)));
+        let update = update.condition_expression("attribute_exists(held)").update_expression("SET held = :held");
+        update.expression_attribute_values(":held", AttributeValue::S(held.to_string())).send().await?;
+        self.make_check_due().await
+    }
+
     /// Moves the time at which the rules were uploaded.
     pub async fn put_before(&self, at: u64) -> Result<()> {
         let update = self.stage.clients.dynamodb.update_item().table_name(self.stage.deployment.output("AlarmTable")?);

@@ -368,7 +368,9 @@ struct InvocationRecord<'a> {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RequestContext {
-    request_id: String,
+    /// Absent in the local cloud.
+    #[serde(default)]
+    request_id: Option<String>,
     function_arn: String,
     #[serde(default)]
     condition: String,
@@ -390,7 +392,7 @@ impl InvocationRecord<'_> {
         let function = function_arn.split(':').nth(6).and_then(|name| names.function(name).ok());
         let known = DeadLetter {
             kind: Kind::Invocation,
-            event_id: Some(fields.event_id().unwrap_or_else(|| request_id.clone())),
+            event_id: fields.event_id().or_else(|| request_id.clone()).or(unknown.event_id),
             thing: fields.thing(),
             topic: fields.topic(),
             error: Some(error),
@@ -399,7 +401,7 @@ impl InvocationRecord<'_> {
         match function {
             Some(function) if function == letter.function => {
                 // The ID under which each attempt knew it.
-                let event = with_trace_id(payload, &request_id);
+                let event = request_id.map_or_else(|| payload.to_owned(), |id| with_trace_id(payload, &id));
                 DeadLetter { event: Some(event), targets: vec![Target::Function(function)], ..known }
             }
             _ => DeadLetter { problem: Some(format!("{function_arn} is not the function of this queue.")), ..known },

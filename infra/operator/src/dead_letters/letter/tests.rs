@@ -197,6 +197,16 @@ fn invocation_record_becomes_the_input_as_it_was() {
 }
 
 #[test]
+fn invocation_record_without_a_request_id_is_recognized() {
+    let payload = r#"{"payloadBase64":"e30=","thing":"b-1","topic":"iotbutton/b-1","traceId":"t-1"}"#;
+    let record = invocation_record("gatehouse-button", payload)
+        .replace(r#""requestId": "e4b46cbf-b738-4c5a-8880-a18cdf61200e","#, "");
+    let letter = recognize(&letter("button", false, record));
+    assert_eq!((letter.kind, letter.targets), (Kind::Invocation, vec![Target::Function("button")]));
+    assert_eq!((letter.event.as_deref(), letter.event_id.as_deref()), (Some(payload), Some("t-1")));
+}
+
+#[test]
 fn input_without_trace_id_gets_the_id_of_its_request() {
     let letter =
         recognize(&letter("button", false, invocation_record("gatehouse-button", r#"{"payload":{},"thing":"b"}"#)));

@@ -86,7 +86,7 @@ else
 test: $(TOOLS)/device-sdk/.installed $(TOOLS)/browser/.installed
 test: build $(local_tools)
 	$(call say,compiling all tests and running them: first those of the functions, then those on the local cloud)
-	@$(PROGRESS) crates cargo test --workspace --lib --bins --tests
+	@$(PROGRESS) crates cargo test --workspace --lib --bins --tests -- --include-ignored
 	$(call say,running the commands in the documentation)
 	@tests/tools/run-docs
 endif

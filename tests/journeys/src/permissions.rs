@@ -163,6 +163,11 @@ pub fn cloud_settings() -> Option<(&'static str, String)> {
     Some(("PERMISSION_LOG", directory.join("decisions").to_string_lossy().into_owned()))
 }
 
+/// Whether this run is without a permission, so that its journey is expected to fail.
+pub fn is_removed() -> bool {
+    std::env::var_os(WITHOUT).is_some()
+}
+
 /// Records a journey's deployment, and removes the permission that this run is without, if any.
 pub async fn prepare(cloud: &Cloud, account: &Account, prefix: &str) -> Result<()> {
     let Some(directory) = std::env::var_os(DIRECTORY) else { return Ok(()) };

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::process::Output;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use aws_sdk_iot::types::CertificateStatus;
@@ -79,8 +80,8 @@ async fn whole_ca(suite: Arc<Suite>) -> Result<()> {
     const CERTIFICATES: usize = 1_000;
     // The rate limit makes an invocation end before it has revoked more than this many, on the fastest machine too.
     const PER_SECOND: usize = 50;
-    const TIMEOUT: usize = 8;
-    const PER_INVOCATION: usize = PER_SECOND * TIMEOUT;
+    const SECONDS: usize = 8;
+    const PER_INVOCATION: usize = PER_SECOND * SECONDS;
     let gate = Gate::new(&suite).await?;
     let (mut device, _) = gate.admitted("thing-1").await?;
     device.disconnect();
@@ -91,8 +92,11 @@ async fn whole_ca(suite: Arc<Suite>) -> Result<()> {
         .try_collect::<Vec<_>>()
         .await?;
     set_rate(&gate, PER_SECOND).await?;
-    let update = gate.stage.clients.lambda.update_function_configuration();
-    update.function_name(gate.stage.name("revoke")?).timeout(i32::try_from(TIMEOUT)?).send().await?;
+    let keep_timeouts = |variables: &mut HashMap<String, String>| {
+        variables.insert("OPERATION_TIMEOUT_SECONDS".to_owned(), "3".to_owned());
+    };
+    gate.stage.configure("revoke", keep_timeouts).await?;
+    gate.stage.set_timeout("revoke", Duration::from_secs(SECONDS.try_into()?)).await?;
 
     // Sent through the topic, as a monitoring system does.
     let command = json!({"caCertificateId": gate.ca.id, "reason": "its key has leaked"}).to_string();

@@ -13,7 +13,7 @@ use local_cloud::aws::Clients;
 use local_cloud::cloud::Cloud;
 use local_cloud::deploy::{self, Deployment};
 use local_cloud::device::{Device, Identity, Published};
-use local_cloud::fault_proxy::{FaultProxy, SERVICES};
+use local_cloud::fault_proxy::FaultProxy;
 use local_cloud::isolation::Account;
 use local_cloud::observer::{Effect, Notification, Observer};
 use local_cloud::supervisor;
@@ -27,6 +27,9 @@ const FUNCTION_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Lambda makes three attempts. A busy machine needs more, because some of them time out.
 const MAX_ATTEMPTS: usize = 10;
+
+/// The largest number of receives that SQS allows before it moves a message to the dead-letter queue.
+const MAX_RECEIVES: u32 = 1000;
 
 /// An item of a table.
 pub type Item = HashMap<String, AttributeValue>;
@@ -126,19 +129,33 @@ impl Stage {
 
     /// Puts a function behind a fault proxy, with [`FUNCTION_TIMEOUT`].
     pub async fn put_behind(&self, proxy: &FaultProxy, function: &str) -> Result<()> {
-        let redirect = |variables: &mut HashMap<String, String>| {
-            let services = SERVICES.map(|service| (format!("AWS_ENDPOINT_URL_{service}"), proxy.url()));
-            variables.extend(services);
-        };
-        self.configure(function, redirect).await?;
+        self.configure(function, |variables| proxy.redirect(variables)).await?;
+        self.set_timeout(function, FUNCTION_TIMEOUT).await?;
+        // On a busy machine it times out more often than the faults make it.
+        if let Ok(queue) = self.output(function, "QueueUrl") {
+            let name = QueueAttributeName::RedrivePolicy;
+            let get = self.clients.sqs.get_queue_attributes().queue_url(queue).attribute_names(name.clone());
+            let found = get.send().await?;
+            let policy =
+                found.attributes().and_then(|all| all.get(&name)).context("the queue has no redrive policy")?;
+            let mut policy: Value = serde_json::from_str(policy)?;
+            policy["maxReceiveCount"] = MAX_RECEIVES.into();
+            self.clients.set_queue_attribute(queue, name, &policy.to_string()).await?;
+        }
+        Ok(())
+    }
+
+    /// Sets a function's timeout. The local cloud extends it, unless the function's environment sets the timeout of calls.
+    pub async fn set_timeout(&self, function: &str, timeout: Duration) -> Result<()> {
         let update = self.clients.lambda.update_function_configuration().function_name(self.name(function)?);
-        update.timeout(i32::try_from(FUNCTION_TIMEOUT.as_secs())?).send().await?;
+        update.timeout(i32::try_from(timeout.as_secs())?).send().await?;
         Ok(())
     }
 
     /// Sets the visibility timeout of a function's queue, in seconds.
     pub async fn redeliver_after(&self, function: &str, seconds: u32) -> Result<()> {
-        self.clients.set_visibility_timeout(self.output(function, "QueueUrl")?, seconds).await
+        let queue = self.output(function, "QueueUrl")?;
+        self.clients.set_queue_attribute(queue, QueueAttributeName::VisibilityTimeout, &seconds.to_string()).await
     }
 
     /// Returns how many messages a queue has, including those in flight and delayed ones. `output` names its URL.

@@ -1,9 +1,10 @@
-//! Notices when the machine or the local cloud stands still.
+//! Notices when the machine or the local cloud is slow or stands still.
 //!
 //! A virtual machine may be paused, and a starved emulator may answer nothing for a while. The functions' timeouts go on
-//! meanwhile, as they would in AWS, so whatever is in flight fails. That says nothing about Gatehouse: a journey that
-//! fails is repeated if there was such a stall while it ran.
+//! meanwhile, as they would in AWS, so whatever is in flight fails. That says nothing about Gatehouse: no journey starts
+//! while the local cloud is slow and others run, and one that fails is repeated if there was a stall while it ran.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,11 +14,17 @@ use tokio::time::{Instant, sleep};
 /// The longest stall that a journey must survive: the timeout of one attempt of an SDK's call.
 const TOLERATED: Duration = Duration::from_secs(3);
 
+/// If the local cloud takes longer to respond, no further journey starts.
+const PROMPT: Duration = Duration::from_millis(500);
+
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The stalls so far.
+/// The stalls so far, and the journeys that run.
 #[derive(Debug)]
-pub struct Stalls(Mutex<Seen>);
+pub struct Stalls {
+    seen: Mutex<Seen>,
+    running: AtomicUsize,
+}
 
 #[derive(Debug)]
 struct Seen {
@@ -25,29 +32,56 @@ struct Seen {
     ended: Vec<(Instant, Duration)>,
     /// When the local cloud last responded, once it is watched.
     responded: Option<Instant>,
+    /// How long it took to respond.
+    latency: Duration,
+}
+
+/// A journey that runs, until this is dropped.
+#[derive(Debug)]
+pub struct Running<'a>(&'a AtomicUsize);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Stalls {
     pub const fn new() -> Self {
-        Self(Mutex::new(Seen { ended: Vec::new(), responded: None }))
+        let seen = Mutex::new(Seen { ended: Vec::new(), responded: None, latency: Duration::ZERO });
+        Self { seen, running: AtomicUsize::new(0) }
+    }
+
+    /// Waits until the local cloud responds promptly, or no other journey runs.
+    pub async fn ready(&self) -> Running<'_> {
+        let is_slow = || {
+            let seen = self.seen();
+            seen.latency.max(seen.responded.map_or(Duration::ZERO, |last| last.elapsed())) > PROMPT
+        };
+        while self.running.load(Ordering::Relaxed) > 0 && is_slow() {
+            sleep(POLL_INTERVAL).await;
+        }
+        self.running.fetch_add(1, Ordering::Relaxed);
+        Running(&self.running)
     }
 
     /// Watches a local cloud until it responds no more.
     pub async fn watch(&self, cloud: &Cloud) {
-        self.record(Instant::now());
         loop {
-            sleep(POLL_INTERVAL).await;
+            let asked_at = Instant::now();
             if cloud.ping().await.is_err() {
                 self.seen().responded = None;
                 return;
             }
-            self.record(Instant::now());
+            self.record(asked_at, Instant::now());
+            sleep(POLL_INTERVAL).await;
         }
     }
 
     /// Records that the local cloud has responded.
-    fn record(&self, now: Instant) {
+    fn record(&self, asked_at: Instant, now: Instant) {
         let mut seen = self.seen();
+        seen.latency = now - asked_at;
         if let Some(length) = seen.responded.map(|last| now - last).filter(|length| *length > TOLERATED) {
             seen.ended.push((now, length));
         }
@@ -63,6 +97,6 @@ impl Stalls {
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

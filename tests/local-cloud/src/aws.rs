@@ -53,11 +53,10 @@ impl Clients {
         }
     }
 
-    /// Sets a queue's visibility timeout, which is minutes as deployed. Messages in flight keep their timeout.
-    pub async fn set_visibility_timeout(&self, queue_url: &str, seconds: u32) -> Result<()> {
-        let set = self.sqs.set_queue_attributes().queue_url(queue_url);
-        let set = set.attributes(QueueAttributeName::VisibilityTimeout, seconds.to_string()).send().await;
-        set.with_context(|| format!("failed to set the visibility timeout of {queue_url}"))?;
+    /// Sets an attribute of a queue. Messages in flight keep their visibility timeout.
+    pub async fn set_queue_attribute(&self, queue_url: &str, name: QueueAttributeName, value: &str) -> Result<()> {
+        let set = self.sqs.set_queue_attributes().queue_url(queue_url).attributes(name.clone(), value).send().await;
+        set.with_context(|| format!("failed to set {name} of {queue_url}"))?;
         Ok(())
     }
 }

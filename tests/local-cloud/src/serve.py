@@ -31,7 +31,7 @@ if "PERMISSION_LOG" in os.environ:
 
 from ministack import app
 from ministack.core import responses
-from ministack.core.lambda_runtime import Worker
+from ministack.core.lambda_runtime import ProvidedWorker, Worker
 from ministack.services import cloudwatch, cloudwatch_logs, iot, iot_data, lambda_svc, s3, sns, sqs
 from ministack.services.cloudformation import _stacks, provisioners
 
@@ -54,6 +54,26 @@ def read_log_lines(worker, first_line_wait=10, idle_confirm=None, hard_cap=None)
 
 
 Worker._drain_stderr_bounded = read_log_lines
+
+
+# Everything shares one machine, so what takes milliseconds in AWS may take seconds. A function gets this many times its
+# timeout, and so does each of its calls, of at most three seconds otherwise. It is less than the templates' queues allow:
+# their visibility timeouts are six times the functions' timeouts.
+TIMEOUT_FACTOR = 4
+create_worker = ProvidedWorker.__init__
+
+
+def create_patient_worker(worker, name, config, code):
+    """Extends the timeouts of a function, unless its environment sets one, as it does behind a fault proxy."""
+    variables = (config.get("Environment") or {}).get("Variables") or {}
+    if "OPERATION_TIMEOUT_SECONDS" not in variables:
+        variables = {**variables, "OPERATION_TIMEOUT_SECONDS": str(3 * TIMEOUT_FACTOR)}
+        timeout = config.get("Timeout", 3) * TIMEOUT_FACTOR
+        config = {**config, "Environment": {"Variables": variables}, "Timeout": timeout}
+    create_worker(worker, name, config, code)
+
+
+ProvidedWorker.__init__ = create_patient_worker
 
 
 def on_loop(function):

@@ -4,6 +4,7 @@
 //! dual-stack endpoints, retry mode and attempts. Credentials and region are passed in, so that no provider chain is
 //! walked and no call is made during INIT; TLS roots and timeouts are chosen here.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
@@ -26,12 +27,9 @@ use crate::runtime::environment::{Environment, InitError};
 /// INIT.
 const AMAZON_ROOTS: &[u8] = include_bytes!("amazon-roots.pem");
 
-/// The longest that a call takes, with all its attempts. A handler makes at most four, one after the other, in the 20
-/// seconds that the templates give it.
+/// The longest that a call takes, with all its attempts, unless `OPERATION_TIMEOUT_SECONDS` is set. A handler makes at
+/// most four, one after the other, in the 20 seconds that the templates give it.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// The longest that one attempt takes: a call that hangs leaves time for a second one.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1400);
 
 /// What the TLS connections are encrypted with.
 #[cfg(not(feature = "tls-aws-lc"))]
@@ -43,10 +41,14 @@ const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
 
 /// Loads the configuration from the environment.
 pub(crate) async fn load(environment: &Environment) -> Result<SdkConfig, InitError> {
+    let seconds = environment.optional::<NonZeroU32>("OPERATION_TIMEOUT_SECONDS")?;
+    let operation_timeout = seconds.map_or(OPERATION_TIMEOUT, |seconds| Duration::from_secs(seconds.get().into()));
+    // An attempt that hangs leaves time for a pause and a second one.
+    let attempt_timeout = operation_timeout.saturating_sub(2 * INITIAL_BACKOFF) / 2;
     let timeouts = TimeoutConfig::builder()
-        .connect_timeout(ATTEMPT_TIMEOUT)
-        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-        .operation_timeout(OPERATION_TIMEOUT)
+        .connect_timeout(attempt_timeout)
+        .operation_attempt_timeout(attempt_timeout)
+        .operation_timeout(operation_timeout)
         .build();
     // Lambda sets them once in the life of a process.
     let credentials = Credentials::new(
@@ -59,7 +61,7 @@ pub(crate) async fn load(environment: &Environment) -> Result<SdkConfig, InitErr
     let config = aws_config::defaults(BehaviorVersion::latest())
         .region(Region::new(environment.required::<String>("AWS_REGION")?))
         .credentials_provider(SharedCredentialsProvider::new(credentials))
-        .http_client(http_client(environment)?)
+        .http_client(http_client(environment, attempt_timeout)?)
         .timeout_config(timeouts)
         // It would act after 20 seconds, when every timeout has passed, and costs something in each call.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
@@ -71,13 +73,14 @@ pub(crate) async fn load(environment: &Environment) -> Result<SdkConfig, InitErr
 
 /// Timeouts for a call that must not be made twice: one attempt gets all the time. A second one is made only if the
 /// first was rejected, or the connection broke.
-pub(crate) fn single_attempt_timeouts() -> TimeoutConfig {
-    TimeoutConfig::builder().operation_attempt_timeout(OPERATION_TIMEOUT).operation_timeout(OPERATION_TIMEOUT).build()
+pub(crate) fn single_attempt_timeouts(config: &SdkConfig) -> TimeoutConfig {
+    let timeout = config.timeout_config().and_then(TimeoutConfig::operation_timeout).unwrap_or(OPERATION_TIMEOUT);
+    TimeoutConfig::builder().operation_attempt_timeout(timeout).operation_timeout(timeout).build()
 }
 
 /// Returns one connector for all clients, whatever their timeouts are: the SDK's own HTTP client parses the roots again
 /// for each client, and for each set of timeouts.
-fn http_client(environment: &Environment) -> Result<SharedHttpClient, InitError> {
+fn http_client(environment: &Environment, connect_timeout: Duration) -> Result<SharedHttpClient, InitError> {
     // Takes precedence if set: other partitions, proxies, private endpoints, and a test's own endpoint.
     let roots = match environment.get("SSL_CERT_FILE") {
         Some(path) => {
@@ -90,7 +93,7 @@ fn http_client(environment: &Environment) -> Result<SharedHttpClient, InitError>
         .build()
         .map_err(|error| InitError::Tls(error.into()))?;
     let connector = Connector::builder()
-        .connector_settings(HttpConnectorSettings::builder().connect_timeout(ATTEMPT_TIMEOUT).build())
+        .connector_settings(HttpConnectorSettings::builder().connect_timeout(connect_timeout).build())
         .tls_provider(Provider::Rustls(CRYPTO))
         .tls_context(context)
         .build();
@@ -123,8 +126,23 @@ mod tests {
     async fn region_timeouts_and_backoff_are_ours() {
         let config = load(&environment(&[])).await.unwrap();
         assert_eq!(config.region().map(Region::as_ref), Some("eu-west-1"));
-        assert_eq!(config.timeout_config().and_then(TimeoutConfig::operation_timeout), Some(OPERATION_TIMEOUT));
+        let timeouts = config.timeout_config().unwrap();
+        assert_eq!(timeouts.operation_timeout(), Some(OPERATION_TIMEOUT));
+        assert_eq!(timeouts.operation_attempt_timeout(), Some(Duration::from_millis(1400)));
         assert_eq!(config.retry_config().map(RetryConfig::initial_backoff), Some(INITIAL_BACKOFF));
+    }
+
+    #[tokio::test]
+    async fn operation_timeout_may_be_set() {
+        let config = load(&environment(&[("OPERATION_TIMEOUT_SECONDS", "12")])).await.unwrap();
+        let timeouts = config.timeout_config().unwrap();
+        assert_eq!(timeouts.operation_timeout(), Some(Duration::from_secs(12)));
+        assert_eq!(timeouts.operation_attempt_timeout(), Some(Duration::from_millis(5900)));
+        let once = single_attempt_timeouts(&config);
+        assert_eq!(once.operation_attempt_timeout(), Some(Duration::from_secs(12)));
+
+        let error = load(&environment(&[("OPERATION_TIMEOUT_SECONDS", "0")])).await.unwrap_err();
+        assert!(error.to_string().starts_with("environment variable OPERATION_TIMEOUT_SECONDS is \"0\": "), "{error}");
     }
 
     #[test]
@@ -132,6 +150,6 @@ mod tests {
         let pem = std::str::from_utf8(AMAZON_ROOTS).unwrap();
         assert_eq!(pem.matches("-----BEGIN CERTIFICATE-----").count(), 5);
         // A client builds its trust store immediately, and panics if one does not parse.
-        assert!(http_client(&environment(&[])).is_ok());
+        assert!(http_client(&environment(&[]), OPERATION_TIMEOUT).is_ok());
     }
 }

@@ -58,7 +58,7 @@ impl Topic {
     /// Connects to the topic that `TOPIC_ARN` names, and warms up the connection.
     pub async fn connect(setup: &Setup) -> Result<Self, InitError> {
         // A response that is only slow must not make the SDK publish a second time.
-        let config = Builder::from(setup.sdk()).timeout_config(config::single_attempt_timeouts()).build();
+        let config = Builder::from(setup.sdk()).timeout_config(config::single_attempt_timeouts(setup.sdk())).build();
         let topic = Self::from_environment(setup.environment(), Client::from_conf(config))?;
         setup.warm_up("SNS", topic.client.get_topic_attributes().topic_arn(&topic.arn).send()).await;
         Ok(topic)

@@ -66,6 +66,7 @@ fn turns(first: usize, second: usize) -> impl Iterator<Item = usize> + Clone + D
         .chain(iter::repeat_n(2, 200))
 }
 
+#[ignore = "exhaustive; `make test` runs it"]
 #[tokio::test(start_paused = true)]
 async fn same_event_twice_admits_once_however_the_calls_interleave() {
     for first in 0..=ADMISSION.len() {
@@ -75,6 +76,7 @@ async fn same_event_twice_admits_once_however_the_calls_interleave() {
     }
 }
 
+#[ignore = "exhaustive; `make test` runs it"]
 #[tokio::test(start_paused = true)]
 async fn one_of_two_certificates_with_one_name_is_admitted() {
     for first in 0..=ADMISSION.len() {
@@ -132,6 +134,7 @@ async fn first_connects_of_three_hundred_devices_stay_within_the_quota() {
 }
 
 proptest! {
+    #[ignore = "exhaustive; `make test` runs it"]
     #[test]
     fn any_order_of_two_processes_calls_admits_once(
         turns in prop::collection::vec(1..=2_usize, 0..80),

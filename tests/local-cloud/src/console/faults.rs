@@ -183,7 +183,7 @@ async fn apply(app: &Arc<App>, function: &str) -> Result<()> {
 async fn put_behind(app: &App, proxy: &FaultProxy, deployed: &str) -> Result<()> {
     let found = app.clients.lambda.get_function_configuration().function_name(deployed).send().await?;
     let mut variables = found.environment().and_then(|all| all.variables()).cloned().unwrap_or_default();
-    variables.extend(SERVICES.map(|service| (format!("AWS_ENDPOINT_URL_{service}"), proxy.url())));
+    proxy.redirect(&mut variables);
     let environment = Environment::builder().set_variables(Some(variables)).build();
     let update = app.clients.lambda.update_function_configuration().function_name(deployed);
     update.environment(environment).send().await?;

@@ -7,7 +7,7 @@ mod partial;
 mod protocol;
 mod random;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -132,9 +132,11 @@ impl FaultProxy {
         Ok(Self { address, state, task })
     }
 
-    /// Returns its URL.
-    pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+    /// Changes a function's environment variables so that its calls go to the proxy, and so that its timeouts are those of
+    /// a deployment: a call that hangs must not take longer than there.
+    pub fn redirect(&self, variables: &mut HashMap<String, String>) {
+        variables.extend(SERVICES.map(|service| (format!("AWS_ENDPOINT_URL_{service}"), self.url())));
+        variables.insert("OPERATION_TIMEOUT_SECONDS".to_owned(), "3".to_owned());
     }
 
     /// Resets the proxy. The `nth` call from now on, counted from 1, meets this fault.
@@ -168,6 +170,10 @@ impl FaultProxy {
     /// Returns the calls since the last reset.
     pub fn calls(&self) -> Vec<Call> {
         lock(&self.state).calls.clone()
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     /// Kills the processes of the function behind the proxy.

@@ -2,11 +2,13 @@
 
 use std::collections::HashSet;
 
-use gatehouse::{Refusal, ThingName, ThingPattern, Validate, ValidationError};
+use gatehouse::{
+    AlarmState, DataState, MessageKind, Refusal, Severity, ThingName, ThingPattern, Validate, ValidationError,
+};
 use serde::Deserialize;
 
 use crate::device_command::{DeviceCommand, not_null};
-use crate::input::{AlarmState, DataState, MessageKind, Severity, Transition};
+use crate::input::Transition;
 
 /// What [`Action::device`] contains for the thing that the transition is about.
 const THING: &str = "{thing}";

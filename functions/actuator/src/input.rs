@@ -1,9 +1,9 @@
 //! What the function takes as input: transitions from the alarm topic, or delayed by itself, and documents from
 //! operators.
 
-use std::fmt;
-
-use gatehouse::{Command, Envelope, EventId, Input, Refusal, ThingName, Timestamp};
+use gatehouse::{
+    AlarmState, Command, DataState, Envelope, EventId, Input, MessageKind, Refusal, Severity, ThingName, Timestamp,
+};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -51,85 +51,6 @@ pub struct Transition {
     pub state: Option<AlarmState>,
     /// When the deciding reading was received.
     pub at: Timestamp,
-}
-
-/// What has changed about an alarm.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum MessageKind {
-    /// The alarm has entered a state. A message without a kind is a transition.
-    #[default]
-    Transition,
-    /// The alarm has escalated or de-escalated.
-    Severity,
-    /// An operator has acted, or a snooze has ended.
-    State,
-    /// Nothing: a reminder for people, which commands no device.
-    Repeat,
-}
-
-/// How severe an alarm is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum Severity {
-    Critical,
-    Major,
-    Minor,
-    Warning,
-    Info,
-}
-
-/// The state of an alarm as people work with it, beside what the data says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum AlarmState {
-    /// There is nothing to do.
-    Normal,
-    /// The alarm needs attention.
-    Active,
-    /// An operator has taken note of it.
-    Acknowledged,
-    /// The condition is over, but nobody has acknowledged it.
-    Latched,
-    /// Silenced until a time.
-    SnoozeDisabled,
-    /// Silenced.
-    Disabled,
-}
-
-impl AlarmState {
-    /// Whether an alarm in this state notifies nobody and commands nothing.
-    pub fn is_silenced(self) -> bool {
-        matches!(self, Self::SnoozeDisabled | Self::Disabled)
-    }
-}
-
-/// What the data says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum DataState {
-    /// The value is on the right side of the threshold.
-    Ok,
-    /// The value has been beyond the threshold for long enough.
-    Alarm,
-    /// No value has arrived for too long.
-    Stale,
-    /// The definition of the threshold was changed or removed while the alarm was in another state than OK. Nothing is
-    /// known about the value. Only an action for this state commands a device.
-    Closed,
-}
-
-/// As in the alarm's message.
-impl fmt::Display for DataState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ok => "OK",
-            Self::Alarm => "ALARM",
-            Self::Stale => "STALE",
-            Self::Closed => "CLOSED",
-        })
-    }
 }
 
 /// A transition's fields, not yet validated.

@@ -36,5 +36,5 @@ pub use dispatch::{CommandRecord, Dispatch, DispatchStage, TransitionOrder};
 pub use gateway::{GatewayError, send_codes};
 pub use handler::ActuatorHandler;
 pub use infrared::{Infrared, InfraredCode};
-pub use input::{ActuatorInput, AlarmState, DataState, MessageKind, Severity, Transition};
+pub use input::{ActuatorInput, Transition};
 pub use shadows::{ShadowError, Shadows};

@@ -10,10 +10,9 @@
 //!     └── ACKNOWLEDGE, RESET ── LATCHED ── ALARM begins ──▶ ACTIVE
 //! ```
 
-use std::fmt;
 use std::time::Duration;
 
-use gatehouse::{Refusal, Span, ThingName, Timestamp};
+use gatehouse::{AlarmState, Refusal, Span, ThingName, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// The longest snooze.
@@ -21,25 +20,6 @@ pub const MAX_SNOOZE: Duration = Duration::from_hours(24 * 7);
 
 /// How many commands are remembered, so that one that is delivered again changes nothing.
 const MAX_COMMANDS: usize = 10;
-
-/// The state of an alarm.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum AlarmState {
-    /// There is nothing to do.
-    #[default]
-    Normal,
-    /// The condition is met, and nobody has acknowledged it.
-    Active,
-    /// The condition is met, and somebody has acknowledged it.
-    Acknowledged,
-    /// The condition is over, and nobody has acknowledged it.
-    Latched,
-    /// Notifies nobody for a time.
-    SnoozeDisabled,
-    /// Notifies nobody.
-    Disabled,
-}
 
 /// What a person does with an alarm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,66 +80,31 @@ pub struct Handling {
 /// The data's part of a decision: how severe the alarm is before and after it; `None` if it is off. Lower is more severe.
 pub type Levels = (Option<usize>, Option<usize>);
 
-impl AlarmState {
-    /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Normal, Self::Active, Self::Acknowledged, Self::Latched, Self::SnoozeDisabled, Self::Disabled];
-
-    /// Its name in messages and records.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Normal => "NORMAL",
-            Self::Active => "ACTIVE",
-            Self::Acknowledged => "ACKNOWLEDGED",
-            Self::Latched => "LATCHED",
-            Self::SnoozeDisabled => "SNOOZE_DISABLED",
-            Self::Disabled => "DISABLED",
-        }
-    }
-
-    /// The state of this name.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == name)
-    }
-
-    /// Whether nobody is notified.
-    pub fn is_silenced(self) -> bool {
-        matches!(self, Self::SnoozeDisabled | Self::Disabled)
-    }
-
-    /// What the data says.
-    pub fn of_data(level: Option<usize>) -> Self {
-        if level.is_some() { Self::Active } else { Self::Normal }
-    }
-
-    /// The state after the data has changed the severity.
-    #[must_use]
-    pub fn after(self, (before, now): Levels, latch: bool) -> Self {
-        // A severity that begins is a new crossing, also of an alarm that was reset or acknowledged.
-        let is_raised = match (before, now) {
-            (Some(before), Some(now)) => now < before,
-            (None, now) => now.is_some(),
-            (Some(_), None) => false,
-        };
-        match self {
-            Self::SnoozeDisabled | Self::Disabled => self,
-            _ if is_raised => Self::Active,
-            Self::Active if now.is_none() => {
-                if latch {
-                    Self::Latched
-                } else {
-                    Self::Normal
-                }
-            }
-            Self::Acknowledged if now.is_none() => Self::Normal,
-            Self::Normal | Self::Active | Self::Acknowledged | Self::Latched => self,
-        }
-    }
+/// Returns the state that the data alone would give an alarm.
+pub fn of_data(level: Option<usize>) -> AlarmState {
+    if level.is_some() { AlarmState::Active } else { AlarmState::Normal }
 }
 
-impl fmt::Display for AlarmState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+/// Returns the state after the data has changed the severity.
+pub fn after_data(state: AlarmState, (before, now): Levels, latch: bool) -> AlarmState {
+    // A severity that begins is a new crossing, also of an alarm that was reset or acknowledged.
+    let is_raised = match (before, now) {
+        (Some(before), Some(now)) => now < before,
+        (None, now) => now.is_some(),
+        (Some(_), None) => false,
+    };
+    match state {
+        AlarmState::SnoozeDisabled | AlarmState::Disabled => state,
+        _ if is_raised => AlarmState::Active,
+        AlarmState::Active if now.is_none() => {
+            if latch {
+                AlarmState::Latched
+            } else {
+                AlarmState::Normal
+            }
+        }
+        AlarmState::Acknowledged if now.is_none() => AlarmState::Normal,
+        AlarmState::Normal | AlarmState::Active | AlarmState::Acknowledged | AlarmState::Latched => state,
     }
 }
 
@@ -249,7 +194,7 @@ impl Handling {
             (Action::Snooze, Disabled) | (Action::Acknowledge | Action::Reset, SnoozeDisabled | Disabled) => None,
             (Action::Snooze, _) => until.map(|_| SnoozeDisabled),
             (Action::Disable, _) => Some(Disabled),
-            (Action::Enable, SnoozeDisabled | Disabled) => Some(AlarmState::of_data(level)),
+            (Action::Enable, SnoozeDisabled | Disabled) => Some(of_data(level)),
             (Action::Enable, state) => Some(state),
         }
     }
@@ -328,7 +273,7 @@ mod tests {
             (SnoozeDisabled, (None, Some(0)), false, SnoozeDisabled),
             (Disabled, (Some(0), None), true, Disabled),
         ] {
-            assert_eq!(state.after(levels, latch), expected, "{state} with {levels:?}");
+            assert_eq!(after_data(state, levels, latch), expected, "{state} with {levels:?}");
         }
     }
 

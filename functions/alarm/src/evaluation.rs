@@ -4,16 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt};
-use gatehouse::{Invocation, Key, ThingName, Timestamp, Update, VersionedItem, VersionedTable};
+use gatehouse::{DataState, Invocation, Key, MessageKind, ThingName, Timestamp, Update, VersionedItem, VersionedTable};
 
 use crate::alarm_record::{Adoption, AlarmRecord, Announcement, CurrentRule, Sample, SampleEffect};
 use crate::alarm_state::ActionCommand;
 use crate::error::AlarmError;
 use crate::history::HistoryCause;
-use crate::notification::{Audience, MessageKind, Transition};
+use crate::notification::{Audience, Transition};
 use crate::notification_limit::NotificationLimiter;
 use crate::notifier::Notifier;
-use crate::state_machine::DataState;
 
 /// How many records one call reads, how many such calls run concurrently, and how many records are written
 /// concurrently.

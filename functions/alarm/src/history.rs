@@ -9,11 +9,10 @@ use std::time::Duration;
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use gatehouse::store::item::{number, string};
-use gatehouse::{Item, VersionedTable};
+use gatehouse::{Item, Severity, VersionedTable};
 use serde::{Deserialize, Serialize};
 
 use crate::notification::Transition;
-use crate::rules::Severity;
 
 /// Why an alarm changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use gatehouse::{Span, ThingName, Timestamp};
+use gatehouse::{AlarmState, DataState, Severity, Span, ThingName, Timestamp};
 
-use crate::alarm_state::{ActionCommand, AlarmState};
+use crate::alarm_state::ActionCommand;
 use crate::pointer::Pointer;
 use crate::rules::condition::{Condition, Left, Op, Right};
 use crate::rules::notify::{Part, Template};
 use crate::rules::operand::{OperandKind, Statistic};
 use crate::rules::rule::Sustained;
-use crate::rules::{Hold, Severity, ThingRule, Value};
-use crate::state_machine::{AlarmStatus, Cause, DataState, StateChange, severity_of};
+use crate::rules::{Hold, ThingRule, Value};
+use crate::state_machine::{AlarmStatus, Cause, StateChange, severity_of};
 
 /// Describes a state change in one sentence.
 pub fn transition(rule: &ThingRule, thing: &ThingName, change: &StateChange, reading: &[Value]) -> String {

@@ -3,49 +3,22 @@
 use std::collections::BTreeMap;
 
 use gatehouse::store::ParsePendingError;
-use gatehouse::{Attribute, Item, Notification, Outbox, ThingName, Timestamp};
+use gatehouse::{
+    AlarmState, Attribute, DataState, Item, MessageKind, Notification, Outbox, Severity, ThingName, Timestamp,
+};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::alarm_state::AlarmState;
 use crate::due_index;
 use crate::history::HistoryMark;
-use crate::rules::{Severity, Value};
-use crate::state_machine::DataState;
+use crate::rules::Value;
 
 /// The attribute of a record that holds its pending notifications.
 pub const PENDING: &str = "owed";
 
 /// The longest id of an event.
 const MAX_ID_LENGTH: usize = 128;
-
-/// What a message reports.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum MessageKind {
-    /// The state of the data has changed.
-    #[default]
-    Transition,
-    /// The alarm has become more severe, or less.
-    Severity,
-    /// A person has changed the state of the alarm, or a snooze has ended.
-    State,
-    /// Nothing has changed since an earlier message.
-    Repeat,
-}
-
-impl MessageKind {
-    /// Its name in messages.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Transition => "transition",
-            Self::Severity => "severity",
-            Self::State => "state",
-            Self::Repeat => "repeat",
-        }
-    }
-}
 
 /// A state change of a device, or of its alarm, as JSON for machines.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gatehouse::store::item::{number, string, text};
-use gatehouse::{Invocation, Item, Key, Timestamp, Update, VersionedItem, VersionedTable};
+use gatehouse::{DataState, Invocation, Item, Key, Timestamp, Update, VersionedItem, VersionedTable};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -17,7 +17,6 @@ use crate::alarm_record::RETENTION;
 use crate::error::AlarmError;
 use crate::message_text;
 use crate::notification::{self, AlarmNotification, PendingNotification, Summary, Transition};
-use crate::state_machine::DataState;
 
 /// How many things a summary names.
 const MAX_NAMES: usize = 10;

@@ -1,10 +1,9 @@
 //! The index of alarms by their state, for whoever lists them: all but those that are NORMAL. It is spread over eight
 //! partitions per state, and sorted by when the state was entered.
 
-use gatehouse::Item;
 use gatehouse::store::item::string;
+use gatehouse::{AlarmState, Item};
 
-use crate::alarm_state::AlarmState;
 use crate::due_index::hash_byte;
 
 /// The number of the index's partitions for each state.

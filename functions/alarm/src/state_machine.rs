@@ -22,39 +22,11 @@
 //! A STALE device returns to its previous state with its first reading, and conditions start over with that reading. (If
 //! the duration is `0 s`, that reading alone can change the state, and the device returns to the other one.)
 
-use gatehouse::Timestamp;
-use serde::{Deserialize, Serialize};
+use gatehouse::{DataState, Severity, Timestamp};
 
 use crate::rules::operand::OperandState;
 use crate::rules::rule::Sustained;
-use crate::rules::{Hold, Severity, ThingRule, Value};
-
-/// The state of a device's data by a rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum DataState {
-    /// A severity's condition `raise` was met for long enough, and since then not that of `clear`.
-    Alarm,
-    /// Neither of the others.
-    Ok,
-    /// No data for too long.
-    Stale,
-    /// None any more: the rule's definition, by which the device was in another state than OK, was changed or removed.
-    /// What follows is a new state.
-    Closed,
-}
-
-impl DataState {
-    /// The state's name in messages and records.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "OK",
-            Self::Alarm => "ALARM",
-            Self::Stale => "STALE",
-            Self::Closed => "CLOSED",
-        }
-    }
-}
+use crate::rules::{Hold, ThingRule, Value};
 
 /// A device's state by a rule, with what the next decision depends on.
 #[derive(Debug, Clone, PartialEq)]

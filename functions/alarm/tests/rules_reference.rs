@@ -2,10 +2,10 @@
 //! code with the function.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
-use alarm::alarm_state::{Action, ActionCommand, AlarmState, Handling};
-use alarm::rules::{RulesDocument, Severity, ThingRule, Value as FieldValue};
-use alarm::state_machine::{self, AlarmStatus, DataState, Step, severity_of};
-use gatehouse::{Span, ThingName, Timestamp, parse_document};
+use alarm::alarm_state::{Action, ActionCommand, Handling, after_data};
+use alarm::rules::{RulesDocument, ThingRule, Value as FieldValue};
+use alarm::state_machine::{self, AlarmStatus, Step, severity_of};
+use gatehouse::{AlarmState, DataState, Severity, Span, ThingName, Timestamp, parse_document};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -97,7 +97,8 @@ fn decided(rule: &ThingRule, events: &[Event]) -> Vec<Entry> {
         };
         let is_changed = change.is_some();
         if let Some(change) = change {
-            handling.enter(handling.state.after((change.previous_level, change.level), rule.latch), change.at);
+            let state = after_data(handling.state, (change.previous_level, change.level), rule.latch);
+            handling.enter(state, change.at);
         }
         if is_changed || handling.state != before {
             let data = status.as_ref().map_or(DataState::Ok, AlarmStatus::state);

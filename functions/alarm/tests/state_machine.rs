@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use alarm::rules::{RulesDocument, ThingRule, Value as FieldValue};
-use alarm::state_machine::{self, AlarmStatus, ConditionStatus, DataState, LevelStatus, Step};
-use gatehouse::{ThingName, Timestamp, parse_document};
+use alarm::state_machine::{self, AlarmStatus, ConditionStatus, LevelStatus, Step};
+use gatehouse::{DataState, ThingName, Timestamp, parse_document};
 use proptest::prelude::*;
 use serde_json::json;
 

@@ -60,8 +60,9 @@ pub mod store;
 
 pub use aws::{Attribute, Notification, PublishError, Queue, SendError, Topic};
 pub use event::{
-    Command, DeviceEvent, Envelope, EventId, Incoming, Input, Number, ObjectFields, ParseNumberError, ParseSpanError,
-    Span, ThingName, ThingPattern, Timestamp, array_elements, json_child, object_fields, parse_object,
+    AlarmState, Command, DataState, DeviceEvent, Envelope, EventId, Incoming, Input, MessageKind, Number, ObjectFields,
+    ParseNumberError, ParseSpanError, Severity, Span, ThingName, ThingPattern, Timestamp, array_elements, json_child,
+    object_fields, parse_object,
 };
 pub use runtime::{
     BatchHandler, BoxError, Concurrent, Environment, EventHandler, Failure, Function, InitError, Invocation, Outcome,

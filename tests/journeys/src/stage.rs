@@ -139,7 +139,8 @@ impl Stage {
             let policy =
                 found.attributes().and_then(|all| all.get(&name)).context("the queue has no redrive policy")?;
             let mut policy: Value = serde_json::from_str(policy)?;
-            policy["maxReceiveCount"] = MAX_RECEIVES.into();
+            let fields = policy.as_object_mut().context("the redrive policy is not an object")?;
+            fields.insert("maxReceiveCount".to_owned(), MAX_RECEIVES.into());
             self.clients.set_queue_attribute(queue, name, &policy.to_string()).await?;
         }
         Ok(())

@@ -1,15 +1,15 @@
 //! What is announced of a change, and to whom.
 
-use gatehouse::{ThingName, Timestamp};
+use gatehouse::{AlarmState, DataState, MessageKind, Severity, ThingName, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{AlarmRecord, CurrentRule, field_of};
-use crate::alarm_state::AlarmState;
+use crate::alarm_state::of_data;
 use crate::history::{HistoryCause, HistoryMark};
 use crate::message_text;
-use crate::notification::{AlarmNotification, Audience, MessageKind, PendingNotification, Transition, message_id};
-use crate::rules::{Severity, ThingRule, Value};
-use crate::state_machine::{AlarmStatus, DataState};
+use crate::notification::{AlarmNotification, Audience, PendingNotification, Transition, message_id};
+use crate::rules::{ThingRule, Value};
+use crate::state_machine::AlarmStatus;
 
 /// A message that is not pending yet, and who receives it unless there are too many.
 #[derive(Debug, Clone, PartialEq)]
@@ -194,7 +194,7 @@ impl AlarmRecord {
         now: Timestamp,
     ) -> Option<Announcement> {
         let at = self.handling.snooze_ended(now)?;
-        let state = AlarmState::of_data(self.status.as_ref().and_then(AlarmStatus::level));
+        let state = of_data(self.status.as_ref().and_then(AlarmStatus::level));
         self.handling.enter(state, at);
         self.severity = self.severity_on();
         let message = message_text::snooze_ended(current.name, thing, state, &self.value());

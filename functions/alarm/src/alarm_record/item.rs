@@ -2,18 +2,18 @@
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use gatehouse::store::item::{integer, is_true, number, string, text};
-use gatehouse::{Item, ThingName, Timestamp, VersionedItem};
+use gatehouse::{AlarmState, DataState, Item, Severity, ThingName, Timestamp, VersionedItem};
 
 use super::announcement::Held;
 use super::{AlarmRecord, RETENTION};
-use crate::alarm_state::{Action, AlarmState, Handling};
+use crate::alarm_state::{Action, Handling, of_data};
 use crate::due_index;
 use crate::error::AlarmError;
 use crate::notification;
+use crate::rules::Value;
 use crate::rules::operand::OperandState;
-use crate::rules::{Severity, Value};
 use crate::state_index;
-use crate::state_machine::{AlarmStatus, ConditionStatus, DataState, LevelStatus};
+use crate::state_machine::{AlarmStatus, ConditionStatus, LevelStatus};
 
 /// A level as the attribute `levels` has it: whether it is on; and if a condition has begun, since when and until when it
 /// was met, and by which of the newest readings.
@@ -131,7 +131,7 @@ fn handling(item: &Item, level: Option<usize>) -> Option<Handling> {
         state: match text(item, "alarmState") {
             Some(state) => AlarmState::parse(state)?,
             // A record from before the states of alarms.
-            None => AlarmState::of_data(level),
+            None => of_data(level),
         },
         since: time("alarmStateSince").or_else(|| time("since"))?,
         by: owned("by"),

@@ -7,17 +7,17 @@ mod item;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gatehouse::{Key, Refusal, ThingName, Timestamp};
+use gatehouse::{AlarmState, DataState, Key, MessageKind, Refusal, Severity, ThingName, Timestamp};
 
 pub use announcement::Announcement;
 use announcement::{Change, Held};
 
-use crate::alarm_state::{ActionCommand, AlarmState, Handling};
+use crate::alarm_state::{ActionCommand, Handling, after_data};
 use crate::history::HistoryCause;
 use crate::message_text;
-use crate::notification::{Audience, MessageKind, PendingNotification};
-use crate::rules::{Severity, ThingRule, Value};
-use crate::state_machine::{self, AlarmStatus, Cause, DataState, LevelStatus, StateChange, Step, severity_of};
+use crate::notification::{Audience, PendingNotification};
+use crate::rules::{ThingRule, Value};
+use crate::state_machine::{self, AlarmStatus, Cause, LevelStatus, StateChange, Step, severity_of};
 use crate::thresholds::Definition;
 
 /// How often a state other than OK is checked for whether its rule still applies, even if no data arrives.
@@ -358,7 +358,7 @@ impl AlarmRecord {
         reading: &[Value],
     ) -> Announcement {
         let previous_state = self.handling.state;
-        let state = previous_state.after((change.previous_level, change.level), rule.latch);
+        let state = after_data(previous_state, (change.previous_level, change.level), rule.latch);
         self.handling.enter(state, change.at);
         let severity = severity_of(rule, change.level);
         let latched = self.severity.filter(|_| state == AlarmState::Latched);

@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use gatehouse::{Span, ThingName, ThingPattern, ValidationError};
+use gatehouse::{Severity, Span, ThingName, ThingPattern, ValidationError};
 
 use super::condition::Condition;
 use super::condition_compiler::ConditionCompiler;
 use super::fields::{AlarmRules, NotifyFields, QuietFields, RuleFields, SeverityFields, SideFields, ThingsFields};
 use super::notify::{NotifyPolicy, Part, QuietHours, Template};
 use super::rule::{Hold, Level, Rule, Sustained};
-use super::severity::Severity;
 use super::value::{Literal, Value};
 use super::{Overrides, Rules};
 use crate::pointer::{MAX_POINTER_LENGTH, Pointer};

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use gatehouse::{Span, ThingPattern};
+use gatehouse::{Severity, Span, ThingPattern};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
 
 use super::condition::Op;
 use super::operand::Statistic;
-use super::severity::Severity;
 use super::value::Literal;
 use crate::pointer::Pointer;
 use crate::thresholds::not_null;

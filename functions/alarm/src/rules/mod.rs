@@ -16,7 +16,6 @@ mod fields;
 pub mod notify;
 pub mod operand;
 pub mod rule;
-mod severity;
 mod thing_rules;
 pub mod value;
 mod version1;
@@ -29,7 +28,6 @@ use gatehouse::ThingName;
 pub use document::RulesDocument;
 pub use fields::AlarmRules;
 pub use rule::{Hold, Level, Rule};
-pub use severity::Severity;
 pub use thing_rules::{ThingRule, ThingRules};
 pub use value::Value;
 

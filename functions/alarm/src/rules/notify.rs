@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use gatehouse::{Span, Timestamp};
-
-use super::severity::Severity;
+use gatehouse::{Severity, Span, Timestamp};
 
 const DAY: u64 = 24 * 60;
 

@@ -1,13 +1,12 @@
 //! A compiled rule, as it applies to any thing.
 
-use gatehouse::{Span, ThingName, ThingPattern};
+use gatehouse::{Severity, Span, ThingName, ThingPattern};
 use ring::digest::{SHA256, digest};
 use serde_json::json;
 
 use super::condition::{Condition, Left, Op, Right};
 use super::notify::NotifyPolicy;
 use super::operand::{Operand, OperandKind};
-use super::severity::Severity;
 use super::value::{Kind, Value};
 use crate::pointer::Pointer;
 use crate::thresholds::{Definition, Side};

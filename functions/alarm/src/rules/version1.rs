@@ -1,11 +1,10 @@
 //! Compiles thresholds, the rules of version 1.
 
-use gatehouse::Number;
+use gatehouse::{Number, Severity};
 
 use super::condition::{Condition, Left, Op, Right};
 use super::notify::NotifyPolicy;
 use super::rule::{Hold, Level, Needs, Rule, Sustained};
-use super::severity::Severity;
 use super::value::Kind;
 use super::{Overrides, Rules};
 use crate::thresholds::{Limit, Side, Threshold, Thresholds};

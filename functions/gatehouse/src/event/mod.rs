@@ -3,6 +3,7 @@
 //! Everything here is parsing and validation, without I/O: whatever is wrong with an input becomes a
 //! [`Refusal`](crate::Refusal) with one sentence for the operator.
 
+mod alarm_message;
 pub(crate) mod command;
 pub(crate) mod device_event;
 pub(crate) mod envelope;
@@ -14,6 +15,7 @@ pub(crate) mod strict_json;
 mod thing_pattern;
 pub(crate) mod timestamp;
 
+pub use alarm_message::{AlarmState, DataState, MessageKind, Severity};
 pub use command::{Command, Incoming};
 pub use device_event::DeviceEvent;
 pub use envelope::{Envelope, Input};

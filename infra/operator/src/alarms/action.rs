@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use clap::Args;
-use gatehouse::Span;
+use gatehouse::{AlarmState, Span};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::alarms::record::{AlarmState, DeviceAlarm, Filter};
+use crate::alarms::record::{DeviceAlarm, Filter};
 use crate::alarms::{print_list, table};
 use crate::context::Context;
 use crate::invoke::{Invoked, invoke};

@@ -3,11 +3,10 @@
 use anyhow::Result;
 use clap::Args;
 use gatehouse::store::item::{integer, text};
-use gatehouse::{Item, ThingName, Timestamp};
+use gatehouse::{AlarmState, Item, Severity, ThingName, Timestamp};
 use serde::Serialize;
 
-use crate::alarms::record::{AlarmState, Severity};
-use crate::alarms::table;
+use crate::alarms::{table, value_parser};
 use crate::context::Context;
 use crate::output::{self, Output, escape_line, utc};
 use crate::selection::PointInTime;
@@ -26,10 +25,10 @@ pub struct Arguments {
     #[arg(long, value_name = "RULE")]
     rule: Option<String>,
     /// Only entries after which the alarm was in this state (may be repeated).
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = value_parser::alarm_state())]
     state: Vec<AlarmState>,
     /// Only entries after which the alarm had this severity (may be repeated).
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = value_parser::severity())]
     severity: Vec<Severity>,
     /// Only since this time: `2 h` ago, `2026-11-29`, or `2026-11-29T13:00:00Z`.
     #[arg(long, value_name = "TIME")]

@@ -6,15 +6,17 @@ mod history;
 mod import;
 mod record;
 mod table;
+mod value_parser;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
+use gatehouse::{AlarmState, DataState, Severity};
 
-pub use record::{AlarmState, DeviceAlarm, Filter, Severity};
+pub use record::{DeviceAlarm, Filter};
 pub use table::of_thing;
 
 use crate::alarms::action::{Action, ActionArguments, SnoozeArguments};
-use crate::alarms::record::{DataState, has_data_state};
+use crate::alarms::record::has_data_state;
 use crate::context::Context;
 use crate::output::{self, Output, escape_line, utc};
 use crate::status::Status;
@@ -63,7 +65,7 @@ pub struct ListArguments {
     #[command(flatten)]
     filter: Filter,
     /// Only alarms whose data says this (may be repeated).
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = value_parser::data_state())]
     data: Vec<DataState>,
 }
 

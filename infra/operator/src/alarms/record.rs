@@ -1,106 +1,24 @@
 //! The records of alarms in the table, and which of them are selected.
 
 use alarm::notification::PENDING;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use gatehouse::store::item::{integer, text};
-use gatehouse::{Item, ThingName, ThingPattern, Timestamp};
-use serde::{Deserialize, Serialize};
+use gatehouse::{AlarmState, DataState, Item, Severity, ThingName, ThingPattern, Timestamp};
+use serde::Serialize;
+
+use crate::alarms::value_parser;
 
 /// The sort key of an alarm's record starts with this; the rule's name follows.
 pub const RECORD: &str = "threshold#";
 
-/// The state of an alarm as people work with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum AlarmState {
-    /// It needs attention.
-    Active,
-    /// The condition is over, but nobody has acknowledged it.
-    Latched,
-    /// An operator has taken note of it.
-    Acknowledged,
-    /// It is silenced until a time.
-    #[value(name = "snoozed", alias = "snooze-disabled")]
-    SnoozeDisabled,
-    /// It is silenced.
-    Disabled,
-    /// There is nothing to do.
-    Normal,
-}
-
-impl AlarmState {
-    /// The states that the index has.
-    pub const INDEXED: [Self; 5] =
-        [Self::Active, Self::Latched, Self::Acknowledged, Self::SnoozeDisabled, Self::Disabled];
-
-    /// The state, as the table names it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "ACTIVE",
-            Self::Latched => "LATCHED",
-            Self::Acknowledged => "ACKNOWLEDGED",
-            Self::SnoozeDisabled => "SNOOZE_DISABLED",
-            Self::Disabled => "DISABLED",
-            Self::Normal => "NORMAL",
-        }
-    }
-
-    /// Parses the table's name of a state.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::INDEXED.into_iter().chain([Self::Normal]).find(|state| state.as_str() == name)
-    }
-}
-
-/// What the data says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum DataState {
-    /// No condition that raises the alarm is met.
-    Ok,
-    /// A condition that raises the alarm is met.
-    Alarm,
-    /// No data for too long.
-    Stale,
-}
-
-impl DataState {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "OK",
-            Self::Alarm => "ALARM",
-            Self::Stale => "STALE",
-        }
-    }
-}
-
-/// How severe an alarm is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum Severity {
-    Critical,
-    Major,
-    Minor,
-    Warning,
-    Info,
-}
-
-impl Severity {
-    /// The name of the severity.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Critical => "critical",
-            Self::Major => "major",
-            Self::Minor => "minor",
-            Self::Warning => "warning",
-            Self::Info => "info",
-        }
-    }
-
-    /// Parses the name of a severity.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::from_str(name, false).ok()
-    }
-}
+/// The states that the index has, those first that need attention.
+pub const INDEXED: [AlarmState; 5] = [
+    AlarmState::Active,
+    AlarmState::Latched,
+    AlarmState::Acknowledged,
+    AlarmState::SnoozeDisabled,
+    AlarmState::Disabled,
+];
 
 /// The alarm of a device by a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -193,10 +111,10 @@ pub struct Filter {
     #[arg(long, value_name = "RULE", alias = "threshold")]
     pub rule: Option<String>,
     /// Only alarms in this state (may be repeated).
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = value_parser::alarm_state())]
     pub state: Vec<AlarmState>,
     /// Only alarms of this severity (may be repeated).
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = value_parser::severity())]
     pub severity: Vec<Severity>,
     /// Also alarms that are NORMAL. Without an exact --thing, this reads the whole table.
     #[arg(long)]
@@ -223,7 +141,7 @@ impl Filter {
     /// The states whose alarms may be selected, of those that the index has.
     pub fn indexed_states(&self) -> Vec<AlarmState> {
         let is_wanted = |state: &AlarmState| self.state.is_empty() || self.state.contains(state);
-        AlarmState::INDEXED.into_iter().filter(is_wanted).collect()
+        INDEXED.into_iter().filter(is_wanted).collect()
     }
 
     /// Whether the alarm is selected.
@@ -327,7 +245,7 @@ pub(crate) mod tests {
     #[test]
     fn only_wanted_states_are_read_from_the_index() {
         let filter = |state| Filter { state, ..Filter::default() };
-        assert_eq!(filter(vec![]).indexed_states(), AlarmState::INDEXED);
+        assert_eq!(filter(vec![]).indexed_states(), INDEXED);
         assert_eq!(filter(vec![AlarmState::Latched, AlarmState::Normal]).indexed_states(), [AlarmState::Latched]);
     }
 }

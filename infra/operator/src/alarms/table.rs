@@ -1,11 +1,13 @@
 //! Reads alarms from the table: those of a thing by their key, all others through the index of states.
 
+use std::cmp::Reverse;
+
 use anyhow::{Context as _, Result};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use gatehouse::Item;
 use gatehouse::store::item::string;
+use gatehouse::{AlarmState, Item};
 
-use crate::alarms::record::{AlarmState, DeviceAlarm, Filter, RECORD};
+use crate::alarms::record::{DeviceAlarm, Filter, INDEXED, RECORD};
 use crate::context::Context;
 
 /// The index of alarms by state; it has no alarm that is NORMAL.
@@ -30,7 +32,8 @@ pub async fn select(filter: &Filter, context: &Context) -> Result<Vec<DeviceAlar
 }
 
 fn order(alarm: &DeviceAlarm) -> impl Ord + '_ {
-    (alarm.alarm_state, alarm.severity.is_none(), alarm.severity, &alarm.rule, &alarm.thing)
+    let attention = INDEXED.iter().position(|state| *state == alarm.alarm_state).unwrap_or(INDEXED.len());
+    (attention, Reverse(alarm.severity), &alarm.rule, &alarm.thing)
 }
 
 /// Returns the alarms of a thing.
@@ -82,8 +85,10 @@ async fn scan(context: &Context) -> Result<Vec<DeviceAlarm>> {
 
 #[cfg(test)]
 mod tests {
+    use gatehouse::Severity;
+
     use super::*;
-    use crate::alarms::record::{Severity, tests::alarm};
+    use crate::alarms::record::tests::alarm;
 
     #[test]
     fn what_needs_attention_is_first() {

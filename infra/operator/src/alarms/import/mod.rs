@@ -23,10 +23,9 @@ use std::path::PathBuf;
 
 use alarm::rules::RulesDocument;
 use anyhow::{Context as _, Result};
-use clap::{Args, ValueEnum as _};
-use gatehouse::{ThingPattern, parse_document};
+use clap::Args;
+use gatehouse::{Severity, ThingPattern, parse_document};
 
-use crate::alarms::Severity;
 use crate::alarms::import::model::Model;
 use crate::alarms::import::notes::Notes;
 use crate::alarms::import::rule::{Document, Rule};
@@ -62,7 +61,10 @@ pub struct ImportOptions {
 fn severity(text: &str) -> Result<(u64, Severity), String> {
     let (number, name) = text.split_once('=').ok_or("it must be a number and a name, such as 1=critical")?;
     let number = number.trim().parse().map_err(|_| "the number must be a whole number of at least 0")?;
-    Ok((number, Severity::from_str(name.trim(), true)?))
+    let name = name.trim().to_lowercase();
+    let severity = Severity::parse(&name)
+        .ok_or_else(|| format!("the name must be one of {}", Severity::ALL.map(Severity::as_str).join(", ")))?;
+    Ok((number, severity))
 }
 
 impl ImportOptions {

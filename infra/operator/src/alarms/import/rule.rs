@@ -1,9 +1,8 @@
 //! The rules that an import prints.
 
-use gatehouse::{Span, ThingPattern};
+use gatehouse::{Severity, Span, ThingPattern};
 use serde::Serialize;
 
-use crate::alarms::Severity;
 use crate::alarms::import::expression::{Comparison, Expression, Field, Literal, Operator};
 
 /// The document, in version 2.

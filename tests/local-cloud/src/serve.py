@@ -6,7 +6,11 @@ import hashlib
 import json
 import os
 import queue
+import socket
+import socketserver
+import sys
 import time
+from types import SimpleNamespace
 
 import yaml
 
@@ -30,10 +34,49 @@ if "PERMISSION_LOG" in os.environ:
     iam_evaluator.evaluate = record
 
 from ministack import app
-from ministack.core import responses
+from ministack.core import lambda_runtime, responses
 from ministack.core.lambda_runtime import ProvidedWorker, Worker
 from ministack.services import cloudwatch, cloudwatch_logs, iot, iot_data, lambda_svc, s3, sns, sqs
 from ministack.services.cloudformation import _stacks, provisioners
+
+# The event loop waits this long for another thread's turn to end, whenever it has called the system. The default is 5 ms,
+# for each of the threads that are ready.
+sys.setswitchinterval(0.0005)
+
+# MiniStack has two threads for each process of a function, which look for work ten times a second. A hundred idle
+# processes would take half of a core.
+IDLE_SECONDS = 30
+serve_forever = socketserver.BaseServer.serve_forever
+
+
+def serve_until_woken(server, poll_interval=0.5):
+    """Serves requests, and looks rarely whether it was shut down."""
+    serve_forever(server, IDLE_SECONDS)
+
+
+def shut_down_and_wake(server):
+    """Shuts a server down, and wakes it."""
+    server._BaseServer__shutdown_request = True
+    try:
+        socket.create_connection(server.server_address, timeout=1).close()
+    except OSError:
+        pass  # It has stopped listening.
+    server._BaseServer__is_shut_down.wait()
+
+
+socketserver.BaseServer.serve_forever = serve_until_woken
+socketserver.BaseServer.shutdown = shut_down_and_wake
+
+
+class InvocationQueue(queue.Queue):
+    """The one invocation that a process of a function waits for. An invocation wakes the thread that waits, and a process
+    that is stopped needs no response."""
+
+    def get(self, block=True, timeout=None):
+        return super().get(block, IDLE_SECONDS if self.maxsize == 1 else timeout)
+
+
+lambda_runtime.queue = SimpleNamespace(Queue=InvocationQueue, Empty=queue.Empty, Full=queue.Full)
 
 drain = Worker._drain_stderr_bounded
 names = drain.__code__.co_varnames[1 : drain.__code__.co_argcount]

@@ -21,7 +21,7 @@ fn cold(to: &str, minute: u64) -> String {
     transition("greenhouse-1", "too-cold", to, minute)
 }
 
-/// A gateway that sends this number of codes, and returns them.
+/// A gateway that accepts this number of codes, and returns them.
 async fn gateway(codes: usize) -> (u16, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -26,7 +26,6 @@ pub fn shade() -> Value {
     json!({"actions": [action("ALARM", "closed"), action("OK", "open")]})
 }
 
-/// This many minutes.
 pub const fn minutes(minutes: u64) -> Duration {
     Duration::from_mins(minutes)
 }

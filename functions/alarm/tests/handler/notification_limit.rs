@@ -33,7 +33,7 @@ async fn storm_sends_twenty_messages_and_a_summary_to_people() {
     assert_eq!((summary.text(), summary.subject), (text, "too-bright: 287 more".to_owned()));
     assert!(!summary.attributes.contains_key("to"), "no actuator may take it for a transition");
     assert_eq!(data["changes"], json!({"ALARM": 280, "OK": 7}));
-    // The next window is a new one.
+    // The next window starts at zero.
     deliver(&aws, &storm(1, 10 * MINUTE, 150), 10 * MINUTE).await;
     assert_eq!(people(&aws), 22);
     assert!(!has_pending(&aws.state()));

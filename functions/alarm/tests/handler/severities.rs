@@ -1,4 +1,4 @@
-//! Rules with several severities, and the other kinds of conditions.
+//! Rules with several severities and with all kinds of conditions.
 
 use serde_json::{Value, json};
 use test_support::Published;

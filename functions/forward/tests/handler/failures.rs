@@ -1,4 +1,4 @@
-//! What goes wrong with calls, messages and queues.
+//! Failures of calls, messages and queues.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn only_failed_messages_are_retried() {
     let aws = aws().queue(QUEUE);
     aws.state().entry_fault = Some(Box::new(|entry| match entry["MessageBody"].as_str()? {
         "\"e-3\"" => Some(EntryFault::Failed("InternalError", false)),
-        // Throttling counts as the sender's fault, but passes.
+        // Throttling counts as the sender's fault, but is temporary.
         "\"e-5\"" => Some(EntryFault::Failed("RequestThrottled", true)),
         "\"e-7\"" => Some(EntryFault::Omitted),
         "\"e-9\"" => Some(EntryFault::Failed("InvalidMessageContents", true)),

@@ -43,7 +43,6 @@ struct TriggeredCommand<'a> {
     text: &'a str,
 }
 
-/// Why a command was not sent.
 #[derive(Debug, thiserror::Error)]
 enum CommandError {
     #[error("failed to command device {0} through its shadow")]

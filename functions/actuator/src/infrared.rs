@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 /// The maximum length of a code in bytes.
 pub(crate) const MAX_CODE: usize = 2048;
 
-/// The maximum number of codes in one command.
 const MAX_CODES: usize = 16;
 
 const MIN_TIMEOUT: Span = Span::from_secs(1);

@@ -53,7 +53,6 @@ pub struct Transition {
     pub at: Timestamp,
 }
 
-/// A transition's fields, not yet validated.
 #[derive(Debug, Clone, Deserialize)]
 struct TransitionFields {
     transition: String,

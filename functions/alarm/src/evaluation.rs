@@ -280,7 +280,6 @@ impl Evaluator {
     }
 }
 
-/// Returns the metric that counts an announcement.
 fn metric(announcement: &Announcement) -> &'static str {
     let transition = &announcement.transition;
     match (transition.kind, transition.from, transition.to) {

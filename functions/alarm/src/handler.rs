@@ -100,7 +100,6 @@ impl AlarmHandler {
             .await;
     }
 
-    /// Performs a person's action on an alarm.
     async fn act(
         &self,
         (version, rules): (DocumentVersion, &Rules),

@@ -127,7 +127,6 @@ pub fn after_quiet_hours(
     format!("{rule}: since the quiet hours, {thing} is {state}")
 }
 
-/// Fills in a rule's own text.
 fn from_template(
     template: &Template,
     rule: &ThingRule,

@@ -40,7 +40,6 @@ const RULES: &str = "rules";
 #[error("failed to scan the devices table")]
 pub struct DeviceScanError(#[from] Box<SdkError<ScanError>>);
 
-/// The progress of the scan.
 #[derive(Debug, Default)]
 struct Progress {
     /// Where it continues; `None` at the start.
@@ -62,7 +61,6 @@ pub(crate) struct NeverReported<'a> {
     pub invocation: &'a Invocation,
 }
 
-/// A thing that was admitted.
 struct Admitted {
     thing: ThingName,
     at: Timestamp,

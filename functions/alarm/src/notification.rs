@@ -17,7 +17,6 @@ use crate::rules::Value;
 /// The attribute of a record that holds its pending notifications.
 pub const PENDING: &str = "owed";
 
-/// The maximum length of a message id.
 const MAX_ID_LENGTH: usize = 128;
 
 /// A state change of a device, or of its alarm, as JSON for machines.

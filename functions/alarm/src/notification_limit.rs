@@ -67,7 +67,6 @@ impl Default for WindowCounts {
     }
 }
 
-/// The key of a threshold's window.
 fn key(threshold: &str) -> Key {
     Key::new(format!("storm#{threshold}"), WINDOW)
 }

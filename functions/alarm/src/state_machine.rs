@@ -231,7 +231,6 @@ fn add_to_operands(rule: &ThingRule, status: &mut AlarmStatus, at: Timestamp, va
         .collect()
 }
 
-/// Whether the reading has the field of an operand.
 fn has_operand(rule: &ThingRule, values: &[Value]) -> bool {
     let context = rule.context(values, &[]);
     rule.operands.iter().any(|operand| context.field(operand.field).nearest().is_some())

@@ -8,7 +8,6 @@ use gatehouse::{Timestamp, parse_document};
 use serde_json::Value;
 use test_support::workspace_file;
 
-/// The JSON blocks of the guide.
 fn examples() -> Vec<String> {
     let guide = workspace_file("docs/telemetry-and-alarms.md");
     let blocks = guide.split("```json\n").skip(1);

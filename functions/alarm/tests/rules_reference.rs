@@ -16,7 +16,6 @@ enum Hold {
     Count(usize, usize),
 }
 
-/// What may differ between rules.
 #[derive(Debug, Clone, Copy)]
 struct Settings {
     critical: (Hold, Hold),
@@ -25,7 +24,6 @@ struct Settings {
     latch: bool,
 }
 
-/// An event at a second.
 #[derive(Debug, Clone, Copy)]
 enum Event {
     /// A reading, with `t` and `door` if it has them.

@@ -31,7 +31,6 @@ enum Event {
     Check(u64),
 }
 
-/// The values of a reading.
 fn reading(value: f64) -> [FieldValue; 1] {
     [FieldValue::from_json(&value.to_string()).unwrap()]
 }

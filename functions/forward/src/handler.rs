@@ -26,7 +26,6 @@ pub struct ForwardHandler {
     records: DeliveryRecords,
 }
 
-/// A message on its way to its destinations.
 struct MessageDelivery<'a> {
     /// The event's index in the batch.
     index: usize,

@@ -409,7 +409,6 @@ impl Published {
         self.aws.state().set_attributes("devices", &[&format!("ca#{}", ca()), "status"], attributes);
     }
 
-    /// Replaces the chunks of a CA's CRL.
     fn set_chunks(&self, ca: &str, number: &str, chunks: &[Vec<u8>]) {
         let mut state = self.aws.state();
         let id = format!("ca#{ca}");

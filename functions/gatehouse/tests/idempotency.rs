@@ -53,7 +53,6 @@ async fn run(process: &Process) -> (Result<Execution, IdempotencyError<io::Error
     (result, count.get())
 }
 
-/// Runs an effect that fails.
 async fn run_failing(process: &Process) -> Result<Execution, IdempotencyError<io::Error>> {
     let failing = async || Err(io::Error::other("the topic is gone"));
     idempotency(process).run_once("event-1", &invocation(), failing()).await

@@ -50,7 +50,6 @@ impl fmt::Display for Expiring {
 }
 
 impl Expiring {
-    /// Reads an item of the devices table.
     fn read(item: &Item) -> Option<Self> {
         let (kind, id) = text(item, "id")?.split_once('#')?;
         let what = match (kind, text(item, "part")?) {

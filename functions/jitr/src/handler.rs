@@ -126,7 +126,6 @@ impl EventHandler for JitrHandler {
     }
 }
 
-/// The status that a rejected certificate gets.
 struct RejectedStatus(CertificateStatus);
 
 impl FromStr for RejectedStatus {

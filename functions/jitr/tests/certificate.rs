@@ -44,7 +44,6 @@ fn check(der: &[u8]) -> Result<DeviceCertificate, RejectionReason> {
     DeviceCertificate::validate(der, &AUTHORITY, NOW, SKEW)
 }
 
-/// The code of the rejection.
 fn code(der: &[u8]) -> &'static str {
     check(der).map_or_else(|reason| reason.code(), |_| "accepted")
 }

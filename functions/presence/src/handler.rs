@@ -134,7 +134,6 @@ impl PresenceHandler {
         }
     }
 
-    /// Sends the pending notifications of a device.
     async fn flush(&self, thing: &ThingName, record: VersionedItem, invocation: &Invocation) -> Result<(), Failure> {
         let id = |notification: &PresenceNotification| format!("{thing}#{}", notification.id());
         let send = async |notification: &PresenceNotification| {

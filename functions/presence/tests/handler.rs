@@ -357,7 +357,6 @@ proptest! {
     }
 }
 
-/// The calls of this operation.
 fn calls_to(aws: &FakeAws, operation: &str) -> usize {
     aws.state().calls_to(operation).len()
 }

@@ -133,7 +133,6 @@ pub fn text(json: &str) -> Option<Cow<'_, str>> {
     if inner.contains('\\') { serde_json::from_str(json).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
 }
 
-/// One pass over JSON.
 struct Pass<'a, 'p, 'w> {
     text: &'a str,
     at: usize,

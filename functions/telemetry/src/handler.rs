@@ -91,7 +91,6 @@ impl TelemetryHandler {
     }
 }
 
-/// Returns the JSON of an event's readings.
 fn readings(event: &DeviceEvent) -> Result<Vec<&RawValue>, Refusal> {
     let readings = event.items(MAX_PAYLOAD_BYTES)?;
     if readings.len() > MAX_READINGS {

@@ -172,7 +172,6 @@ fn not_storable(puts: &[&Put<'_>]) -> Refusal {
     Refusal::new("not-storable", format!("{noun} is a reading that DynamoDB rejected."))
 }
 
-/// The number of puts, for a metric.
 fn count(puts: &[&Put<'_>]) -> u64 {
     u64::try_from(puts.len()).unwrap_or(u64::MAX)
 }

@@ -13,7 +13,6 @@ fn transcoded(json: &str) -> Result<Value, String> {
     Ok(serde_json::from_slice(&out).unwrap())
 }
 
-/// Returns the JSON at this pointer.
 fn found<'a>(json: &'a str, pointer: &str) -> Option<&'a str> {
     let path: FieldPath = pointer.parse().unwrap();
     let mut searches = [FieldSearch::new(None), FieldSearch::new(Some(&path))];

@@ -42,7 +42,6 @@ async fn gateway(codes: usize) -> (u16, JoinHandle<Vec<String>>) {
     (port, served)
 }
 
-/// A port on which nothing listens.
 async fn closed_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
 }

@@ -1,4 +1,4 @@
-//! The whole function except for the Lambda runtime: transitions go in, calls to AWS come out, and the messages that the
+//! The whole function except for the Lambda runtime: transitions go in, calls to AWS come out, and messages that the
 //! function sends to its own queue come back to it.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a failing test panics")]
 

@@ -86,7 +86,6 @@ impl Change {
 }
 
 impl AlarmRecord {
-    /// The current state of the data.
     fn data_state(&self) -> DataState {
         match (&self.status, self.closed_at) {
             (Some(status), _) => status.state(),

@@ -397,7 +397,6 @@ fn is_same_threshold(old: Option<&str>, new: &str) -> bool {
     old.and_then(parse).is_some_and(|old| parse(new) == Some(old))
 }
 
-/// The field that a definition names.
 fn field_of(definition: Option<&str>) -> String {
     #[derive(serde::Deserialize)]
     struct Field {

@@ -174,7 +174,6 @@ impl ConditionCompiler {
     }
 }
 
-/// Checks the type of a constant.
 fn check_kind(value: &Value, left: Left, op: Op, path: &str) -> Result<(), ValidationError> {
     let is_number = value.kind() == Some(Kind::Number);
     if !is_number && matches!(left, Left::Operand(_)) {

@@ -5,7 +5,6 @@ use test_support::{Fault, Published, State, sqs_batch};
 
 use crate::setup::*;
 
-/// The texts of the summaries that were published.
 fn summaries(state: &State) -> Vec<String> {
     let summaries = state.published.iter().filter(|published| published.data()["summary"].is_string());
     summaries.map(Published::text).collect()

@@ -5,7 +5,6 @@ use test_support::Published;
 
 use crate::setup::*;
 
-/// A reading at this second.
 fn lux(second: u64, lux: u64) -> Value {
     reading(&format!("e-{second}"), second * 1000, lux)
 }

@@ -151,7 +151,7 @@ async fn lost_response_does_not_duplicate_on_fifo() {
 
 #[tokio::test(start_paused = true)]
 async fn no_call_starts_that_the_timeout_could_cut_off() {
-    // Seven calls start in two thirds of the time. With the poison, the first one fails, and the others have one message
+    // Seven calls start in two thirds of the time. With the poison, the first one fails; the others have one message
     // each.
     for (before, last, accepted) in [(99, reading("e-99"), 70), (9, poison(), 6)] {
         let aws = aws().queue(QUEUE).latency("SendMessageBatch", Duration::from_secs(4));

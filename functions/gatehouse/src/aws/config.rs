@@ -31,7 +31,6 @@ const AMAZON_ROOTS: &[u8] = include_bytes!("amazon-roots.pem");
 /// four calls in sequence, within the 20 seconds that the templates give it.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The cryptography provider for TLS.
 #[cfg(not(feature = "tls-aws-lc"))]
 const CRYPTO: CryptoMode = CryptoMode::Ring;
 #[cfg(feature = "tls-aws-lc")]

@@ -22,7 +22,6 @@ use crate::runtime::outcome::Refusal;
 /// The newtype name by which [`RawValue`] requests its text, which only `serde_json` supports.
 const RAW_VALUE: &str = "$serde_json::private::RawValue";
 
-/// The maximum nesting depth of a value.
 const MAX_DEPTH: usize = 127;
 
 /// The maximum length of a field name that a refusal repeats.
@@ -267,7 +266,6 @@ impl de::Error for JsonError {
     }
 }
 
-/// A value to be deserialized.
 #[derive(Clone, Copy)]
 struct Json<'de> {
     json: &'de RawValue,

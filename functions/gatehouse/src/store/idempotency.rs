@@ -78,7 +78,6 @@ enum Claim {
     AlreadyInProgress,
 }
 
-/// A claim that this invocation holds.
 struct ClaimGuard {
     id: String,
     owner: String,

@@ -61,7 +61,6 @@ async fn run_ends_the_same_whichever_of_its_calls_fails() {
     }
 }
 
-/// The stored runs, as JSON.
 fn runs(cloud: &Cloud) -> Vec<String> {
     let state = cloud.aws.state();
     let runs = state.items("devices").filter(|(key, _)| key[1].starts_with("revocation#"));

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use crate::device_command::{DeviceCommand, not_null};
 use crate::input::Transition;
 
-/// What [`Action::device`] contains for the thing that the transition is about.
+/// The placeholder in [`Action::device`] for the thing that the transition is about.
 const THING: &str = "{thing}";
 
 /// The maximum length of a threshold's name.
@@ -25,7 +25,7 @@ pub struct Actions {
     pub actions: Vec<Action>,
 }
 
-/// When an alarm enters a state for some thing, a device receives a command.
+/// A command that a device receives when an alarm of some thing enters a state.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Action {
@@ -37,7 +37,7 @@ pub struct Action {
     /// The state that the data enters; required for a transition.
     #[serde(default, deserialize_with = "not_null")]
     pub to: Option<DataState>,
-    /// How severe the alarm must be, or have been if it is over; required for the kind `severity`.
+    /// The alarm's severity, or its last one if it is over; required for the kind `severity`.
     #[serde(default, deserialize_with = "not_null")]
     pub severity: Option<Severity>,
     /// The alarm's state; required for the kind `state`.
@@ -77,8 +77,8 @@ impl Actions {
 }
 
 impl Action {
-    /// What the action does not ask for may have any value, except for the kind: nothing but a transition triggers an
-    /// action that asks for no other kind. An alarm that is snoozed or disabled triggers none.
+    /// Whether a transition triggers the action. Fields that the action does not specify match any value, except for
+    /// the kind, which is `transition` by default. A snoozed or disabled alarm triggers nothing.
     fn is_triggered_by(&self, transition: &Transition) -> bool {
         let Transition { id: _, threshold, thing, kind, to, severity, state, at: _ } = transition;
         self.alarm == *threshold
@@ -90,7 +90,8 @@ impl Action {
             && self.things.as_ref().is_none_or(|things| things.matches(thing))
     }
 
-    /// Returns the invalid field, and why it is invalid, if the action does not ask for what its kind is about.
+    /// Checks that the action specifies the field that its kind requires. Returns the invalid field, and why it is
+    /// invalid.
     fn validate_trigger(&self) -> Result<(), (&'static str, &'static str)> {
         let Self { kind, to, severity, state, .. } = self;
         if state.is_some_and(AlarmState::is_silenced) {

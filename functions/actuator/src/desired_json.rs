@@ -6,11 +6,11 @@ use serde::de::{self, Unexpected};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-/// The nesting at which reading ends; a shadow has far less.
+/// The maximum nesting that is parsed; a shadow has far less.
 const MAX_LEVELS: usize = 127;
 
-/// A JSON object in one form for equal objects: without white space, fields sorted by name, and each number as it was
-/// written.
+/// A JSON object in canonical form, the same for equal objects: without white space, with fields sorted by name, and
+/// with each number as it was written.
 #[derive(Debug, Clone)]
 pub struct DesiredJson {
     json: Box<RawValue>,
@@ -18,8 +18,8 @@ pub struct DesiredJson {
 }
 
 impl DesiredJson {
-    /// Reads a JSON object; `None` for another value, and for one with a duplicate name, with a number that no float can
-    /// approximate, or with more than 127 levels.
+    /// Parses a JSON object; `None` for any other value, and for an object with a duplicate name, with a number that no
+    /// float can approximate, or with more than 127 levels.
     pub fn new(json: &RawValue) -> Option<Self> {
         let mut text = String::with_capacity(json.get().len());
         let levels = append(json, MAX_LEVELS, &mut text).filter(|_| text.starts_with('{'))?;
@@ -31,7 +31,7 @@ impl DesiredJson {
         self.json.get()
     }
 
-    /// How many objects and arrays are nested, empty ones aside: 1 for `{"a": 1}`.
+    /// The nesting depth of objects and arrays, not counting empty ones: 1 for `{"a": 1}`.
     pub fn levels(&self) -> usize {
         self.levels
     }
@@ -48,7 +48,7 @@ impl PartialEq for DesiredJson {
     }
 }
 
-/// Appends a value, and returns its levels.
+/// Appends a value in canonical form. Returns its nesting depth; `None` if it is not valid.
 fn append(json: &RawValue, max_levels: usize, out: &mut String) -> Option<usize> {
     let inner = || max_levels.checked_sub(1);
     let mut levels = None;

@@ -7,18 +7,18 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::desired_json::DesiredJson;
 use crate::infrared::Infrared;
 
-/// AWS IoT's limits for a shadow's desired state: its size in bytes, and its nesting. (The service's page of error
+/// AWS IoT's limits for a shadow's desired state: its size in bytes, and its nesting depth. (The AWS page on error
 /// messages still says 6 levels.) <https://docs.aws.amazon.com/general/latest/gr/iot-core.html#device-shadow-limits>
 const MAX_DESIRED_STATE: usize = 8 * 1024;
 const MAX_DESIRED_LEVELS: usize = 8;
 
-/// The command that a device receives.
+/// A command that a device receives.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum DeviceCommand {
-    /// A desired state for its shadow.
+    /// A desired state for the device's shadow.
     Shadow(DesiredState),
-    /// Codes that an infrared gateway sends to it.
+    /// Codes that an infrared gateway sends to the device.
     Infrared(Infrared),
 }
 
@@ -57,7 +57,8 @@ impl<'de> Deserialize<'de> for DeviceCommand {
 }
 
 impl DeviceCommand {
-    /// Returns the command as JSON, the same text for equal commands. Numbers stay as the operator wrote them.
+    /// Returns the command as JSON, the same text for equal commands, with numbers as the operator wrote them; `None`
+    /// if it cannot be serialized.
     pub fn to_json(&self) -> Option<String> {
         let json = serde_json::value::to_raw_value(self).ok()?;
         Some(DesiredJson::new(&json)?.as_str().to_owned())

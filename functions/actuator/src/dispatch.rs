@@ -5,11 +5,11 @@ use std::time::Duration;
 use gatehouse::store::item::{integer, number, string, text};
 use gatehouse::{EventId, Item, Timestamp};
 
-/// How long a record is kept after its last change: longer than any message about the device, and than any interval
-/// between commands.
+/// How long a record is kept after its last change: longer than any message about the device can exist, and than any
+/// interval between commands.
 const RETENTION: Duration = Duration::from_hours(24 * 90);
 
-/// A transition's place in the order of all transitions: by time, then by id.
+/// A transition's position in the order of all transitions: by time, then by id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TransitionOrder {
     /// When the deciding reading was received.
@@ -19,19 +19,19 @@ pub struct TransitionOrder {
 }
 
 impl TransitionOrder {
-    /// The place of this transition.
+    /// The position of this transition.
     pub fn new(at: Timestamp, id: &EventId) -> Self {
         Self { at, id: id.as_str().to_owned() }
     }
 }
 
-/// How far the newest transition's command is.
+/// The state of the newest transition's command.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum DispatchStage {
-    /// It is still to be sent.
+    /// It has yet to be sent.
     #[default]
     Pending,
-    /// An invocation is sending it, and ends at this time at the latest.
+    /// An invocation is sending it. The invocation ends at this time at the latest.
     Sending(Timestamp),
     /// It has been sent.
     Sent,
@@ -40,9 +40,10 @@ pub enum DispatchStage {
 /// What is known about a device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CommandRecord {
-    /// The newest transition that commands the device, and how far it is.
+    /// The newest transition that commands the device, and the stage of its command.
     pub newest: Option<(TransitionOrder, DispatchStage)>,
-    /// The command that was last started, as JSON, and when. One that failed counts too: it may have been sent in part.
+    /// The command that was started last, as JSON, and when. A failed command counts too, because it may have been sent
+    /// in part.
     pub command: Option<(String, Timestamp)>,
     /// Since when the device's gateway has been failing.
     pub failing_since: Option<Timestamp>,
@@ -53,18 +54,18 @@ pub struct CommandRecord {
 pub enum Dispatch {
     /// Send it now.
     Send,
-    /// Delay it until then: a different one was sent a short time ago.
+    /// Delay it until then: a different one was sent too recently.
     Delay(Timestamp),
     /// Wait: another invocation is sending a command to this device, until then at the latest.
     Wait(Timestamp),
     /// Drop it: a newer transition has commanded the device, or is about to.
     Superseded,
-    /// Drop it: it has been sent.
+    /// Drop it: it has already been sent.
     AlreadySent,
 }
 
 impl CommandRecord {
-    /// Decides what to do with a transition's command now, if different commands must be `min_interval` apart.
+    /// Decides what to do with a transition's command now. Different commands must be at least `min_interval` apart.
     pub fn decide(
         &self,
         transition: &TransitionOrder,
@@ -307,7 +308,7 @@ mod tests {
         })
     }
 
-    /// Plays a story, and returns which transition sent its command when, in order.
+    /// Plays a story. Returns, in order, which transitions sent their commands, and when.
     fn play(story: &Story) -> Vec<(usize, Timestamp)> {
         let mut queue: BTreeSet<(Timestamp, usize, bool)> = story
             .arrivals

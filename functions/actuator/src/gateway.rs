@@ -1,5 +1,5 @@
-//! Talks to a TCP infrared gateway that understands Global Caché's commands: it takes a code per line, ended by a
-//! carriage return, and replies with a line once it has sent the code.
+//! Talks to a TCP infrared gateway that understands Global Caché's commands: it accepts one code per line, terminated
+//! by a carriage return, and replies with a line once it has sent the code.
 //! <https://www.globalcache.com/files/docs/API-iTach.pdf>
 
 use std::time::Duration;
@@ -15,10 +15,10 @@ const LINE_END: u8 = b'\r';
 /// The maximum length of a reply in bytes.
 const MAX_REPLY: usize = MAX_CODE;
 
-/// Pause before a code is sent again to a gateway that was busy.
+/// Pause before sending a code again to a gateway that was busy.
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
 
-/// Why a gateway did not send every code. The next attempt may succeed.
+/// Why a gateway did not send all codes. The next attempt may succeed. Numbers are codes' positions, from 1.
 ///
 /// No error repeats the gateway's reply: anything may listen on that port.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +41,7 @@ pub enum GatewayError {
     /// It replied that it cannot send the code.
     #[error("the gateway rejected code {0}")]
     ErrorReply(usize),
-    /// Its reply is not one to this code.
+    /// Its reply does not match the code.
     #[error("the gateway's reply to code {0} is not valid")]
     UnknownReply(usize),
 }
@@ -67,7 +67,7 @@ enum Reply {
     Complete,
     Busy,
     Error,
-    /// A sensor that is connected to the gateway has changed: not a reply.
+    /// Not a reply: a sensor that is connected to the gateway has changed.
     SensorChange,
     Unknown,
 }
@@ -90,7 +90,7 @@ impl Reply {
     }
 }
 
-/// Sends a command's codes in order, each after the gateway has confirmed the one before.
+/// Sends a command's codes in order, each after the gateway has confirmed the previous one.
 ///
 /// On error, some codes may have been sent, including the last one, even if no reply arrived.
 pub async fn send_codes(infrared: &Infrared) -> Result<(), GatewayError> {

@@ -15,13 +15,13 @@ use crate::gateway_failure::GatewayFailure;
 use crate::input::{ActuatorInput, Transition};
 use crate::shadows::{ShadowError, Shadows};
 
-/// The longest interval between different commands to one device that can be configured.
+/// The maximum that can be configured for the interval between different commands to one device.
 const MAX_INTERVAL: Duration = Duration::from_hours(24);
 
 /// Pause before checking again whether another invocation has finished with a device.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The handler of transitions, and of the document of actions.
+/// Handles transitions, and documents of actions.
 #[derive(Debug)]
 pub struct ActuatorHandler {
     actions: Document<Actions>,
@@ -43,7 +43,6 @@ struct TriggeredCommand<'a> {
     text: &'a str,
 }
 
-/// Why a command was not sent.
 #[derive(Debug, thiserror::Error)]
 enum CommandError {
     #[error("failed to command device {0} through its shadow")]
@@ -62,7 +61,7 @@ impl From<CommandError> for Failure {
 }
 
 impl ActuatorHandler {
-    /// Connects to everything that the environment names.
+    /// Assembles the handler during INIT, and opens its connections.
     pub async fn new(setup: &Setup) -> Result<Self, InitError> {
         let environment = setup.environment();
         let table = VersionedTable::new(setup.dynamodb(), environment.required::<String>("ACTUATOR_TABLE")?);
@@ -88,7 +87,7 @@ impl ActuatorHandler {
             return Err(Environment::invalid("MIN_INTERVAL_SECONDS", min_interval.as_secs(), &why));
         }
         let notify_after = Duration::from_secs(environment.optional("NOTIFY_AFTER_SECONDS")?.unwrap_or(120));
-        // The key's name is older than the document's.
+        // The key keeps an earlier name of the document.
         let actions = Document::new(table.clone(), "answers");
         Ok(Self { actions, table, shadows, queue, idempotency, operators, min_interval, notify_after })
     }
@@ -114,7 +113,7 @@ impl ActuatorHandler {
         failures.max_by_key(|failure| matches!(failure, Failure::Retry(_))).map_or(Ok(()), Err)
     }
 
-    /// Sends, delays or drops a command, as the device's record decides.
+    /// Sends, delays or drops a command, depending on the device's record.
     async fn dispatch(&self, triggered: TriggeredCommand<'_>, invocation: &Invocation) -> Result<(), Failure> {
         let TriggeredCommand { device, command, transition, text } = triggered;
         let key = Key::new(format!("device#{device}"), "command");
@@ -161,7 +160,7 @@ impl ActuatorHandler {
         }
     }
 
-    /// Sends a command, and records the result in the device's record, which says that this invocation is sending.
+    /// Sends a command, and stores the result in the device's record, which must say that this invocation is sending.
     async fn send_and_record(
         &self,
         triggered: &TriggeredCommand<'_>,
@@ -195,8 +194,8 @@ impl ActuatorHandler {
         }
     }
 
-    /// Records the result of sending a command. If that fails, the result stays: handing a command that was sent back
-    /// would certainly send it again, and one that was not sent is retried anyway.
+    /// Records the result of sending a command. A failure here does not change the outcome: retrying a command that was
+    /// sent would certainly send it again, and one that was not sent is retried anyway.
     async fn record(
         &self,
         device: &ThingName,
@@ -235,7 +234,7 @@ impl ActuatorHandler {
         }
     }
 
-    /// Notifies the operators of a gateway that has been failing for long, once until it recovers.
+    /// Notifies the operators of a gateway that has been failing for too long, once until it recovers.
     async fn notify(&self, failure: &GatewayFailure<'_>, since: Timestamp, invocation: &Invocation) {
         if failure.duration < self.notify_after {
             return;

@@ -8,13 +8,12 @@ use serde::{Deserialize, Serialize};
 /// The maximum length of a code in bytes.
 pub(crate) const MAX_CODE: usize = 2048;
 
-/// The maximum number of codes in one command.
 const MAX_CODES: usize = 16;
 
 const MIN_TIMEOUT: Span = Span::from_secs(1);
 const MAX_TIMEOUT: Span = Span::from_secs(10);
 
-/// The longest that one command may wait for its gateway in total. It fits into the last third of an invocation, in
+/// The maximum total time that one command may wait for its gateway. It fits into the last third of an invocation, in
 /// which no command is started, and leaves time to record the result.
 const MAX_WAIT: Duration = Duration::from_secs(15);
 
@@ -91,7 +90,7 @@ pub struct InfraredCode<'a> {
 }
 
 impl<'a> InfraredCode<'a> {
-    /// Parses a code: printable ASCII with a connector, an id from 0 to 65535, and something to send.
+    /// Parses a code: printable ASCII with a connector, an id from 0 to 65535, and at least one more field.
     pub fn parse(text: &'a str) -> Option<Self> {
         if text.len() > MAX_CODE || !text.bytes().all(|b| b.is_ascii_graphic()) {
             return None;

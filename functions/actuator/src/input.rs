@@ -1,4 +1,4 @@
-//! What the function takes as input: transitions from the alarm topic, or delayed by itself, and documents from
+//! The function's input: transitions, from the alarm topic or delayed by the function itself, and documents from
 //! operators.
 
 use gatehouse::{
@@ -9,30 +9,30 @@ use serde::de::IgnoredAny;
 
 use crate::device_command::not_null;
 
-/// One input.
+/// An input.
 #[derive(Debug, Clone)]
 pub enum ActuatorInput {
     /// An alarm has changed its state.
     Transition {
         /// The delivery's id.
         id: EventId,
-        /// The change.
+        /// The transition.
         transition: Transition,
-        /// Its text, to be sent to the queue again if the command must be delayed.
+        /// The original message, to be sent to the queue again if the command must be delayed.
         text: String,
     },
     /// An operator uploads a document of [actions](crate::Actions).
     Document {
         /// The delivery's id.
         id: EventId,
-        /// When the function received it, or the queue before the function.
+        /// When it was received: by the queue if it came through one, or else by the function.
         given_at: Timestamp,
         /// The document, not yet validated.
         text: String,
     },
 }
 
-/// A message of an alarm, as far as this function needs it. Other fields are ignored.
+/// The fields of an alarm message that this function needs. Others are ignored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transition {
     /// Its id, the same for every delivery.
@@ -43,17 +43,16 @@ pub struct Transition {
     pub thing: ThingName,
     /// What has changed.
     pub kind: MessageKind,
-    /// The state that the data has entered, or is in; a transition has one.
+    /// The state that the data has entered, or is in. Always present for a transition.
     pub to: Option<DataState>,
-    /// How severe the alarm is, or was if it is over. Messages of earlier versions of `alarm` have none.
+    /// The alarm's severity, or its last one if it is over. Absent in messages from earlier versions of `alarm`.
     pub severity: Option<Severity>,
-    /// The alarm's state, which operators change. Messages of earlier versions of `alarm` have none.
+    /// The alarm's state, which operators can change. Absent in messages from earlier versions of `alarm`.
     pub state: Option<AlarmState>,
     /// When the deciding reading was received.
     pub at: Timestamp,
 }
 
-/// A transition's fields, not yet validated.
 #[derive(Debug, Clone, Deserialize)]
 struct TransitionFields {
     transition: String,

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use crate::device_command::DesiredState;
 
-/// How often an update is attempted while others keep updating the shadow, and the pause in between.
+/// The maximum number of attempts to update a shadow that others keep updating, and the pause in between.
 const MAX_ATTEMPTS: usize = 3;
 const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -35,7 +35,7 @@ impl Shadows {
     /// Connects to AWS IoT's data plane, and warms up the connection.
     pub async fn connect(setup: &Setup) -> Self {
         let client = Client::new(setup.sdk());
-        // The thing need not exist: any response will do.
+        // The thing need not exist: a response that it was not found will do.
         let look = async {
             match client.get_thing_shadow().thing_name(setup.function()).send().await {
                 Err(error) if is_not_found(&error) => Ok(()),
@@ -46,7 +46,7 @@ impl Shadows {
         Self(client)
     }
 
-    /// The shadows that this client reaches.
+    /// The shadows that this SDK client can access.
     pub fn new(client: Client) -> Self {
         Self(client)
     }

@@ -42,7 +42,7 @@ async fn serve(connection: &mut TcpStream, script: Vec<Then>) -> Vec<String> {
     let mut read = Vec::new();
     for then in script {
         let mut line = Vec::new();
-        // The client may give up.
+        // The client may disconnect.
         if !matches!(connection.read_until(b'\r', &mut line).await, Ok(1..)) {
             return read;
         }
@@ -77,7 +77,7 @@ fn infrared(port: u16, send: &[&str]) -> Infrared {
     }
 }
 
-/// Sends these codes to this gateway. Returns the result, and what the gateway read.
+/// Sends these codes to a gateway with this script. Returns the result, and what the gateway read.
 async fn play(codes: &[&str], script: Vec<Then>) -> (Result<(), GatewayError>, Vec<String>) {
     let (port, served) = gateway(script).await;
     let sent = send_codes(&infrared(port, codes)).await;
@@ -169,7 +169,7 @@ async fn refused_connection_is_an_error() {
 #[tokio::test]
 async fn unknown_host_is_an_error() {
     let unknown = Infrared { host: "gateway.invalid".to_owned(), ..infrared(4998, &[ON]) };
-    // A resolver that does not respond will do, too.
+    // A resolver that does not respond is fine, too.
     assert!(matches!(class(&send_codes(&unknown).await), "not-connected" | "connect-timeout"));
 }
 

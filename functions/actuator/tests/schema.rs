@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use test_support::{DocumentSchema, mutated, workspace_file};
 
-/// What a schema cannot express.
+/// Rules that a schema cannot express.
 const BEYOND: [&str; 3] = [
     "An earlier action has the same alarm, states, severity, kind, things and device.",
     "Field connectTimeout, plus readTimeout for each code, must be at most 15 s.",

@@ -1,11 +1,11 @@
-//! The state of an alarm as people work with it, beside what the data says.
+//! The state of an alarm as people work with it, as opposed to the state of the data.
 //!
 //! ```text
 //!            ALARM begins            ACKNOWLEDGE
-//!   NORMAL ───────────────▶ ACTIVE ───────────────▶ ACKNOWLEDGED      any ── SNOOZE ──▶ SNOOZE_DISABLED
+//!   NORMAL ───────────────▶ ACTIVE ───────────────▶ ACKNOWLEDGED      all but DISABLED ── SNOOZE ──▶ SNOOZE_DISABLED
 //!     ▲                       │ ▲                       │             any ── DISABLE ─▶ DISABLED
 //!     │◀── clears, or RESET ──┤ └── a higher severity ──┤             both ── ENABLE, or the snooze ends ──▶
-//!     │◀──────────────────────┼─────── clears ──────────┘                     what the data says
+//!     │◀──────────────────────┼── clears, or RESET ─────┘                     the state of the data
 //!     │                       ▼ clears, if the rule latches
 //!     └── ACKNOWLEDGE, RESET ── LATCHED ── ALARM begins ──▶ ACTIVE
 //! ```
@@ -15,25 +15,25 @@ use std::time::Duration;
 use gatehouse::{AlarmState, Refusal, Span, ThingName, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// The longest snooze.
+/// The maximum duration of a snooze.
 pub const MAX_SNOOZE: Duration = Duration::from_hours(24 * 7);
 
-/// How many commands are remembered, so that one that is delivered again changes nothing.
+/// The number of commands that are remembered, so that one that is delivered again changes nothing.
 const MAX_COMMANDS: usize = 10;
 
 /// What a person does with an alarm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
-    /// Says that somebody takes care of it.
+    /// Says that somebody is taking care of the alarm.
     Acknowledge,
-    /// Notifies nobody for a time.
+    /// Suppresses notifications for a duration.
     Snooze,
-    /// Notifies nobody until it is enabled.
+    /// Suppresses notifications until the alarm is enabled.
     Disable,
     /// Ends a snooze, or enables a disabled alarm.
     Enable,
-    /// Ends it until the condition begins anew.
+    /// Ends the alarm until the condition is raised again.
     Reset,
 }
 
@@ -52,7 +52,7 @@ pub struct ActionCommand {
     pub by: String,
     /// Why.
     pub note: Option<String>,
-    /// For how long, if it is a snooze.
+    /// The duration of a snooze.
     pub duration: Option<Span>,
     /// When the command was given.
     pub at: Timestamp,
@@ -65,19 +65,20 @@ pub struct Handling {
     pub state: AlarmState,
     /// Since when.
     pub since: Timestamp,
-    /// Who has changed it, unless the data has.
+    /// Who changed it; `None` if the data did.
     pub by: Option<String>,
     /// Why.
     pub note: Option<String>,
     /// When the snooze ends.
     pub snoozed_until: Option<Timestamp>,
-    /// The action that led to the state, unless the data has.
+    /// The action that led to the state; `None` if the data did.
     pub action: Option<Action>,
     /// The ids of the last commands.
     pub commands: Vec<String>,
 }
 
-/// The data's part of a decision: how severe the alarm is before and after it; `None` if it is off. Lower is more severe.
+/// The severity level before and after a decision by the data, as an index into the rule's levels: lower is more
+/// severe. `None` if the alarm is off.
 pub type Levels = (Option<usize>, Option<usize>);
 
 /// Returns the state that the data alone would give an alarm.
@@ -87,7 +88,7 @@ pub fn of_data(level: Option<usize>) -> AlarmState {
 
 /// Returns the state after the data has changed the severity.
 pub fn after_data(state: AlarmState, (before, now): Levels, latch: bool) -> AlarmState {
-    // A severity that begins is a new crossing, also of an alarm that was reset or acknowledged.
+    // A higher severity counts as a new alarm, even after a reset or an acknowledgment.
     let is_raised = match (before, now) {
         (Some(before), Some(now)) => now < before,
         (None, now) => now.is_some(),
@@ -128,7 +129,7 @@ impl Action {
         Self::ALL.into_iter().find(|action| action.as_str() == name)
     }
 
-    /// What has been done, for people.
+    /// The action in the past tense, for people.
     pub fn past(self) -> &'static str {
         match self {
             Self::Acknowledge => "acknowledged",
@@ -141,7 +142,7 @@ impl Action {
 }
 
 impl Handling {
-    /// Enters a state that the data has decided, or a snooze's end.
+    /// Enters a state because of the data or the end of a snooze, not because of a person.
     pub fn enter(&mut self, state: AlarmState, at: Timestamp) {
         if state != self.state {
             (self.state, self.since) = (state, at);
@@ -149,12 +150,13 @@ impl Handling {
         }
     }
 
-    /// Whether a snooze has ended by `now`, and when.
+    /// When the snooze ended, if it has ended by `now`.
     pub fn snooze_ended(&self, now: Timestamp) -> Option<Timestamp> {
         self.snoozed_until.filter(|until| self.state == AlarmState::SnoozeDisabled && *until <= now)
     }
 
-    /// Performs an action on an alarm of this severity. Returns the previous state, or `None` if the result was in place.
+    /// Performs an action on an alarm with this severity level. Returns the previous state, or `None` if nothing
+    /// changed. Refused with `invalid-action` if the state does not allow the action.
     pub fn perform(&mut self, command: &ActionCommand, level: Option<usize>) -> Result<Option<AlarmState>, Refusal> {
         if self.commands.contains(&command.id) {
             return Ok(None);
@@ -181,12 +183,12 @@ impl Handling {
         Ok(Some(previous))
     }
 
-    /// The state after an action, which may be the same; `None` if the action makes no sense.
+    /// Returns the state after an action, which may be the same; `None` if the state does not allow the action.
     fn next(&self, action: Action, until: Option<Timestamp>, level: Option<usize>) -> Option<AlarmState> {
         use AlarmState::{Acknowledged, Active, Disabled, Latched, Normal, SnoozeDisabled};
         match (action, self.state) {
             (Action::Acknowledge, Active | Acknowledged) => Some(Acknowledged),
-            // If the alarm was latched, and the command is repeated.
+            // Repeats the acknowledgment of a latched alarm.
             (Action::Acknowledge, Normal) => (self.action == Some(Action::Acknowledge)).then_some(Normal),
             (Action::Acknowledge | Action::Reset, Latched) | (Action::Reset, Normal | Active | Acknowledged) => {
                 Some(Normal)
@@ -222,7 +224,7 @@ mod tests {
         }
     }
 
-    /// The state after an action on an alarm in this state; `Err` if it is refused, the same if it is in place.
+    /// The state after an action on an alarm in this state; `Err` if the action is refused.
     fn result(state: AlarmState, action: Action, level: Option<usize>) -> Result<AlarmState, String> {
         let mut handling = Handling { state, since: at(1), ..Handling::default() };
         let before = handling.clone();

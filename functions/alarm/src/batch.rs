@@ -1,4 +1,4 @@
-//! Groups a batch's readings by thing, needed fields and time of receipt.
+//! Groups a batch's readings by thing, and by the fields that rules need, in order of receipt.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use crate::pointer::Pointer;
 use crate::rules::{Rules, ThingRules, Value};
 use crate::version::DocumentVersion;
 
-/// The size limit of AWS IoT's messages.
+/// The maximum size of a message in AWS IoT, in bytes.
 const MAX_PAYLOAD_BYTES: usize = 128 * 1024;
 
 /// The events of one thing.
@@ -23,16 +23,16 @@ pub struct ThingBatch<'a> {
     pub events: Vec<usize>,
     /// The events that are refused, by index. The values that could be read from them still count.
     pub refusals: Vec<(usize, Refusal)>,
-    /// How often a reading said nothing to a rule, because it did not have its fields.
+    /// How many times a reading lacked the fields that a rule needs.
     pub missing_values: u64,
     rules: Arc<ThingRules>,
-    /// The samples for the rules that need the same fields, in order of receipt.
+    /// For each set of needed fields, the samples in order of receipt.
     series: Vec<Vec<Sample<'a>>>,
 }
 
-/// Groups events by thing. Each payload is parsed once, and each field of it.
+/// Groups events by thing. Each payload, and each of its fields, is parsed only once.
 pub fn group<'a>(rules: &Rules, events: impl IntoIterator<Item = (usize, &'a DeviceEvent)>) -> Vec<ThingBatch<'a>> {
-    // Ordered by name, so that a batch delivered again is handled in the same order.
+    // Ordered by name, so that a redelivered batch is handled in the same order.
     let mut by_thing: BTreeMap<&str, Vec<(usize, &DeviceEvent)>> = BTreeMap::new();
     for (index, event) in events {
         by_thing.entry(event.thing.as_str()).or_default().push((index, event));
@@ -75,7 +75,7 @@ impl<'a> ThingBatch<'a> {
         batch
     }
 
-    /// Reads an event's values. Returns the first error, after it has read what it can.
+    /// Reads all values of an event that can be read, and returns the first error.
     fn read(&mut self, event: &'a DeviceEvent, rules: &ThingRules, counts: &[u64]) -> Result<(), Refusal> {
         let items = event.items(MAX_PAYLOAD_BYTES)?;
         let mut outcome = Ok(());
@@ -120,7 +120,7 @@ impl<'a> ThingBatch<'a> {
         outcome
     }
 
-    /// Returns one evaluation for each rule that there are samples for.
+    /// Returns one evaluation for each rule that has samples.
     pub(crate) fn evaluations(&self, version: DocumentVersion) -> impl Iterator<Item = Evaluation<'_>> {
         let samples = |series: usize| self.series.get(series).map(Vec::as_slice).unwrap_or_default();
         self.rules.rules.iter().filter(move |rule| !samples(rule.series).is_empty()).map(move |rule| Evaluation {
@@ -138,7 +138,7 @@ impl<'a> ThingBatch<'a> {
     }
 }
 
-/// The refusal of a number that is not evaluated. The field's name comes from the rule.
+/// Returns the refusal of a number that cannot be evaluated. The field's name comes from the rule, not from the device.
 fn refusal(field: &Pointer, error: ParseNumberError) -> Refusal {
     let code = if error == ParseNumberError::TooLong { "too-many-digits" } else { "number-out-of-range" };
     let expected = error.to_string();

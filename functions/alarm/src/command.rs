@@ -8,11 +8,11 @@ use serde_json::value::RawValue;
 use crate::alarm_state::{Action, ActionCommand, MAX_SNOOZE};
 use crate::thresholds::not_null;
 
-/// The maximum number of characters of who performs an action, and of a note.
+/// The maximum length, in characters, of the name of whoever performs an action, and of a note.
 const MAX_BY_LENGTH: usize = 128;
 const MAX_NOTE_LENGTH: usize = 500;
 
-/// The fields of a command. It must have exactly one kind of them.
+/// The fields of a command. They must make up exactly one command.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CommandFields {
@@ -72,15 +72,16 @@ pub enum AlarmCommand {
     PutRules(String),
     /// Check the records that are due.
     CheckDue,
-    /// Do this with an alarm.
+    /// Perform an action on an alarm.
     Act(Box<ActionCommand>),
 }
 
 impl CommandFields {
-    /// Returns the command of this id that was given at this time; refused with `bad-order` unless there is exactly one.
+    /// Returns the command that these fields make up, with this id and time. Refused with `bad-order` unless there is
+    /// exactly one, and with `invalid-value`, `missing-field` or `unknown-field` if an action is invalid.
     pub fn command(&self, id: &str, at: Timestamp) -> Result<AlarmCommand, Refusal> {
         let mut commands = Vec::new();
-        // The text of a document stays as it was written, so that a refusal names the right place.
+        // Keeps a document's text as it was written, so that a refusal names the right place.
         if let Some(thresholds) = &self.thresholds {
             commands.push(Ok(AlarmCommand::PutThresholds(format!(r#"{{"thresholds":{thresholds}}}"#))));
         }

@@ -24,17 +24,17 @@ pub(crate) struct DueChecks<'a> {
     pub evaluator: &'a Evaluator,
     pub rules: &'a Rules,
     pub version: DocumentVersion,
-    /// When the schedule sent the command. Data received later does not count as missing, even if it still waits in the
-    /// queue.
+    /// When the schedule sent the command. Records are checked as of this time, so data received later never counts as
+    /// missing, even if it is still in the queue.
     pub now: Timestamp,
     pub invocation: &'a Invocation,
 }
 
 impl DueChecks<'_> {
-    /// Checks everything that is due. What there is no time for is still due when the schedule sends the next command,
-    /// a minute later.
+    /// Checks everything that is due. Anything that there is no time for is still due when the schedule sends the next
+    /// command, a minute later.
     pub async fn run(&self) -> Result<(), Arc<AlarmError>> {
-        // Starts at another partition each minute, so that none is always left out.
+        // Starts at a different partition each minute, so that none is starved.
         let first = self.now.seconds() / 60;
         let shards = (0..u64::from(SHARDS)).filter_map(|n| u8::try_from((first + n) % u64::from(SHARDS)).ok());
         let mut checks = stream::iter(shards)

@@ -1,8 +1,8 @@
-//! The index of records that are due for a check: devices that may have become stale, notifications that are still
-//! pending, and rate-limit windows that have ended.
+//! The index of records that are due for a check, such as devices that may have become stale, notifications that are
+//! still pending, and rate-limit windows that have ended.
 //!
-//! A record that must be checked has the attributes `due` and `dueAt`, the key of the index `due`. It is spread over
-//! sixteen partitions; one query reads one of them.
+//! A record that must be checked has the attributes `due` and `dueAt`, the key of the index `due`. The index is spread
+//! over sixteen partitions; a query reads one of them.
 
 use std::time::Duration;
 
@@ -16,11 +16,11 @@ use ring::digest::{SHA256, digest};
 /// The number of the index's partitions.
 pub const SHARDS: u8 = 16;
 
-/// A notification that has been pending for this long is sent by whoever finds it: the function's timeout, after which
-/// the invocation that was to send it has ended.
+/// How long a notification must have been pending before the scheduled check sends it: the function's timeout, after
+/// which the invocation that stored it has certainly ended.
 pub const RESEND_DELAY: Duration = Duration::from_mins(1);
 
-/// How many records one query returns: as many as one call reads.
+/// The number of records per page: as many as one call can then read.
 const PAGE_SIZE: i32 = 100;
 
 const DUE: &str = "due";
@@ -51,18 +51,18 @@ fn shard_of(name: &str) -> String {
     shard_name(hash_byte(name) % SHARDS)
 }
 
-/// A byte that spreads names evenly.
+/// Hashes a name to a byte; spreads names evenly.
 pub(crate) fn hash_byte(name: &str) -> u8 {
     digest(&SHA256, name.as_bytes()).as_ref().first().copied().unwrap_or_default()
 }
 
-/// Returns when a record must be checked for its own sake, pending notifications aside.
+/// Returns when a record must be checked next, regardless of pending notifications.
 pub fn next_check_at(item: &Item) -> Option<Timestamp> {
     integer(item, NEXT_CHECK_AT).map(Timestamp::from_millis)
 }
 
-/// Sets when the record of this device or threshold is due: at `next_check_at`, or once the notification that has been
-/// pending longest may be sent again.
+/// Sets when the record of this device or threshold is due: at `next_check_at`, or when the oldest pending notification
+/// may be sent again, whichever comes first.
 pub fn set_due(item: &mut Item, name: &str, pending_since: Option<Timestamp>, next_check_at: Option<Timestamp>) {
     let mut set = |name: &str, value: Option<AttributeValue>| match value {
         Some(value) => drop(item.insert(name.to_owned(), value)),

@@ -1,4 +1,4 @@
-//! Evaluates devices by rules: reads their records, decides, writes them, and notifies.
+//! Evaluates rules for devices: reads their records, decides, writes the records, and notifies.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -14,13 +14,12 @@ use crate::notification::{Audience, Transition};
 use crate::notification_limit::NotificationLimiter;
 use crate::notifier::Notifier;
 
-/// How many records one call reads, how many such calls run concurrently, and how many records are written
-/// concurrently.
+/// The number of records per read call, and the maximum numbers of concurrent read calls and of concurrent writes.
 const RECORDS_PER_READ: usize = 100;
 const MAX_CONCURRENT_READS: usize = 8;
 const MAX_CONCURRENT_WRITES: usize = 16;
 
-/// One device to be evaluated by one rule.
+/// The evaluation of one rule for one device.
 #[derive(Debug)]
 pub(crate) struct Evaluation<'a> {
     /// The key of its record.
@@ -31,7 +30,7 @@ pub(crate) struct Evaluation<'a> {
     pub current: CurrentRule<'a>,
     /// Why it is evaluated.
     pub trigger: Trigger<'a>,
-    /// The events that wait for it, by their indexes in the batch.
+    /// The events whose outcomes depend on it, by their indexes in the batch.
     pub events: &'a [usize],
 }
 
@@ -42,9 +41,10 @@ pub(crate) enum Trigger<'a> {
     Samples(&'a [Sample<'a>]),
     /// The schedule checks for what is due by this time.
     Schedule(Timestamp),
-    /// The device should have reported since the first time, and the schedule checks that at the second.
+    /// The scheduled check at the second time finds that the device, expected since the first time, should have
+    /// reported.
     NeverReported(Timestamp, Timestamp),
-    /// A person does something.
+    /// A person performs an action.
     Action(&'a ActionCommand),
 }
 
@@ -52,12 +52,12 @@ pub(crate) enum Trigger<'a> {
 #[derive(Debug)]
 struct Evaluated {
     record: AlarmRecord,
-    /// What is announced, which is not pending in the record yet.
+    /// The announcements, which are not pending in the record yet.
     announcements: Vec<Announcement>,
     is_changed: bool,
     /// How many readings were received before the latest decision.
     out_of_order: usize,
-    /// How many readings decided nothing.
+    /// How many readings lacked the values to decide anything.
     undecided: usize,
 }
 
@@ -65,7 +65,8 @@ impl Evaluation<'_> {
     fn evaluate(&self, record: &VersionedItem, now: Timestamp) -> Result<Evaluated, AlarmError> {
         let mut record = AlarmRecord::parse(record).ok_or_else(|| AlarmError::InvalidRecord(self.key.clone()))?;
         let Self { current, thing, .. } = *self;
-        // The schedule looks at few records; the others say themselves whether they have changed.
+        // The schedule checks few records, so they are compared as a whole. For the other triggers, each step reports
+        // whether it changed the record.
         let before = matches!(self.trigger, Trigger::Schedule(_)).then(|| record.clone());
         let (mut announcements, mut is_changed, mut out_of_order, mut undecided) = (Vec::new(), false, 0, 0);
         match (record.adopt(current, thing), &self.trigger) {
@@ -75,7 +76,7 @@ impl Evaluation<'_> {
                 is_changed = true;
             }
             (Adoption::Outdated, Trigger::Samples(_) | Trigger::Action(_)) => return Err(AlarmError::Outdated),
-            // The next check is by the later document.
+            // The next check uses the later document.
             (Adoption::Outdated, Trigger::Schedule(_) | Trigger::NeverReported(..)) => {
                 return Ok(Evaluated { record, announcements, is_changed: false, out_of_order, undecided });
             }
@@ -125,7 +126,7 @@ fn is_for_people(announcement: &Announcement) -> bool {
 }
 
 impl Admissions {
-    /// Adds transitions of one rule. People receive the first `admitted` of them.
+    /// Adds transitions of one rule. People receive the first `admitted` of them individually.
     fn insert(&mut self, transitions: &[&Transition], admitted: usize) {
         for (index, transition) in transitions.iter().enumerate() {
             let audience = if index < admitted { Audience::People } else { Audience::Machines };
@@ -133,7 +134,7 @@ impl Admissions {
         }
     }
 
-    /// Who receives an announcement, if it does not count or was counted.
+    /// Returns who receives an announcement; `None` if it counts against the rate limit, but has not been counted.
     fn audience(&self, announcement: &Announcement) -> Option<Audience> {
         match announcement.audience {
             Audience::People => self.audiences.get(&announcement.transition.id).copied(),
@@ -141,7 +142,7 @@ impl Admissions {
         }
     }
 
-    /// The error for an evaluation whose transitions could not be counted.
+    /// Returns the error if the transitions of this evaluation could not be counted.
     fn error(&self, evaluated: &Evaluated) -> Option<Arc<AlarmError>> {
         let first = evaluated.announcements.iter().find(|announcement| is_for_people(announcement))?;
         self.failed.get(&first.transition.threshold).cloned()
@@ -157,8 +158,8 @@ pub(crate) struct Evaluator {
 }
 
 impl Evaluator {
-    /// Evaluates many devices together, each of them once. Calls `on_settled` for each as soon as its record is written
-    /// and its notifications are sent, or one of the two has failed.
+    /// Performs many evaluations together, each device and rule once. Calls `on_settled` for each as soon as its record
+    /// is written and its notifications are sent, or one of the two has failed.
     pub async fn evaluate_all(
         &self,
         evaluations: &[Evaluation<'_>],
@@ -203,7 +204,7 @@ impl Evaluator {
         }
     }
 
-    /// Counts transitions against the rate limit, those of each rule together.
+    /// Counts transitions against the rate limits, in one update per rule.
     async fn admit_all<'a>(
         &self,
         transitions: impl Iterator<Item = &'a Transition>,
@@ -229,7 +230,7 @@ impl Evaluator {
         admissions
     }
 
-    /// Writes a record that was read as `record`, and sends its pending notifications.
+    /// Writes the evaluated record in place of `record`, and sends its pending notifications.
     async fn write(
         &self,
         evaluation: &Evaluation<'_>,
@@ -253,7 +254,7 @@ impl Evaluator {
             if !is_changed {
                 return Ok::<_, AlarmError>(Update::Keep(counts));
             }
-            // After a conflict there may be other transitions than those that were counted.
+            // After a conflict, the transitions may differ from those that were counted.
             let audience = |one: &Announcement| admissions.audience(one).or_else(|| late_admissions.audience(one));
             let uncounted = announcements.iter().filter(|one| audience(one).is_none()).map(|one| &one.transition);
             let uncounted: Vec<_> = uncounted.collect();
@@ -279,7 +280,6 @@ impl Evaluator {
     }
 }
 
-/// The metric that counts an announcement.
 fn metric(announcement: &Announcement) -> &'static str {
     let transition = &announcement.transition;
     match (transition.kind, transition.from, transition.to) {

@@ -36,8 +36,8 @@ impl AlarmHandler {
         Self::from_environment(setup.environment(), setup.dynamodb(), setup.idempotency()?, topic)
     }
 
-    /// Reads `ALARMS_TABLE`, `DEVICES_TABLE`, `MAX_NOTIFICATIONS` (how many transitions of one rule people are notified
-    /// of within a window, default 20), `NOTIFICATION_WINDOW_SECONDS` (1 to 86,400, default 300) and
+    /// Reads `ALARMS_TABLE`, `DEVICES_TABLE`, `MAX_NOTIFICATIONS` (how many transitions per rule and window people
+    /// receive individually, default 20), `NOTIFICATION_WINDOW_SECONDS` (1 to 86,400, default 300) and
     /// `HISTORY_RETENTION_DAYS` (default 90).
     pub fn from_environment(
         environment: &Environment,
@@ -69,7 +69,7 @@ impl AlarmHandler {
     }
 
     /// Evaluates the rules of each thing that sent readings. A thing's events are settled together, once all its
-    /// evaluations are.
+    /// evaluations are settled.
     async fn handle_readings(
         &self,
         (version, rules): (DocumentVersion, &Rules),
@@ -85,7 +85,7 @@ impl AlarmHandler {
                 outcomes.expect(event, evaluations);
             }
             for (event, refusal) in batch.refusals.drain(..) {
-                // The refusal is one more part, so that it waits for the values that could be read.
+                // The refusal counts as another part, so that the event also waits for the values that could be read.
                 outcomes.expect(event, evaluations + 1);
                 outcomes.settle(event, Err(refusal.into()));
             }
@@ -100,7 +100,6 @@ impl AlarmHandler {
             .await;
     }
 
-    /// Does what a person wants to be done with an alarm.
     async fn act(
         &self,
         (version, rules): (DocumentVersion, &Rules),
@@ -133,7 +132,7 @@ impl AlarmHandler {
         outcome
     }
 
-    /// Puts a document into force. One of version 2 is parsed by itself first, for the clearest refusal.
+    /// Puts a document into force. A version-2 document is parsed as such first, for the clearest refusal.
     async fn put(&self, document: &str, is_version2: bool, given_at: Timestamp, invocation: &Invocation) -> Outcome {
         if is_version2 {
             parse_document::<AlarmRules>(document)?;
@@ -188,11 +187,11 @@ impl BatchHandler for AlarmHandler {
         let rules = document.rules();
         let partial = PartialOutcomes::new(inputs.len(), outcomes);
         self.handle_readings((version, rules), events, partial, invocation).await;
-        // After the readings, which may have raised the alarm.
+        // After the readings, because they may raise the alarm that the action is about.
         for (index, action) in actions {
             outcomes.set(index, self.act((version, rules), &action, invocation).await);
         }
-        // After the readings, which would count as missing otherwise; and once, as of the latest command.
+        // After the readings, so that they do not count as missing data. Once for all commands, as of the latest one.
         if let Some(now) = checks.iter().map(|(_, at)| *at).max() {
             let evaluator = &self.evaluator;
             let due = DueChecks { evaluator, rules, version, now, invocation };

@@ -1,8 +1,8 @@
-//! The history of alarms: one item of the alarms table for each change, kept for a number of days.
+//! The history of alarms: one item in the alarms table for each change, kept for a configurable number of days.
 //!
-//! An entry is stored with the record that it is about, in the pending notification of the same change, and is written
-//! to an item of its own before that notification is published. Its key and its contents are the same however often it
-//! is written, so it is neither lost nor written twice.
+//! An entry is first stored in the alarm's record, as part of the pending notification of the same change, and is
+//! written to its own item before that notification is published. Its key and contents are the same every time, so it
+//! is neither lost nor duplicated.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub enum HistoryCause {
     Resumed,
     /// The rule was changed or removed.
     Definition,
-    /// A person did something.
+    /// A person performed an action.
     Action,
     /// A snooze has ended.
     SnoozeEnded,
@@ -49,11 +49,11 @@ impl HistoryCause {
     }
 }
 
-/// What an entry has beside the transition.
+/// The data of an entry that is not in the transition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HistoryMark {
-    /// The number of the change among those of the alarm.
+    /// The sequence number of the change among the alarm's changes.
     pub number: u64,
     /// The cause.
     pub cause: HistoryCause,
@@ -83,7 +83,7 @@ impl History {
         Self { table, retention }
     }
 
-    /// Writes an entry. To write it again changes nothing.
+    /// Writes an entry. Writing it again changes nothing.
     pub async fn write(&self, transition: &Transition, mark: &HistoryMark) -> Result<(), HistoryError> {
         let put = self.table.client().put_item().table_name(self.table.name());
         Box::pin(put.set_item(Some(self.item(transition, mark))).send()).await.map_err(Box::new)?;

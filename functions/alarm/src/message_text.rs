@@ -61,7 +61,7 @@ pub fn transition(rule: &ThingRule, thing: &ThingName, change: &StateChange, rea
     }
 }
 
-/// Says that a device's state by a rule has ended, because its definition was changed or removed.
+/// Says that a device's state under a rule has ended because the rule's definition was changed or removed.
 pub fn closing(rule: &str, thing: &ThingName, status: &AlarmStatus, is_removed: bool) -> String {
     let why = why_closed(thing, is_removed);
     let state = match (status.is_stale, status.level().is_some()) {
@@ -72,7 +72,7 @@ pub fn closing(rule: &str, thing: &ThingName, status: &AlarmStatus, is_removed: 
     format!("{rule} closed: {why}; {thing} was {state} (last value {})", status.value)
 }
 
-/// Says that an alarm whose condition is over has ended, because its definition was changed or removed.
+/// Says that an alarm whose condition is over has ended because the rule's definition was changed or removed.
 pub fn ended(rule: &str, thing: &ThingName, state: AlarmState, is_removed: bool) -> String {
     format!("{rule}: {thing} is no longer {state}, because {}", why_closed(thing, is_removed))
 }
@@ -127,7 +127,6 @@ pub fn after_quiet_hours(
     format!("{rule}: since the quiet hours, {thing} is {state}")
 }
 
-/// Fills in a rule's own text.
 fn from_template(
     template: &Template,
     rule: &ThingRule,

@@ -1,8 +1,10 @@
-//! Finds things that have never reported since they were admitted: the devices table has them, the alarms table does not.
+//! Finds things that have never reported since their admission: they are in the devices table, but not in the alarms
+//! table.
 //!
-//! Only a rule with `neverReported` asks for it. The devices table is then scanned in pages, from where the last scheduled
-//! check ended, a few pages per check. Once all of it was scanned, it rests for a tenth of the shortest `neverReported`,
-//! at least ten minutes. How far it is, and since when each rule has been in force, is a record of the alarms table.
+//! This is done only if a rule has `neverReported`. Each scheduled check then scans a few pages of the devices table,
+//! starting where the last one ended. After a complete scan, it pauses for a tenth of the shortest `neverReported`, but
+//! at least ten minutes and at most six hours. A record in the alarms table holds the scan's position and since when
+//! each rule has been in force.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,11 +23,11 @@ use crate::rules::{Rules, ThingRules};
 use crate::state_machine;
 use crate::version::DocumentVersion;
 
-/// How many pages one check reads, and how many items a page has.
+/// The maximum number of pages per check, and the number of items per page.
 const MAX_PAGES: usize = 5;
 const PAGE_SIZE: i32 = 1_000;
 
-/// The shortest and the longest rest between two scans.
+/// The minimum and maximum pause between two scans.
 const MIN_REST: Duration = Duration::from_mins(10);
 const MAX_REST: Duration = Duration::from_hours(6);
 
@@ -38,7 +40,6 @@ const RULES: &str = "rules";
 #[error("failed to scan the devices table")]
 pub struct DeviceScanError(#[from] Box<SdkError<ScanError>>);
 
-/// How far the scan is.
 #[derive(Debug, Default)]
 struct Progress {
     /// Where it continues; `None` at the start.
@@ -60,7 +61,6 @@ pub(crate) struct NeverReported<'a> {
     pub invocation: &'a Invocation,
 }
 
-/// A thing that was admitted.
 struct Admitted {
     thing: ThingName,
     at: Timestamp,
@@ -98,7 +98,7 @@ impl NeverReported<'_> {
                 break;
             }
         }
-        // Another invocation may have come further; to scan some devices twice changes nothing.
+        // Another invocation may have progressed further; scanning some devices twice changes nothing.
         let version = record.version();
         let updated = self.evaluator.table.update_from(record, &key, self.invocation, async |found| {
             if found.version() == version {
@@ -111,7 +111,7 @@ impl NeverReported<'_> {
         outcome
     }
 
-    /// Reads a page of the things that hold a name, and where the next page starts.
+    /// Reads a page of admitted things, and where the next page starts.
     async fn page(&self, start: Option<Item>) -> Result<(Vec<Admitted>, Option<Item>), DeviceScanError> {
         let scan = self.devices.client().scan().table_name(self.devices.name());
         let scan = scan
@@ -133,7 +133,8 @@ impl NeverReported<'_> {
         Ok((things, found.last_evaluated_key))
     }
 
-    /// Evaluates the things that should have reported by now. Most have, which one read of their records shows.
+    /// Evaluates the things that should have reported by now. For most of them, reading their records shows that they
+    /// have.
     async fn check_things(
         &self,
         things: &[Admitted],
@@ -172,7 +173,7 @@ impl NeverReported<'_> {
 }
 
 impl Progress {
-    /// Parses a record. One that is not valid counts as empty: the scan starts anew.
+    /// Parses a record. An invalid one counts as empty, so that the scan starts over.
     fn parse(item: &Item) -> Self {
         let cursor = || {
             let cursor: BTreeMap<String, String> = serde_json::from_str(text(item, CURSOR)?).ok()?;
@@ -186,7 +187,7 @@ impl Progress {
         }
     }
 
-    /// Keeps since when the rules have been in force that ask for the check. Returns whether there is a new one.
+    /// Keeps since when each rule with `neverReported` has been in force. Returns whether there is a new one.
     fn set_rules(&mut self, rules: &Rules, given_at: Timestamp) -> bool {
         let asking = rules.all().iter().filter(|rule| rule.never_reported.is_some());
         let asking: BTreeMap<_, _> =

@@ -1,4 +1,4 @@
-//! What subscribers are notified of, as it is stored while pending and as it is published.
+//! Notifications to subscribers, as they are stored while pending and as they are published.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,6 @@ use crate::rules::Value;
 /// The attribute of a record that holds its pending notifications.
 pub const PENDING: &str = "owed";
 
-/// The longest id of an event.
 const MAX_ID_LENGTH: usize = 128;
 
 /// A state change of a device, or of its alarm, as JSON for machines.
@@ -37,20 +36,20 @@ pub struct Transition {
     pub to: DataState,
     /// The first field of the rule, as a JSON pointer.
     pub field: String,
-    /// Its newest value, as the device wrote it.
+    /// The field's newest value, as the device wrote it.
     pub value: Value,
     /// When it happened.
     pub at: Timestamp,
-    /// When the deciding condition began, when the last value before the gap was received, or when the state that is
+    /// When the deciding condition began, when the last value before a gap was received, or when a state that is now
     /// closed was entered.
     pub since: Timestamp,
     /// The text for people.
     #[serde(rename = "words")]
     pub message: String,
-    /// The rule's name, too.
+    /// The rule's name again.
     #[serde(default)]
     pub rule: String,
-    /// Which document the rule was in.
+    /// The number of the document that the rule was in.
     #[serde(default)]
     pub rule_version: u64,
     /// What the message reports.
@@ -76,8 +75,8 @@ pub struct Transition {
     pub note: Option<String>,
 }
 
-/// Returns the id of a message about what happened to a thing by a rule. The number keeps two changes within one
-/// millisecond apart.
+/// Returns the id of a message about a thing and a rule. The number distinguishes two changes within the same
+/// millisecond.
 pub fn message_id(thing: &ThingName, rule: &str, at: Timestamp, what: &str, number: u64) -> String {
     let id = format!("{thing}#{rule}#{at}#{what}#{number}");
     if id.len() > MAX_ID_LENGTH { hash(&id) } else { id }
@@ -95,7 +94,7 @@ fn hash(text: &str) -> String {
 pub enum Audience {
     /// Everybody.
     People,
-    /// Only machines. People receive it in a summary, because there are too many, or they are not to be disturbed.
+    /// Only machines. People receive a summary later, because of the rate limit or quiet hours.
     Machines,
     /// Nobody, because the alarm is snoozed or disabled.
     Nobody,
@@ -131,7 +130,7 @@ pub struct Summary {
 pub enum AlarmNotification {
     /// A state transition.
     Transition(Audience, Transition),
-    /// A summary of many.
+    /// A summary of several transitions.
     Summary(Summary),
 }
 
@@ -143,7 +142,7 @@ pub struct PendingNotification {
     /// The notification.
     #[serde(rename = "notice")]
     pub notification: AlarmNotification,
-    /// The entry of the history that is written with it.
+    /// The history entry that is written before it is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<HistoryMark>,
 }
@@ -157,7 +156,7 @@ impl AlarmNotification {
         }
     }
 
-    /// The notification in the form in which it is published; `None` if nobody is notified.
+    /// Returns the notification in the form in which it is published; `None` if nobody is notified.
     pub fn to_publish(&self) -> Option<Notification> {
         let text = |text: &str| Attribute::Text(text.to_owned());
         let (subject, message, data, mut attributes) = match self {
@@ -173,11 +172,11 @@ impl AlarmNotification {
                     ("threshold", text(threshold)),
                 ];
                 attributes.extend(severity.map(|severity| ("severity", text(severity.as_str()))));
-                // Subscribers that filter on these expect transitions.
+                // Subscribers that filter on these attributes expect only transitions.
                 if *kind == MessageKind::Transition {
                     attributes.extend([("from", text(from.as_str())), ("to", text(to.as_str()))]);
                 }
-                // As text, not as a `Value` of serde_json, which would change numbers. It cannot fail.
+                // Serialized directly, because serde_json's `Value` would change numbers. It cannot fail.
                 let data = serde_json::to_string(transition).ok();
                 let what = if *kind == MessageKind::State { state.as_str() } else { to.as_str() };
                 (format!("{what} {threshold}: {thing}"), message, data, attributes)
@@ -191,7 +190,7 @@ impl AlarmNotification {
         };
         attributes.extend([
             ("eventId", text(self.id())),
-            // Promotional text messages, the default, may be delayed.
+            // SMS messages are promotional by default, and may then be delayed.
             ("AWS.SNS.SMS.SMSType", text("Transactional")),
         ]);
         Some(Notification { subject, message: message.clone(), data, attributes })
@@ -215,7 +214,7 @@ pub(crate) fn set_pending(
     Ok(())
 }
 
-/// Returns since when the oldest of these notifications has been pending.
+/// Returns when the oldest of these notifications was stored.
 pub(crate) fn oldest(pending: &[PendingNotification]) -> Option<Timestamp> {
     pending.iter().map(|pending| pending.since).min()
 }

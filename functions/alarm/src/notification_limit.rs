@@ -1,6 +1,6 @@
-//! Limits how many transitions of one threshold people are notified of individually, so that a storm across hundreds of
-//! devices does not bury them. Machines receive every transition. When the window has ended, people receive a summary
-//! of the others.
+//! Limits how many transitions of one threshold people are notified of individually, so that an event that affects
+//! hundreds of devices does not flood them. Machines receive every transition. When the window has ended, people
+//! receive a summary of the rest.
 //!
 //! Each threshold has a window, which is a record. Transitions are counted there before they are stored with the
 //! device's state. If the process dies in between, the summary may count a transition twice, but never misses one.
@@ -18,7 +18,7 @@ use crate::error::AlarmError;
 use crate::message_text;
 use crate::notification::{self, AlarmNotification, PendingNotification, Summary, Transition};
 
-/// How many things a summary names.
+/// The maximum number of things that a summary names.
 const MAX_NAMES: usize = 10;
 
 const WINDOW: &str = "window";
@@ -46,10 +46,10 @@ struct WindowCounts {
     /// The transitions that people were notified of individually.
     #[serde(rename = "told")]
     admitted: usize,
-    /// The others, by their new state.
+    /// The number of other transitions, by their new state.
     #[serde(rename = "capped")]
     limited: BTreeMap<DataState, u64>,
-    /// The first things among the others.
+    /// The first things with such other transitions.
     things: Vec<String>,
     has_more: bool,
 }
@@ -67,7 +67,6 @@ impl Default for WindowCounts {
     }
 }
 
-/// The key of a threshold's window.
 fn key(threshold: &str) -> Key {
     Key::new(format!("storm#{threshold}"), WINDOW)
 }
@@ -85,7 +84,7 @@ impl NotificationLimiter {
 
     /// Counts these transitions of a threshold.
     ///
-    /// Returns how many of them, from the first on, may be sent to people individually; the rest are summarized.
+    /// Returns how many of them, starting with the first, may be sent to people individually; the rest are summarized.
     pub(crate) async fn admit(
         &self,
         threshold: &str,
@@ -126,7 +125,7 @@ impl NotificationLimiter {
 }
 
 impl Window {
-    /// Parses a record. One that is not valid counts as empty: its summary is lost, but no state transition.
+    /// Parses a record. An invalid one counts as empty: its summary is lost, but no transition is.
     fn parse(record: &VersionedItem) -> Self {
         let counts = text(&record.item, WINDOW).and_then(|text| serde_json::from_str(text).ok());
         let pending = notification::pending(&record.item);
@@ -143,7 +142,7 @@ impl Window {
         Ok(item)
     }
 
-    /// Ends the window if its time is over, and adds its summary to the pending notifications.
+    /// Ends a window whose time is over, and adds its summary to the pending notifications.
     ///
     /// Returns whether there is a summary.
     fn end(&mut self, threshold: &str, length: Duration, now: Timestamp) -> bool {

@@ -1,4 +1,4 @@
-//! Writes the history of what is pending in a record, and publishes it.
+//! Writes the history entries of a record's pending notifications, and publishes the notifications.
 
 use gatehouse::{Idempotency, IdempotencyError, Invocation, Key, Outbox, OutboxError, PublishError, Topic};
 use gatehouse::{VersionedItem, VersionedTable};
@@ -21,7 +21,7 @@ pub(crate) enum NotifyError {
     /// It could not be published.
     #[error(transparent)]
     Publish(#[from] PublishError),
-    /// The entry of the history could not be written.
+    /// The history entry could not be written.
     #[error(transparent)]
     History(#[from] HistoryError),
 }
@@ -31,10 +31,11 @@ impl Notifier {
         Self { outbox: Outbox::new(table, idempotency, PENDING), topic, history }
     }
 
-    /// Publishes what is pending in the record of this device or rule.
+    /// Publishes the pending notifications in the record of this device or rule.
     ///
-    /// What another invocation is publishing is left to it, and so is what comes after it, so that subscribers receive
-    /// transitions in order. If that invocation fails, the scheduled check publishes them.
+    /// Stops at a notification that another invocation is publishing, and leaves it and those after it to that
+    /// invocation, so that subscribers receive transitions in order. If that invocation fails, the scheduled check
+    /// publishes them.
     pub(crate) async fn send_pending(
         &self,
         key: &Key,

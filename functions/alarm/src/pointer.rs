@@ -6,7 +6,7 @@ use gatehouse::{ObjectFields, json_child};
 use serde::de::{Deserialize, Deserializer, Error, Unexpected};
 use serde_json::value::RawValue;
 
-/// The maximum number of characters of a pointer: notifications repeat it.
+/// The maximum length of a pointer in characters, because notifications repeat it.
 pub(crate) const MAX_POINTER_LENGTH: usize = 256;
 
 /// A JSON pointer (RFC 6901) to a value within a document, such as `/air/lux`.
@@ -17,7 +17,8 @@ pub struct Pointer {
 }
 
 impl Pointer {
-    /// Parses a pointer to a value within a document; `None` for any other text, and for a pointer to the whole.
+    /// Parses a pointer to a value within a document; `None` for any other text, and for a pointer to the whole
+    /// document.
     pub fn new(text: impl Into<String>) -> Option<Self> {
         let text = text.into();
         let escaped = text.strip_prefix('/')?;

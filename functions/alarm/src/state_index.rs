@@ -1,5 +1,5 @@
-//! The index of alarms by their state, for whoever lists them: all but those that are NORMAL. It is spread over eight
-//! partitions per state, and sorted by when the state was entered.
+//! The index for listing alarms by state. It contains all alarms that are not NORMAL, is spread over eight partitions
+//! per state, and is sorted by when the state was entered.
 
 use gatehouse::store::item::string;
 use gatehouse::{AlarmState, Item};
@@ -16,7 +16,8 @@ pub fn shard_name(state: AlarmState, number: u8) -> String {
     format!("{state}#{number:02}")
 }
 
-/// Puts the record of a device into the index, or leaves it out. The sort key is the attribute `alarmStateSince`.
+/// Adds a device's record to the index or, if the state is NORMAL, removes it. The sort key is the attribute
+/// `alarmStateSince`.
 pub(crate) fn set_state(item: &mut Item, thing: &str, state: AlarmState) {
     if state == AlarmState::Normal {
         item.remove(STATE_SHARD);

@@ -1,5 +1,5 @@
-//! What a device's data says: a rule, a device's status and a new reading (or none for too long) give the next status,
-//! and perhaps a state change.
+//! The state of a device's data: a rule, a device's status, and a new reading (or none for too long) determine the next
+//! status, and perhaps a state change.
 //!
 //! ```text
 //!        `raise` is sustained                     no data for `stale`
@@ -8,19 +8,19 @@
 //!        `clear` is sustained                     a reading
 //! ```
 //!
-//! Each severity of a rule is on or off by itself, by its own conditions. The state is ALARM while any of them is on,
-//! with the most severe one as the alarm's severity.
+//! Each severity of a rule is on or off independently, by its own conditions. The state is ALARM while any of them is
+//! on, with the most severe one as the alarm's severity.
 //!
-//! A reading that meets the condition starts it, or continues it. Any other reading ends it. Once the condition has been
-//! sustained for its duration, from its first reading to this one, the severity changes. Two readings further apart than
-//! that duration do not sustain a condition, because what was between them is unknown: the condition starts over at the
-//! later one. A condition with a count is met once `n` of the last `of` readings met it.
+//! A reading that meets the condition starts or continues it. Any other reading ends it. Once the condition has been
+//! sustained for its duration, from its first reading to the current one, the severity changes. Two readings further
+//! apart than that duration do not sustain a condition, because the values between them are unknown: the condition
+//! starts over at the later one. A condition with a count is met once `n` of the last `of` readings met it.
 //!
-//! A reading for which a condition is unknown, because a field is missing, decides nothing about it. A reading for which
-//! every condition of the rule is unknown is no data.
+//! A reading for which a condition is unknown, because a field is missing, neither meets nor ends it. A reading for
+//! which every condition of the rule is unknown does not count as data.
 //!
-//! A STALE device returns to its previous state with its first reading, and conditions start over with that reading. (If
-//! the duration is `0 s`, that reading alone can change the state, and the device returns to the other one.)
+//! A STALE device returns to its previous state with its first reading, and conditions start over with that reading.
+//! (If the duration is `0 s`, that reading alone can change the state, so that the device returns to the other state.)
 
 use gatehouse::{DataState, Severity, Timestamp};
 
@@ -28,12 +28,12 @@ use crate::rules::operand::OperandState;
 use crate::rules::rule::Sustained;
 use crate::rules::{Hold, ThingRule, Value};
 
-/// A device's state by a rule, with what the next decision depends on.
+/// A device's state under a rule, with everything that the next decision depends on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AlarmStatus {
-    /// Each severity of the rule, in its order.
+    /// The rule's severities, in the rule's order.
     pub levels: Vec<LevelStatus>,
-    /// What is kept of earlier readings, for each operand of the rule.
+    /// The state of each operand of the rule, computed from earlier readings.
     pub operands: Vec<OperandState>,
     /// Whether there has been no data for too long.
     pub is_stale: bool,
@@ -135,8 +135,8 @@ impl AlarmStatus {
         severity_of(rule, self.level())
     }
 
-    /// Until when it is decided: an earlier reading changes nothing. People were notified that there was no data until
-    /// `since`, and an earlier reading does not retract that.
+    /// The time of the latest decision. Earlier readings change nothing. This includes `since` of a stale device:
+    /// people were notified that there was no data until then, and a late reading does not retract that.
     pub fn decided_until(&self) -> Timestamp {
         if self.is_stale { self.seen_at.max(self.since) } else { self.seen_at }
     }
@@ -160,8 +160,8 @@ pub fn severity_of(rule: &ThingRule, level: Option<usize>) -> Option<Severity> {
     level.and_then(|level| rule.levels.get(level)).map(|level| level.severity)
 }
 
-/// Applies a reading that was received at `at`, with these values of the thing's fields, to a status: `None` if it is the
-/// device's first.
+/// Applies a reading that was received at `at`, with these values of the thing's fields, to a status, which is `None`
+/// before the device's first reading.
 pub fn apply(rule: &ThingRule, status: &mut Option<AlarmStatus>, at: Timestamp, values: &[Value]) -> Step {
     if status.as_ref().is_some_and(|status| at < status.decided_until()) {
         return Step::OutOfOrder;
@@ -173,7 +173,8 @@ pub fn apply(rule: &ThingRule, status: &mut Option<AlarmStatus>, at: Timestamp, 
     let evaluate = |sustained: &Sustained| sustained.when.evaluate(&context);
     let mut is_data = has_operand(rule, values);
     let (previous_level, from, seen_at) = (current.level(), current.state(), current.seen_at);
-    // Since when the condition was met that turned the first of the levels on, and the one that was on before off.
+    // When the condition began that turned the most severe of the new levels on, and the one that turned the previous
+    // level off.
     let (mut begun, mut ended) = (None, None);
     for (index, (level, status)) in rule.levels.iter().zip(&mut current.levels).enumerate() {
         let sustained = if status.is_on { &level.clear } else { &level.raise };
@@ -188,7 +189,8 @@ pub fn apply(rule: &ThingRule, status: &mut Option<AlarmStatus>, at: Timestamp, 
             ended = Some(since);
         }
     }
-    // The conditions of the other direction need not be known for a decision, but they make a reading data.
+    // Conditions in the other direction do not matter for the decision, but if one is known, the reading counts as
+    // data.
     let mut sides = rule.levels.iter().flat_map(|level| [&level.raise, &level.clear]);
     if !is_data && !sides.any(|sustained| evaluate(sustained).is_some()) {
         if is_new {
@@ -201,7 +203,7 @@ pub fn apply(rule: &ThingRule, status: &mut Option<AlarmStatus>, at: Timestamp, 
     current.value = rule.value(values);
     let (level, to) = (current.level(), current.state());
     let change = (from != to || previous_level != level).then(|| {
-        // The severity that has begun, or if none has, the one that has ended.
+        // Decided by the severity that has begun or, if none has, by the one that has ended.
         let begun = begun.filter(|(index, _)| level == Some(*index)).map(|(_, since)| since);
         let deciding = begun.or(ended).filter(|_| level != previous_level);
         let (cause, since) = match deciding {
@@ -216,7 +218,7 @@ pub fn apply(rule: &ThingRule, status: &mut Option<AlarmStatus>, at: Timestamp, 
     Step::Next(change)
 }
 
-/// Adds a reading to what the operands keep. Returns the value of each whose field the reading has.
+/// Adds a reading to the operands' state. Returns each operand's value; `None` if the reading lacks its field.
 fn add_to_operands(rule: &ThingRule, status: &mut AlarmStatus, at: Timestamp, values: &[Value]) -> Vec<Option<f64>> {
     let context = rule.context(values, &[]);
     let operands = rule.operands.iter().zip(&mut status.operands);
@@ -229,15 +231,14 @@ fn add_to_operands(rule: &ThingRule, status: &mut AlarmStatus, at: Timestamp, va
         .collect()
 }
 
-/// Whether the reading has the field of an operand.
 fn has_operand(rule: &ThingRule, values: &[Value]) -> bool {
     let context = rule.context(values, &[]);
     rule.operands.iter().any(|operand| context.field(operand.field).nearest().is_some())
 }
 
 impl LevelStatus {
-    /// Applies a reading that meets the condition or not. Returns since when it has been sustained, if it has been for
-    /// long enough.
+    /// Applies a reading that meets the condition or does not. Returns when the condition began, if it has now been
+    /// sustained.
     fn advance(&mut self, hold: Hold, met: bool, at: Timestamp) -> Option<Timestamp> {
         let old = self.condition.take();
         match hold {
@@ -268,12 +269,13 @@ impl LevelStatus {
     }
 }
 
-/// When the device becomes stale unless there is data; `None` if the rule allows any gap, or it is stale already.
+/// When the device becomes stale unless there is data; `None` if the rule allows any gap, or the device is stale
+/// already.
 pub fn stale_at(rule: &ThingRule, status: &AlarmStatus) -> Option<Timestamp> {
     rule.stale.filter(|_| !status.is_stale).map(|stale| status.seen_at.plus(stale.duration()))
 }
 
-/// Makes a device stale that has sent nothing for too long by `now`. Returns the change.
+/// Makes a device stale if it has sent nothing for too long by `now`. Returns the change.
 pub fn check_stale(rule: &ThingRule, status: &mut AlarmStatus, now: Timestamp) -> Option<StateChange> {
     let at = stale_at(rule, status).filter(|at| *at < now)?;
     let level = status.level();
@@ -294,13 +296,13 @@ pub fn check_stale(rule: &ThingRule, status: &mut AlarmStatus, now: Timestamp) -
     Some(change)
 }
 
-/// When a thing has not reported for too long, if it has not reported since `expected_since`.
+/// When a thing that is expected to report since `expected_since` has not reported for too long.
 pub fn never_reported_at(rule: &ThingRule, expected_since: Timestamp) -> Option<Timestamp> {
     rule.never_reported.map(|span| expected_since.plus(span.duration()))
 }
 
-/// Returns the status of a thing that has never reported, although it was expected to since `expected_since`, and the
-/// change if it is due by `now`.
+/// Returns the status of a thing that has never reported, although expected since `expected_since`, and the change;
+/// `None` if that is not due by `now`.
 pub fn check_never_reported(
     rule: &ThingRule,
     expected_since: Timestamp,

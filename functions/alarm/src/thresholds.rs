@@ -37,14 +37,13 @@ pub struct Threshold {
     pub raise: Limit,
     /// The condition that clears it.
     pub clear: Limit,
-    /// The longest gap in a thing's data; `None` if any gap is allowed.
+    /// The maximum gap in a thing's data; `None` if any gap is allowed.
     #[serde(default, deserialize_with = "not_null")]
     pub stale: Option<Span>,
 }
 
-/// What a state by a threshold means: the field, and the limits that its values cross. A threshold with another
-/// definition starts with new states. Durations and things are not part of it: they change when a state is entered, not
-/// what it says.
+/// The meaning of a state under a threshold: the field and its limits. A threshold with another definition starts with
+/// new states. Durations and things are not part of it: they affect when a state is entered, not its meaning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub struct Definition {
     /// The field, as a JSON pointer.
@@ -68,17 +67,17 @@ pub struct Limit {
     pub for_duration: Span,
 }
 
-/// A side of a limit.
+/// The values beyond a limit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
-    /// Greater than this.
+    /// Values greater than this.
     Above(Number),
-    /// Less than this.
+    /// Values less than this.
     Below(Number),
 }
 
-/// Deserializes a field that may be left out, but not be null.
+/// Deserializes a field that may be omitted, but must not be null.
 pub(crate) fn not_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }

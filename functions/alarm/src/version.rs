@@ -1,9 +1,9 @@
 use gatehouse::Timestamp;
 
-/// Which document is in force.
+/// Identifies the document in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DocumentVersion {
-    /// When the command was given that put it into force.
+    /// When the command that put it into force was given.
     pub given_at: Timestamp,
     /// Its number.
     pub number: u64,

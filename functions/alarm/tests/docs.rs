@@ -1,4 +1,4 @@
-//! The examples of the guide are valid.
+//! The examples in the guide are valid.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use alarm::command::{AlarmCommand, CommandFields};
@@ -8,7 +8,6 @@ use gatehouse::{Timestamp, parse_document};
 use serde_json::Value;
 use test_support::workspace_file;
 
-/// The JSON blocks of the guide.
 fn examples() -> Vec<String> {
     let guide = workspace_file("docs/telemetry-and-alarms.md");
     let blocks = guide.split("```json\n").skip(1);
@@ -31,7 +30,7 @@ fn every_example_is_valid() {
             assert_eq!(serde_json::to_value(&transition).unwrap(), example);
             continue;
         } else if fields.contains_key("actions") {
-            // Of `actuator`.
+            // A document of `actuator`.
             continue;
         } else {
             let command: CommandFields = serde_json::from_str(&text).unwrap();

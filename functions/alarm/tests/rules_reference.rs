@@ -1,5 +1,5 @@
-//! Rules with several severities and actions of people, against a plain interpreter of the whole history that shares no
-//! code with the function.
+//! Rules with several severities, and people's actions, compared with a plain interpreter of the whole history that
+//! shares no code with the function.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use alarm::alarm_state::{Action, ActionCommand, Handling, after_data};
@@ -9,14 +9,13 @@ use gatehouse::{AlarmState, DataState, Severity, Span, ThingName, Timestamp, par
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-/// How long or how often: seconds, or `n` of `m` readings.
+/// How long or how often a condition must be met: seconds, or `n` of `m` readings.
 #[derive(Debug, Clone, Copy)]
 enum Hold {
     For(u64),
     Count(usize, usize),
 }
 
-/// What may differ between rules.
 #[derive(Debug, Clone, Copy)]
 struct Settings {
     critical: (Hold, Hold),
@@ -25,10 +24,9 @@ struct Settings {
     latch: bool,
 }
 
-/// What happens at a second.
 #[derive(Debug, Clone, Copy)]
 enum Event {
-    /// A reading, with `t` and `door` if they are there.
+    /// A reading, with `t` and `door` if it has them.
     Reading(u64, Option<i64>, Option<bool>),
     Check(u64),
     Action(u64, Action),
@@ -41,7 +39,7 @@ fn at(second: u64) -> Timestamp {
     Timestamp::from_millis(second * 1000)
 }
 
-/// Critical above 20 until below 15; a warning above 10 while the door is open or there is none.
+/// Critical above 20 until below 15; a warning above 10 while the door is open or not reported.
 fn rule(settings: Settings) -> ThingRule {
     let side = |when: Value, hold| match hold {
         Hold::For(seconds) => json!({"when": when, "for": format!("{seconds} s")}),
@@ -61,7 +59,7 @@ fn rule(settings: Settings) -> ThingRule {
     document.rules().for_thing(&ThingName::new("boiler-1").unwrap()).rules[0].clone()
 }
 
-/// What the function's decisions are.
+/// The function's decisions.
 fn decided(rule: &ThingRule, events: &[Event]) -> Vec<Entry> {
     let (mut status, mut handling): (Option<AlarmStatus>, _) = (None, Handling::default());
     let mut entries = Vec::new();
@@ -138,7 +136,7 @@ fn is_sustained(readings: &[(u64, bool)], hold: Hold) -> bool {
     }
 }
 
-/// The same, from the whole history: all readings are kept, and looked at again for each decision.
+/// The expected decisions: all readings are kept, and evaluated again for each decision.
 fn reference(settings: Settings, events: &[Event]) -> Vec<Entry> {
     let holds = [settings.critical, settings.warning];
     let (mut on, mut is_stale, mut newest) = ([false, false], false, None::<u64>);
@@ -249,7 +247,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec((0_u64..30, 0_u8..12, reading, action), 0..60).prop_map(|steps| {
         let mut now = 0;
         let step = |(gap, kind, (t, door), action)| {
-            // Later than before, because a device that became stale decides until then.
+            // Strictly later, because earlier readings of a device that became stale change nothing.
             now += gap + 1;
             match kind {
                 0 => Event::Check(now),

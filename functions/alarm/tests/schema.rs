@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use test_support::{DocumentSchema, mutated, workspace_file};
 
-/// What a schema cannot express.
+/// Rules that a schema cannot express.
 const BEYOND: [&str; 4] = [
     "Another threshold has this name.",
     "both conditions would be met at once.",
@@ -35,7 +35,7 @@ fn any_change_is_judged_alike() {
     });
 }
 
-/// What the schema of rules cannot express.
+/// Rules that the schema of version 2 cannot express.
 const BEYOND_RULES: [&str; 15] = [
     "Another rule has this name.",
     "both conditions would be met at once.",

@@ -1,4 +1,4 @@
-//! Decisions value by value, and against a reference that evaluates the whole history.
+//! Decisions for single values, and for histories compared with a reference that evaluates the whole history.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::time::Duration;
@@ -9,7 +9,7 @@ use gatehouse::{DataState, ThingName, Timestamp, parse_document};
 use proptest::prelude::*;
 use serde_json::json;
 
-/// Raises above 10, clears below 10; durations in seconds.
+/// A threshold that raises above 10 and clears below 10. Durations are in seconds.
 fn threshold(raise: u64, clear: u64, stale: Option<u64>) -> ThingRule {
     let mut threshold = json!({
         "name": "lux", "things": "*", "field": "/lux",
@@ -31,7 +31,6 @@ enum Event {
     Check(u64),
 }
 
-/// The values of a reading.
 fn reading(value: f64) -> [FieldValue; 1] {
     [FieldValue::from_json(&value.to_string()).unwrap()]
 }
@@ -168,7 +167,7 @@ fn value_from_before_the_stale_state_does_not_end_it() {
     assert_eq!(changes(50, 50, Some(100), &[V(0, 5.), Check(160), V(100, 5.)]), [(100, Stale), (100, Normal)]);
 }
 
-/// The same rules, evaluated over the whole history at each step.
+/// The expected state changes: the same rules, evaluated over the whole history at each step.
 fn reference((raise, clear, stale): (u64, u64, Option<u64>), events: &[Event]) -> Vec<(u64, DataState)> {
     let mut changes = Vec::new();
     let (mut is_alarmed, mut is_stale) = (false, false);

@@ -1,4 +1,4 @@
-//! Decides whether a click is acceptable, and what its notification says.
+//! A button's click: its validation and its notification.
 
 use std::fmt;
 
@@ -64,7 +64,7 @@ impl fmt::Display for Millivolts {
 }
 
 impl Click {
-    /// Checks that the serial number is the name of the thing that published the click, and is allowed.
+    /// Checks that the serial number is allowed, and is the name of the thing that published the click.
     ///
     /// Refused with `serial-number-mismatch` or `serial-number-not-allowed`.
     pub fn check_serial_number(&self, thing: &ThingName, allowed: &Regex) -> Result<(), Refusal> {
@@ -79,7 +79,7 @@ impl Click {
         Ok(())
     }
 
-    /// Returns the notification of this click. It mentions the battery if its voltage is below `low_battery`.
+    /// Returns the notification of this click, which mentions the battery if its voltage is below `low_battery`.
     pub fn notification(&self, event_id: &EventId, low_battery: Millivolts) -> Notification {
         let Self { serial_number, battery_voltage, click_type } = self;
         let click_type = click_type.as_str();

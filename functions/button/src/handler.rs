@@ -5,7 +5,7 @@ use regex_lite::Regex;
 
 use crate::click::{Click, Millivolts};
 
-/// A click has about 100 bytes; this leaves room for new fields.
+/// The maximum size of a click. They have about 100 bytes; this leaves room for new fields.
 const MAX_PAYLOAD_BYTES: usize = 8 * 1024;
 
 /// Publishes each click once.
@@ -13,7 +13,7 @@ const MAX_PAYLOAD_BYTES: usize = 8 * 1024;
 pub struct ButtonHandler {
     topic: Topic,
     idempotency: Idempotency,
-    /// What a serial number must match as a whole.
+    /// The pattern that a whole serial number must match.
     allowed_serial_numbers: Regex,
     low_battery: Millivolts,
 }

@@ -1,12 +1,12 @@
-//! Decides which rings are sent: one message for all rings of one doorbell within a debounce window.
+//! Decides which rings are sent: one message for all rings of a doorbell within a debounce window.
 
 use std::time::Duration;
 
 use gatehouse::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// How long a ring that was sent is remembered beyond its debounce window: three times the five minutes for which AWS
-/// Lambda retries a ring by default, so that a late or duplicate ring still finds the one that was sent.
+/// How long a sent ring is remembered beyond its debounce window, so that late and duplicate rings are still
+/// recognized: three times the five minutes for which AWS Lambda retries a ring by default.
 pub const REMEMBERED: Duration = Duration::from_mins(15);
 
 /// One press of a doorbell.
@@ -26,14 +26,14 @@ pub struct RingClaim {
     pub ring: Ring,
     /// The token of the invocation that is sending it.
     pub owner: String,
-    /// When the claim expires, if it is neither completed nor released before.
+    /// When the claim expires unless it is completed or released before.
     pub expires: Timestamp,
 }
 
 /// The recent rings of one doorbell.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecentRings {
-    /// Those that were sent. The stored name is `told`.
+    /// Rings that were sent. Stored as `told`.
     #[serde(rename = "told")]
     sent: Vec<Ring>,
     claim: Option<RingClaim>,
@@ -55,7 +55,7 @@ pub enum Debounce {
 impl RecentRings {
     /// Decides what to do about a ring.
     ///
-    /// The window extends both ways, because rings may arrive in any order.
+    /// The window extends in both directions, because rings may arrive in any order.
     pub fn decide(&self, ring: &Ring, window: Duration, now: Timestamp) -> Debounce {
         if self.is_sent(ring) {
             Debounce::Duplicate
@@ -78,7 +78,7 @@ impl RecentRings {
         self.claim.as_ref().is_some_and(|claim| claim.owner == owner)
     }
 
-    /// Returns the rings with this claim, without those that need not be remembered any longer.
+    /// Returns the rings with this claim, and without rings that no longer need to be remembered.
     #[must_use]
     pub fn with_claim(&self, claim: RingClaim, window: Duration, now: Timestamp) -> Self {
         let is_remembered = |sent: &&Ring| now.since(sent.received_at) < window + REMEMBERED;
@@ -174,8 +174,8 @@ mod tests {
     }
 
     proptest! {
-        /// For any rings in any order, some delivered twice: those that are sent are a window apart, every other one is
-        /// within the window of one that was sent, and none is sent twice.
+        /// For any rings in any order, some delivered twice: sent rings are at least a window apart, every other ring
+        /// is within a window of a sent one, and no ring is sent twice.
         #[test]
         fn rings_in_any_order_send_one_message_per_window(
             arrivals in prop::collection::vec((0_u8..30, 0_u64..60_000), 1..60),

@@ -8,10 +8,10 @@ use crate::debounce::Ring;
 use crate::ring_table::{Claimed, RingTable};
 use crate::sms;
 
-/// A ring has about 100 bytes; this leaves room for a long text, which is then truncated.
+/// The maximum size of a ring. They have about 100 bytes; this leaves room for a long text, which is then truncated.
 const MAX_PAYLOAD_BYTES: usize = 8 * 1024;
 
-/// What a doorbell publishes, in the format of AWS IoT ELF. Its `ts` comes from the device's own clock and is ignored.
+/// The payload of a doorbell, in the format of AWS IoT ELF. Its `ts` comes from the device's own clock and is ignored.
 #[derive(Debug, Deserialize)]
 struct Payload {
     msg: String,
@@ -32,8 +32,8 @@ impl DoorbellHandler {
         Self::from_environment(setup.environment(), Topic::connect(setup).await?, rings)
     }
 
-    /// Reads `SENDER_NAME` (default `DOORBELL`). It is the topic's display name, whose first ten characters SNS puts
-    /// before each text, and the sender ID in countries that show one.
+    /// Reads `SENDER_NAME` (1 to 10 letters and digits, default `DOORBELL`). It is the topic's display name, whose
+    /// first ten characters SNS puts before each text message, and the sender ID in countries that support one.
     pub fn from_environment(environment: &Environment, topic: Topic, rings: RingTable) -> Result<Self, InitError> {
         let sender_name: String = environment.optional("SENDER_NAME")?.unwrap_or_else(|| "DOORBELL".to_owned());
         let starts_with_letter = sender_name.starts_with(|first: char| first.is_ascii_alphabetic());
@@ -57,7 +57,7 @@ impl DoorbellHandler {
             attributes: vec![
                 ("thing", Attribute::Text(event.thing.to_string())),
                 ("eventId", Attribute::Text(event.id.to_string())),
-                // Somebody is waiting at the door; Promotional, the default, may be delayed.
+                // Somebody is waiting at the door, and promotional messages, the default, may be delayed.
                 ("AWS.SNS.SMS.SMSType", Attribute::Text("Transactional".to_owned())),
                 ("AWS.SNS.SMS.SenderID", Attribute::Text(self.sender_name.clone())),
             ],

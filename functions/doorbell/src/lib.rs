@@ -1,11 +1,11 @@
 //! `doorbell/+`: one ring, one short text message.
 //!
-//! Rings of one doorbell within a debounce window send one message. Each doorbell has an item in the idempotency table
-//! with its recent rings. A ring is claimed there before it is sent and marked as sent afterwards, so that a retry does
-//! not send it twice. Only a process that dies in between makes the retry send it again.
+//! Rings of one doorbell within a debounce window result in one message. Each doorbell has an item in the idempotency
+//! table with its recent rings. A ring is claimed there before it is sent and marked as sent afterwards, so that a
+//! retry does not send it twice. Only a process that dies in between makes the retry send it again.
 //!
-//! A ring is suppressed only once another one within its window has been sent. While that one is being sent, and may
-//! still fail, the function polls; if it polls in vain, the ring is retried.
+//! A ring is suppressed only once another ring within its window has been sent. While the other ring is being sent, and
+//! may still fail, the function polls the item, but only for a while; then the ring is retried.
 
 mod debounce;
 mod handler;

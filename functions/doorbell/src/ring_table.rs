@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use crate::debounce::{Debounce, REMEMBERED, RecentRings, Ring, RingClaim};
 
-/// Time between two reads, and how many more are made, while another ring is being sent. People often press a doorbell
-/// twice within a moment: without polling, the second ring would end as an error and a retry a minute later.
+/// How often, and how many times at most, to poll while another ring is being sent. People often press a doorbell twice
+/// in quick succession: without polling, the second ring would result in an error and a retry a minute later.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_POLLS: u32 = 20;
 
@@ -29,7 +29,7 @@ pub struct RingTable {
 /// The result of claiming a ring.
 #[derive(Debug)]
 pub enum Claimed {
-    /// The ring is this invocation's to send.
+    /// This invocation must send the ring.
     Acquired(ClaimGuard),
     /// The ring has been sent before.
     Duplicate,
@@ -53,7 +53,7 @@ impl ClaimGuard {
     }
 }
 
-/// Why a ring could not be claimed, or its record not be changed.
+/// Why a ring could not be claimed, or its record could not be changed.
 #[derive(Debug, thiserror::Error)]
 pub enum RingTableError {
     /// Another invocation is sending a ring of this doorbell, and may fail.
@@ -87,7 +87,7 @@ impl RingTable {
         })
     }
 
-    /// Claims a ring until the invocation's deadline, unless it need not be sent.
+    /// Claims a ring until the invocation's deadline, unless it is a duplicate or suppressed.
     pub async fn claim(
         &self,
         thing: &ThingName,
@@ -100,7 +100,7 @@ impl RingTable {
         loop {
             let updated = self.table.update(&key, invocation, async |old| {
                 let (rings, now) = (parse(&old.item)?, invocation.now());
-                // The response to our write was lost, and another invocation has written since.
+                // The response to this invocation's write was lost, and another invocation has written since.
                 if rings.is_claimed_by(&owner) {
                     return Ok::<_, RingTableError>(Update::Keep(Debounce::Send));
                 }

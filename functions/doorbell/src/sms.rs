@@ -1,13 +1,13 @@
-//! Truncates a text to one part of a text message.
+//! Truncates a text so that it fits into one part of an SMS message.
 //!
-//! One part has room for 160 characters of the GSM 03.38 alphabet (7 bits each; a few count twice), or, if any character
-//! is outside that alphabet, for 70 units of UCS-2. Amazon SNS would split a longer text into several parts and charge
-//! for each.
+//! One part has room for 160 characters of the GSM 03.38 alphabet (7 bits each; a few count twice) or, if any character
+//! is outside that alphabet, for 70 UCS-2 units. Amazon SNS would split a longer text into several parts and charge for
+//! each.
 
 use unicode_segmentation::UnicodeSegmentation;
 use unicode_width::UnicodeWidthStr;
 
-/// A blank that counts as a symbol: the Braille pattern without dots.
+/// The Braille pattern without dots, a blank that Unicode classifies as a symbol.
 const BRAILLE_BLANK: &str = "\u{2800}";
 
 const MAX_GSM_UNITS: usize = 160;
@@ -20,20 +20,21 @@ const GSM_BASIC: &str = "@£$¥èéùìòÇØøÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ
 /// The extension table. Each of its characters is sent with an escape, so it counts twice.
 const GSM_EXTENSION: &str = "^{}\\[~]|€";
 
-/// What SNS puts before each text message of a topic with this display name.
+/// Returns the text that SNS puts before each text message of a topic with this display name.
 pub fn prefix(display_name: &str) -> String {
     format!("{display_name}> ")
 }
 
-/// Returns the longest beginning of `text` that fits into one part after `prefix`, cut between characters as a reader
-/// sees them. White space and control characters become single spaces, and characters that nobody sees, such as a
-/// zero-width space, are left out. The result is empty if nothing is left.
+/// Returns the longest beginning of `text` that fits into one part after `prefix`, cut between user-perceived
+/// characters. White space and control characters become single spaces, and invisible characters, such as a zero-width
+/// space, are dropped. The result is empty if nothing is left.
 pub fn truncate(prefix: &str, text: &str) -> String {
     let is_visible = |character: &&str| *character != BRAILLE_BLANK && (character.width() > 0 || is_blank(character));
     let text: String = text.graphemes(true).filter(is_visible).collect();
     let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
     let text = words.collect::<Vec<_>>().join(" ");
-    // If only a late character is outside the GSM alphabet, more of the text fits without it.
+    // If only a late character is outside the GSM alphabet, more of the text fits when it is cut off before that
+    // character.
     let gsm = beginning(prefix, &text, MAX_GSM_UNITS, gsm_units);
     let ucs2 = beginning(prefix, &text, MAX_UCS2_UNITS, |text| Some(ucs2_units(text)));
     if gsm.len() >= ucs2.len() { gsm } else { ucs2 }.to_owned()

@@ -9,7 +9,7 @@ use gatehouse::{Concurrent, InitError, Timestamp, Topic};
 use serde_json::{Value, json};
 use test_support::{Delivered, FakeAws, Fault, NOW, Process, State, Table, sample};
 
-/// What the function's role allows.
+/// The table, with the operations that the function's role allows.
 const IDEMPOTENCY: Table = Table::new("idempotency", &["id"], &["GetItem", "PutItem"]);
 
 fn aws() -> FakeAws {
@@ -49,7 +49,7 @@ async fn deliver(aws: &FakeAws, event: &Value) -> Delivered {
     process.deliver_to(handler(&process).unwrap(), event, NOW).await
 }
 
-/// The metrics of a ring that is done.
+/// The metrics after a ring that is done.
 fn counted(delivered: &Delivered) -> Vec<&'static str> {
     assert!(delivered.is_done(), "{delivered:?}");
     delivered.counts.keys().copied().collect()
@@ -126,7 +126,7 @@ async fn ring_is_retried_while_another_one_may_still_fail() {
     let aws = aws_with(&json!([]), &claim("another", NOW.plus(Duration::from_secs(10))));
     let error = error(deliver(&aws, &ring("e-2", NOW)).await);
     assert!(error.contains("another ring of this doorbell is being sent"), "{error}");
-    // The first read, and twenty polls.
+    // The first read and twenty polls.
     assert_eq!(aws.state().calls_of(1), ["GetItem idempotency"; 21]);
 }
 
@@ -147,7 +147,7 @@ async fn ring_that_another_process_sends_first_is_respected() {
     assert!(aws.state().published.is_empty());
 }
 
-/// Loses the response to the nth write, so that the SDK sends it again and finds what it wrote itself.
+/// Loses the response to the nth write, so that the SDK repeats the write and finds its own item.
 async fn deliver_with_lost_response(write: usize) -> FakeAws {
     let aws = aws();
     let faults = (1..=write).map(|n| (n == write).then_some(Fault::Lost));
@@ -169,7 +169,7 @@ async fn claim_whose_response_was_lost_is_recognized() {
 async fn claim_is_recognized_even_if_the_record_has_changed_since() {
     let aws = aws();
     aws.fail_next("PutItem", [Fault::Lost]);
-    // Before the SDK sends the claim again.
+    // Before the SDK repeats the claim.
     aws.change(3, |state| {
         let other = json!({"version": {"N": "2"}, "writer": {"S": "another"}});
         state.set_attributes("idempotency", &["doorbell#front-door"], &other);

@@ -8,7 +8,7 @@ pub const MAX_BATCH_BYTES: usize = 1_048_576;
 /// Amazon SQS's limit for the number of messages in a call.
 pub const MAX_BATCH_MESSAGES: usize = 10;
 
-/// A message to be sent, with what decides about its batch.
+/// A message to be sent, with the properties that determine its batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchItem<'a, T> {
     /// Its size in bytes, at most [`MAX_BATCH_BYTES`].
@@ -19,10 +19,11 @@ pub struct BatchItem<'a, T> {
     pub content: T,
 }
 
-/// Takes the next batch from the front of the pending messages, at least one if there are any. The others stay in order.
+/// Takes the next batch from the front of the pending messages: at least one message, if there are any. The others stay
+/// in order.
 ///
-/// A batch contains at most one message of a group: within a call, SQS may accept the second message although it has not
-/// accepted the first. So the second waits for the response to the first.
+/// A batch contains at most one message of each group: within a call, SQS might accept a group's second message but not
+/// its first. So the second waits for the response to the first.
 pub fn take_batch<'a, T>(pending: &mut VecDeque<BatchItem<'a, T>>) -> Vec<BatchItem<'a, T>> {
     let mut batch = Vec::new();
     let mut capacity = MAX_BATCH_BYTES;
@@ -57,7 +58,7 @@ mod tests {
 
     const GROUPS: [&str; 3] = ["a", "b", "c"];
 
-    /// Small and large ones, and those at the limit.
+    /// Small and large sizes, and sizes at the limit.
     fn sizes() -> impl Strategy<Value = usize> {
         prop_oneof![1..2000_usize, 1..=MAX_BATCH_BYTES, Just(MAX_BATCH_BYTES), Just(MAX_BATCH_BYTES / 2)]
     }

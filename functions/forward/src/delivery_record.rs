@@ -1,4 +1,4 @@
-//! Records which destinations have accepted a message that others have not, so that only these are tried again.
+//! Records which destinations have accepted a message that others have not, so that only the others are tried again.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use gatehouse::store::item::number;
 use gatehouse::{EventId, Invocation, Item, Key, TableError, Update, VersionedItem, VersionedTable};
 
-/// How long a message can stay in the queue and then in its dead-letter queue: 14 days each.
+/// How long a record is kept: a message can stay in the queue, and then in its dead-letter queue, for 14 days each.
 const RETENTION: Duration = Duration::from_hours(28 * 24);
 
 const NAMES: &str = "names";
@@ -43,9 +43,9 @@ impl DeliveryRecords {
         Ok(found.into_iter().filter_map(|(key, item)| Some((*ids.get(&key)?, DeliveryRecord(item)))).collect())
     }
 
-    /// Records that these destinations, too, have accepted a message.
+    /// Records that these destinations have accepted a message, in addition to earlier ones.
     ///
-    /// Names that were recorded before stay, even if they are no longer in the document: they may come back.
+    /// Recorded names are kept even if they are no longer in the document, because they may come back.
     pub async fn add(
         &self,
         id: &EventId,

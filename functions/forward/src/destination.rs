@@ -13,7 +13,7 @@ use crate::topic_filter::{TopicFilter, one_or_more};
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Destinations {
-    /// All destinations; empty if nothing is to be forwarded.
+    /// All destinations; empty if nothing is forwarded.
     pub destinations: Vec<Destination>,
 }
 
@@ -26,7 +26,7 @@ pub struct Destination {
     /// The topics that it receives: one filter, or a list of them.
     #[serde(deserialize_with = "one_or_more")]
     pub topics: Vec<TopicFilter>,
-    /// The queue. No other destination has the same one: it would receive a message twice where their topics overlap.
+    /// The queue, unique among the destinations: it would otherwise receive a message twice where topics overlap.
     pub queue_url: QueueUrl,
     /// What to do with a payload that is not JSON.
     #[serde(default)]
@@ -40,7 +40,7 @@ impl Destination {
     }
 }
 
-/// What to do with a payload that a message's body cannot contain as it is.
+/// What to do with a payload that is not JSON, or that a message's body cannot contain unchanged.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BinaryPolicy {
@@ -64,9 +64,9 @@ impl FromStr for BinaryPolicy {
 }
 
 impl Destinations {
-    /// Reads what applies until a document is uploaded: one destination, `default`, if `DESTINATION_QUEUE_URL` is set,
-    /// or else none. It receives `DESTINATION_TOPICS` (default `Weather/Corp/+`). `DESTINATION_BINARY` (default
-    /// `refuse`) says what to do with a payload that is not JSON.
+    /// Reads the destinations that apply until a document is uploaded: one, named `default`, if `DESTINATION_QUEUE_URL`
+    /// is set, or else none. It receives the topics in `DESTINATION_TOPICS` (one filter, default `Weather/Corp/+`).
+    /// `DESTINATION_BINARY` (default `refuse`) says what to do with a payload that is not JSON.
     pub fn from_environment(environment: &Environment) -> Result<Self, InitError> {
         let queue_url: Option<QueueUrl> = environment.optional("DESTINATION_QUEUE_URL")?;
         let Some(queue_url) = queue_url else { return Ok(Self::default()) };

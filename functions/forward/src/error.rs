@@ -7,24 +7,25 @@ use gatehouse::{DocumentError, Failure, Refusal, TableError};
 
 use crate::queue_url::QueueUrl;
 
-/// The error code if the queue's KMS key may not be used.
+/// The error code for denied access to the queue's KMS key.
 const KMS_ACCESS_DENIED: &str = "KMS.AccessDeniedException";
 
 /// Why a destination did not accept a message.
 ///
-/// It is cloned for each message that has the same reason.
+/// Cloned for each message that has the same reason.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ForwardError {
-    /// It will never accept it.
+    /// The destination will never accept the message.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The destinations are unknown now.
+    /// The destinations could not be read.
     #[error("failed to read the destinations")]
     Destinations(#[source] Arc<DocumentError>),
-    /// The destinations that have already accepted the message are unknown now.
+    /// The destinations that have already accepted the message could not be read.
     #[error("failed to read which destinations have accepted the message")]
     DeliveryRecords(#[source] Arc<TableError>),
-    /// The function may not send to the queue. An operator must change that, in this account or in the queue's.
+    /// The function lacks permission to send to the queue. An operator must grant it, in this account or in the
+    /// queue's.
     #[error("access to queue {queue} is denied; likely missing: {grant}")]
     Denied {
         /// The queue.
@@ -34,7 +35,7 @@ pub enum ForwardError {
         /// The response of Amazon SQS.
         source: Arc<SdkError<SendMessageBatchError>>,
     },
-    /// The queue does not exist. An operator must change that.
+    /// The queue does not exist. An operator must fix that.
     #[error(
         "there is no queue {queue}; it was deleted, or the destination's URL is wrong, or neither account allows this \
          function's role to send to it"
@@ -45,7 +46,7 @@ pub enum ForwardError {
         /// The response of Amazon SQS.
         source: Arc<SdkError<SendMessageBatchError>>,
     },
-    /// The call failed, with all messages in it.
+    /// The call failed, and with it all its messages.
     #[error("failed to send a batch to queue {queue}")]
     Batch {
         /// The queue.
@@ -86,7 +87,7 @@ impl From<ForwardError> for Failure {
 }
 
 impl ForwardError {
-    /// Whether the queue accepts nothing until an operator changes something.
+    /// Whether the queue will accept nothing until an operator fixes something.
     pub(crate) fn is_closed(&self) -> bool {
         matches!(self, Self::Denied { .. } | Self::QueueNotFound { .. })
     }
@@ -100,15 +101,15 @@ impl ForwardError {
                 let grant = missing_grant(code, source.message().unwrap_or_default());
                 Self::Denied { queue, grant, source }
             }
-            // The second is the API's newer name for it, in case the header with the older one is missing.
+            // The second code is the API's newer name for the error, in case the header with the older one is missing.
             "AWS.SimpleQueueService.NonExistentQueue" | "QueueDoesNotExist" => Self::QueueNotFound { queue, source },
             _ if is_content_error(Some(code)) => not_accepted(),
             _ => Self::Batch { queue, source },
         }
     }
 
-    /// The error of one message in a batch. `SenderFault` does not decide alone: throttling counts as the sender's fault
-    /// too.
+    /// The error of one message in a batch. `SenderFault` alone does not decide, because throttling counts as the
+    /// sender's fault, too.
     pub(crate) fn from_entry(queue: &QueueUrl, entry: &BatchResultErrorEntry) -> Self {
         if entry.sender_fault() && is_content_error(Some(entry.code())) {
             return not_accepted();
@@ -122,8 +123,8 @@ impl ForwardError {
     }
 }
 
-/// Whether the message itself is the cause, so that it would fail again. An unknown code is retried: the message is not
-/// lost in the dead-letter queue either.
+/// Whether the message itself is the cause, so that it would fail again. Messages with an unknown code are retried: in
+/// the worst case they end up in the dead-letter queue, where they are not lost either.
 pub(crate) fn is_content_error(code: Option<&str>) -> bool {
     let code = code.unwrap_or_default().rsplit('.').next().unwrap_or_default();
     matches!(code, "InvalidMessageContents" | "InvalidParameterValue" | "InvalidAttributeValue" | "BatchRequestTooLong")
@@ -135,7 +136,7 @@ fn not_accepted() -> ForwardError {
     Refusal::new("not-taken", why).into()
 }
 
-/// What likely must be granted, by what AWS says about the denial.
+/// Returns what likely must be granted, judging by AWS's message about the denial.
 fn missing_grant(code: &str, message: &str) -> &'static str {
     if code == KMS_ACCESS_DENIED {
         "SQS-managed keys (SqsManagedSseEnabled) on the queue, which need no grant; this function's role may not use \

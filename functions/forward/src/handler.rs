@@ -16,17 +16,16 @@ use crate::message::Message;
 use crate::regional_clients::RegionalClients;
 use crate::sender::{OutgoingMessage, send_all};
 
-/// The handler of messages to be forwarded, and of the document of destinations.
+/// Forwards messages, and stores documents of destinations.
 #[derive(Debug)]
 pub struct ForwardHandler {
     clients: RegionalClients,
     document: Document<Destinations>,
-    /// What applies until a document is uploaded.
+    /// The destinations that apply until a document is uploaded.
     default: Arc<Destinations>,
     records: DeliveryRecords,
 }
 
-/// A message on its way to its destinations.
 struct MessageDelivery<'a> {
     /// The event's index in the batch.
     index: usize,
@@ -40,7 +39,7 @@ struct MessageDelivery<'a> {
 }
 
 impl ForwardHandler {
-    /// Connects to everything that the environment names.
+    /// Assembles the handler during INIT, and opens its connections.
     pub async fn new(setup: &Setup) -> Result<Self, InitError> {
         let table: String = setup.environment().required("DEVICES_TABLE")?;
         let table = VersionedTable::new(setup.dynamodb(), table);
@@ -73,7 +72,7 @@ impl ForwardHandler {
         Ok(())
     }
 
-    /// Forwards messages. Returns each event's index with its outcome, or the reason why none was sent.
+    /// Forwards messages. Returns each event's index with its outcome, or the reason why no message was sent.
     async fn forward(
         &self,
         events: &[(usize, &DeviceEvent)],
@@ -81,8 +80,9 @@ impl ForwardHandler {
     ) -> Result<Vec<(usize, Outcome)>, ForwardError> {
         let document = self.document.current().await;
         let document = document.map_err(|error| ForwardError::Destinations(Arc::new(error)))?;
-        // Without a document there is one destination, which has not accepted a message that is retried. A document may
-        // have replaced others under which the message was sent, so it needs the records even with one destination.
+        // Without a document there is at most one destination, which cannot have accepted a message that is being
+        // retried, so no records are needed. A document may have replaced others under which the message was sent, so
+        // it needs the records even if it has only one destination.
         let ids = document.is_some().then_some(events).into_iter().flatten().map(|(_, event)| &event.id);
         let records = self.records.get_all(ids).await;
         let records = records.map_err(|error| ForwardError::DeliveryRecords(Arc::new(error)))?;
@@ -111,8 +111,8 @@ impl ForwardHandler {
         Ok(deliveries.into_iter().map(|delivery| (delivery.index, delivery.outcome())).collect())
     }
 
-    /// Sends a destination the messages that it receives and has not accepted yet. Returns the position of each delivery
-    /// that is for it with the result.
+    /// Sends a destination the messages that match its topics and that it has not accepted yet. Returns the position
+    /// and the result of each delivery that is for it.
     async fn send(
         &self,
         destination: &Destination,
@@ -156,7 +156,7 @@ impl ForwardHandler {
     async fn record(&self, delivery: &MessageDelivery<'_>, invocation: &Invocation) {
         let MessageDelivery { event, record, accepted, .. } = delivery;
         if let Err(error) = self.records.add(&event.id, accepted, record.clone(), invocation).await {
-            // The outcome stays: at worst, these destinations receive the message twice.
+            // The outcome does not change: at worst, these destinations receive the message twice.
             let (event_id, error) = (event.id.as_str(), error_chain(&error));
             tracing::warn!(eventId = event_id, error, "failed to record which destinations accepted the message");
         }

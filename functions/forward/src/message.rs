@@ -1,4 +1,4 @@
-//! The message that a queue receives: the device's own bytes, with what AWS IoT knows about them in attributes.
+//! The message that a queue receives: the device's own bytes, with AWS IoT's metadata in attributes.
 
 use std::borrow::Cow;
 
@@ -36,8 +36,8 @@ impl<'a> Message<'a> {
     /// Builds the message for an event and a destination.
     ///
     /// Refused with `empty-payload`, `not-json` (if the destination receives only JSON), `bad-topic`, or
-    /// `payload-too-large`. The last one is also too large for quarantine (400 KB): such an event ends in the
-    /// dead-letter queue. It cannot come from AWS IoT, whose limit is 128 KB.
+    /// `payload-too-large`. An event refused with the last one is also too large for quarantine (400 KB), and ends up
+    /// in the dead-letter queue. AWS IoT cannot send it, because its own limit is 128 KB.
     pub fn new(event: &'a DeviceEvent, destination: &Destination) -> Result<Self, Refusal> {
         if event.bytes().is_empty() {
             return Err(Refusal::new(
@@ -102,7 +102,7 @@ fn json(bytes: &[u8]) -> Option<&str> {
     (is_json && text.chars().all(is_supported)).then_some(text)
 }
 
-/// Whether Amazon SQS supports a character: those of XML 1.0.
+/// Whether Amazon SQS supports a character: it supports those of XML 1.0.
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
 fn is_supported(character: char) -> bool {
     matches!(character, '\t' | '\n' | '\r' | ' '..='\u{D7FF}' | '\u{E000}'..='\u{FFFD}' | '\u{10000}'..)

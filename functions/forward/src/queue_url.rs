@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de};
 
-/// The URL of an Amazon SQS queue, such as `https://sqs.eu-west-1.amazonaws.com/222222222222/weather`, which contains its
-/// region, account and name.
+/// The URL of an Amazon SQS queue, such as `https://sqs.eu-west-1.amazonaws.com/222222222222/weather`, which contains
+/// its region, account and name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct QueueUrl {
     text: String,
@@ -22,7 +22,7 @@ pub struct ParseQueueUrlError;
 
 const EXPECTED: &str = "a queue's URL, such as https://sqs.eu-west-1.amazonaws.com/222222222222/weather";
 
-/// The longest host name, with its port.
+/// The maximum length of a host name with a port.
 const MAX_HOST: usize = 253 + 6;
 
 impl QueueUrl {
@@ -31,7 +31,7 @@ impl QueueUrl {
         &self.text
     }
 
-    /// The queue's region, account and name, which identify it however its URL is written.
+    /// The queue's region, account and name, which identify it regardless of how its URL is written.
     pub fn queue(&self) -> (Option<&str>, &str, &str) {
         (self.region(), &self.account, &self.name)
     }
@@ -66,7 +66,8 @@ impl FromStr for QueueUrl {
 
 impl QueueUrl {
     fn parse(text: &str) -> Option<Self> {
-        // Local clouds have no TLS. The scheme has no effect: the SDK uses the region's endpoint, or a configured one.
+        // Local clouds may have no TLS. The scheme has no effect: the SDK uses the region's endpoint, or a configured
+        // one.
         let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?;
         let (host, path) = rest.split_once('/')?;
         let (account, name) = path.split_once('/')?;
@@ -86,8 +87,8 @@ impl QueueUrl {
     }
 }
 
-/// The region in a host name: `sqs.<region>…` and `sqs-fips.<region>…`, also after the name of a VPC endpoint, and the
-/// older `<region>.queue.amazonaws.com`, which has no region if that is us-east-1.
+/// Returns the region in a host name: `sqs.<region>…` or `sqs-fips.<region>…`, also after the name of a VPC endpoint,
+/// or the older `<region>.queue.amazonaws.com`, which omits the region us-east-1.
 fn region(host: &str) -> Option<&str> {
     if host == "queue.amazonaws.com" {
         return Some("us-east-1");

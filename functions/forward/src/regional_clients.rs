@@ -12,8 +12,8 @@ use gatehouse::Setup;
 
 use crate::queue_url::QueueUrl;
 
-/// The longest that one attempt takes. A batch may be a whole megabyte, and a standard queue does not drop duplicates: a
-/// response that is only slow must not make the SDK send the batch again.
+/// The timeout of one attempt. A batch may be a whole megabyte, and a standard queue does not drop duplicates: a
+/// response that is merely slow must not make the SDK send the batch again.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One client per region.
@@ -21,13 +21,13 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct RegionalClients {
     /// The configuration for the function's own region.
     home: Config,
-    /// Clients by region; `None` is the function's own.
+    /// Clients by region; `None` is the function's own region.
     clients: Mutex<HashMap<Option<String>, Client>>,
 }
 
 impl RegionalClients {
-    /// Prepares the clients, and warms up the connection to the function's own region. The call is made to the function's
-    /// own queue (`QUEUE_URL`, if set), because its role may only send to a destination's.
+    /// Prepares the clients, and warms up the connection to the function's own region. Calls the function's own queue
+    /// (`QUEUE_URL`, if set), because its role may only send to destinations' queues.
     pub async fn connect(setup: &Setup) -> Self {
         let clients = Self::new(Builder::from(setup.sdk()));
         if let Some(own) = setup.environment().get("QUEUE_URL") {
@@ -37,7 +37,7 @@ impl RegionalClients {
         clients
     }
 
-    /// Clients with this configuration, which differ only by region and timeouts. An endpoint that it sets stays set.
+    /// Clients with this configuration, except for the region and the timeouts. An endpoint that it sets is kept.
     pub fn new(home: Builder) -> Self {
         let timeouts = TimeoutConfig::builder()
             .operation_attempt_timeout(ATTEMPT_TIMEOUT)

@@ -13,10 +13,10 @@ use crate::error::{ForwardError, is_content_error};
 use crate::message::{Message, MessageAttribute};
 use crate::queue_url::QueueUrl;
 
-/// A message to be sent, and where it comes from.
+/// A message to be sent, with its position.
 #[derive(Debug)]
 pub struct OutgoingMessage<'a> {
-    /// The caller's position of the message, to which the result belongs.
+    /// The caller's position of the message, which is returned with the result.
     pub position: usize,
     /// The id by which a FIFO queue drops duplicates within five minutes.
     pub deduplication_id: &'a str,
@@ -26,8 +26,8 @@ pub struct OutgoingMessage<'a> {
 
 /// Sends all pending messages, batch by batch. Returns each message's position with the result.
 ///
-/// A group stops at its first message that must be retried; the other groups continue. A queue that turns out to be
-/// closed is not called again.
+/// A group stops at its first message that must be retried; other groups continue. A queue that is inaccessible or does
+/// not exist is not called again.
 pub async fn send_all<'a>(
     client: &Client,
     queue: &QueueUrl,
@@ -35,11 +35,11 @@ pub async fn send_all<'a>(
     invocation: &Invocation,
 ) -> Vec<(usize, Result<(), ForwardError>)> {
     let mut results = Vec::with_capacity(pending.len());
-    // Why the rest is not sent.
+    // Why the remaining messages are not sent.
     let mut stopped = None;
     let mut single_sends = 0_usize;
     while !pending.is_empty() && stopped.is_none() {
-        // The queue may have accepted a call that is cut off: on a standard queue the messages would arrive twice.
+        // The queue might accept a call that is cut off: on a standard queue, its messages would then arrive twice.
         if invocation.is_running_late() {
             stopped = Some(ForwardError::TooLate(queue.clone()));
             break;
@@ -48,7 +48,7 @@ pub async fn send_all<'a>(
         single_sends = single_sends.saturating_sub(1);
         let sent = match send_batch(client, queue, &batch).await {
             Ok(sent) => sent,
-            // One message may be the reason why the whole batch failed, so each is sent alone.
+            // A single message may have made the whole batch fail, so each message is sent alone.
             Err(error) if batch.len() > 1 && is_content_error(error.code()) => {
                 single_sends = batch.len();
                 batch.into_iter().rev().for_each(|item| pending.push_front(item));
@@ -93,7 +93,8 @@ async fn send_batch(
         batch.iter().enumerate().map(|(id, item)| entry(id, item, queue.is_fifo())).collect();
     let entries = entries.map_err(SdkError::construction_failure)?;
     let response = client.send_message_batch().queue_url(queue.as_str()).set_entries(Some(entries)).send().await?;
-    // A call that succeeds says nothing about a message; one that the response does not contain counts as not accepted.
+    // A successful call says nothing about a single message; a message that the response does not contain counts as not
+    // accepted.
     let mut results = vec![Err(ForwardError::missing_in_response(queue)); batch.len()];
     let accepted = response.successful.iter().map(|entry| (entry.id(), Ok(())));
     let failed = response.failed.iter().map(|entry| (entry.id(), Err(ForwardError::from_entry(queue, entry))));

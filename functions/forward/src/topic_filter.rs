@@ -7,7 +7,7 @@ use serde::de::value::SeqAccessDeserializer;
 use serde::de::{IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, de};
 
-/// An MQTT topic filter: `+` matches one level, `#` at the end matches all that follow.
+/// An MQTT topic filter: `+` matches one level, and `#` at the end matches all remaining levels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicFilter(String);
 
@@ -19,7 +19,7 @@ pub struct ParseTopicFilterError;
 const EXPECTED: &str =
     "an MQTT topic filter of 1 to 256 bytes and at most 8 levels, with + as a whole level and # as the last one";
 
-/// AWS IoT's limits for a topic. A filter beyond them matches nothing.
+/// AWS IoT's limits for a topic. A filter beyond them would match nothing.
 const MAX_BYTES: usize = 256;
 const MAX_LEVELS: usize = 8;
 
@@ -34,7 +34,7 @@ impl FromStr for TopicFilter {
     type Err = ParseTopicFilterError;
 
     fn from_str(text: &str) -> Result<Self, ParseTopicFilterError> {
-        // `#` is allowed at the end only.
+        // `#` is allowed only at the end.
         let plain = if text == "#" { "+" } else { text.strip_suffix("/#").unwrap_or(text) };
         let is_level = |level: &str| level == "+" || !level.contains(['+', '#', '\0']);
         let is_filter = (1..=MAX_BYTES).contains(&text.len())
@@ -47,14 +47,14 @@ impl FromStr for TopicFilter {
 impl TopicFilter {
     /// Whether the filter matches a topic.
     pub fn matches(&self, topic: &str) -> bool {
-        // A leading wildcard does not match AWS's own topics.
+        // A leading wildcard does not match reserved topics, which start with `$`.
         if self.0.starts_with('$') != topic.starts_with('$') {
             return false;
         }
         let mut levels = topic.split('/');
         for expected in self.0.split('/') {
             match (expected, levels.next()) {
-                // It also matches no level at all: `a/#` matches `a`.
+                // Matches even if no level follows: `a/#` matches `a`.
                 ("#", _) => return true,
                 ("+", Some(_)) => {}
                 (expected, Some(level)) if expected == level => {}

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use test_support::{DocumentSchema, mutated, workspace_file};
 
-/// What a schema cannot express.
+/// Rules that a schema cannot express.
 const BEYOND: [&str; 2] = ["Another destination has the same name.", "Another destination has the same queue"];
 
 #[test]

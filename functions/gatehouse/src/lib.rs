@@ -7,11 +7,11 @@
 //!   schedule or another function sent a [`Command`]. Each has an [`EventId`] that stays the same over every retry.
 //! - An **envelope** is the JSON object around a device's bytes. AWS IoT writes it, in the rule's SQL. What the
 //!   envelope says (thing, topic, time) can be trusted; what the device says cannot.
-//! - A **delivery** is how events reach the function: one bare event, or a batch of Amazon SQS records. A handler does
-//!   not see the difference.
+//! - A **delivery** is how events reach the function: one bare event, or a batch of Amazon SQS records. A handler
+//!   cannot tell the difference.
 //! - An [`Outcome`] is the result of handling one event. *Done*: the effect is in place, and doing it again changes
 //!   nothing. *Refused*: the event can never succeed; it goes to quarantine, whole, with a [`Refusal`] that says why.
-//!   *Retry*: it may succeed later; only this event is handed back. No event is logged and dropped.
+//!   *Retry*: it may succeed later; only this event is returned for redelivery. No event is logged and dropped.
 //! - The **quarantine** is the DynamoDB table of refused events. An operator can list and resend them.
 //! - A **record** is an item of a [`VersionedTable`], which several processes update under optimistic locking. A
 //!   [`Document`] is configuration that an operator uploads as JSON.
@@ -44,9 +44,9 @@
 //! # }
 //! ```
 //!
-//! The modules, each of which depends only on those below it in its own files:
+//! The modules:
 //!
-//! - [`runtime`]: what runs a handler: INIT, deliveries, outcomes, metrics, logs.
+//! - [`runtime`]: everything around a handler: INIT, deliveries, outcomes, metrics, logs.
 //! - [`aws`]: SDK configuration, and clients of the services that several functions call.
 //! - [`store`]: tables and the guarantees built on them.
 //! - [`pki`]: X.509 certificates and revocation lists.

@@ -43,13 +43,13 @@ fn number(number: &[u8]) -> Vec<u8> {
     CA.crl_with(&[], |params| params.crl_number = SerialNumber::from_slice(number))
 }
 
-/// An extension; `oid` is what follows 2.5.29.
+/// An extension with the OID 2.5.29.`oid`.
 fn extension(oid: u8, critical: bool, value: &[u8]) -> Vec<u8> {
     let critical = if critical { element(1, &[0xff]) } else { Vec::new() };
     element(0x30, &[element(6, &[0x55, 0x1d, oid]), critical, element(4, value)].concat())
 }
 
-/// The good CRL with these extensions (each whole) instead of its own, signed again.
+/// The good CRL with these encoded extensions instead of its own, signed again.
 fn with_extensions(extensions: &[Vec<u8>]) -> Vec<u8> {
     CA.sign_changed(&GOOD, |parts| {
         *parts.last_mut().unwrap() = element(0xa0, &element(0x30, &extensions.concat()));
@@ -84,7 +84,7 @@ fn only_listed_serials_are_found() {
 fn empty_crl_lists_nothing() {
     let crl = read(&CA.crl(&[])).unwrap();
     assert!(!crl.lists(&Serial::new(&[])) && !crl.lists(&Serial::new(&[1])));
-    // So does one with an empty sequence of entries instead of none.
+    // So does a CRL with an empty sequence of entries instead of none.
     let empty = CA.sign_changed(&CA.crl(&[]), |parts| parts.insert(5, element(0x30, &[])));
     assert!(!read(&empty).unwrap().lists(&Serial::new(&[1])));
 }
@@ -171,7 +171,7 @@ fn crl_is_current_from_this_update_until_next_update() {
     assert_eq!(checked(NOW.plus(SKEW), NOW.plus(DAY)), Ok(()));
     assert_eq!(checked(NOW.plus(SKEW).plus(SECOND), NOW.plus(DAY)), Err(CrlError::NotYetValid));
     assert_eq!(checked(NOW.minus(DAY), NOW.plus(SECOND)), Ok(()));
-    // No skew here: by then the next one has been published.
+    // No skew is allowed here: the next CRL must have been published by then.
     assert_eq!(checked(NOW.minus(DAY), NOW), Err(CrlError::Expired));
 }
 
@@ -219,7 +219,7 @@ fn partial_crl_is_refused_even_if_not_marked_as_critical() {
     }
 }
 
-/// An issuing distribution point with this name, and only certificates of users.
+/// An issuing distribution point with this name, for user certificates only.
 fn point_of_users(name: &[u8]) -> Vec<u8> {
     let name = element(0xa0, &element(0xa0, &element(0x86, name)));
     extension(28, true, &element(0x30, &[name, vec![0x81, 1, 0xff]].concat()))
@@ -331,7 +331,7 @@ fn crl_with_a_flipped_bit_or_cut_off_is_refused() {
     }
 }
 
-/// Bytes inserted, removed, overwritten or swapped.
+/// A CRL with bytes inserted, removed, overwritten or swapped.
 fn changed(good: &'static [u8]) -> impl Strategy<Value = Vec<u8>> {
     let change = (any::<Index>(), any::<Index>(), prop::collection::vec(any::<u8>(), 0..6), 0..4_u8);
     prop::collection::vec(change, 1..4).prop_map(move |changes| {
@@ -409,7 +409,6 @@ impl Published {
         self.aws.state().set_attributes("devices", &[&format!("ca#{}", ca()), "status"], attributes);
     }
 
-    /// Replaces the chunks of a CA's CRL.
     fn set_chunks(&self, ca: &str, number: &str, chunks: &[Vec<u8>]) {
         let mut state = self.aws.state();
         let id = format!("ca#{ca}");
@@ -510,7 +509,7 @@ async fn only_a_few_crls_are_cached() {
         published.queries() - before
     };
     assert_eq!((queries("1234").await, queries("1234").await), (4, 0));
-    // The fifth takes the place of all the others.
+    // The fifth replaces all others in the cache.
     assert_eq!((queries("5").await, queries("5").await, queries("1").await), (1, 0, 1));
 }
 
@@ -531,7 +530,7 @@ async fn crl_with_missing_extra_or_wrong_chunks_is_not_used() {
     exchanged.swap(1, 2);
     set_chunks(&exchanged);
     assert!(matches!(published.fetch().await, Err(CrlFetchError::Crl(_))));
-    // The chunks are valid, but are not of the CRL that the status names.
+    // The chunks are valid, but belong to another CRL than the status names.
     let another = format!("{}6", "0".repeat(39));
     published.set_chunks(ca().as_str(), &another, &whole);
     published.set_status(&json!({"crlNumber": {"S": another}}));

@@ -1,4 +1,4 @@
-//! A delivery goes in, each event in it gets its own outcome, and the response hands back exactly what must be retried.
+//! Each event in a delivery gets its own outcome, and the response reports exactly the events that must be retried.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -194,7 +194,7 @@ async fn each_error_in_an_envelope_is_named() {
     assert_eq!(deliver_to_obedient(&no_base64).await.0.unwrap()["reason"], "bad-envelope");
 }
 
-/// Records its inputs, and sets no outcome but the first.
+/// Records its inputs, and sets only the first outcome.
 struct Recording(Arc<Mutex<Vec<DeviceEvent>>>);
 
 impl BatchHandler for Recording {

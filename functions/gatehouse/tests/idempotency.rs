@@ -46,14 +46,13 @@ fn effect(count: &Cell<u32>) -> impl Future<Output = Result<(), io::Error>> {
     })
 }
 
-/// Runs the effect in this process: its result, and how often it was performed.
+/// Runs the effect in this process. Returns its result, and how often it was performed.
 async fn run(process: &Process) -> (Result<Execution, IdempotencyError<io::Error>>, u32) {
     let count = Cell::new(0);
     let result = idempotency(process).run_once("event-1", &invocation(), effect(&count)).await;
     (result, count.get())
 }
 
-/// Runs an effect that fails.
 async fn run_failing(process: &Process) -> Result<Execution, IdempotencyError<io::Error>> {
     let failing = async || Err(io::Error::other("the topic is gone"));
     idempotency(process).run_once("event-1", &invocation(), failing()).await
@@ -80,7 +79,7 @@ async fn effect_is_claimed_until_the_deadline_then_marked() {
 
 #[tokio::test(start_paused = true)]
 async fn completed_effect_is_not_performed_again() {
-    // That its claim expired has no meaning once it is completed.
+    // An expired claim does not matter once the effect is completed.
     let aws = claimed("COMPLETED", NOW.millis() - 1, NOW.seconds() + 1);
     let (result, count) = run(&aws.process()).await;
     assert_eq!((result.unwrap(), count), (Execution::AlreadyCompleted, 0));

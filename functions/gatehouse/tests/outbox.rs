@@ -52,7 +52,7 @@ fn invocation(now: Timestamp) -> Invocation {
     Invocation::new("request-1", now, now.plus(TIMEOUT))
 }
 
-/// An account in whose record these messages are pending.
+/// An account with a record in which these messages are pending.
 async fn with_pending(ids: &str) -> FakeAws {
     let aws = account();
     let write = async |_: &VersionedItem| {
@@ -65,7 +65,7 @@ async fn with_pending(ids: &str) -> FakeAws {
     aws
 }
 
-/// Sends what is pending, with the outbox of this process.
+/// Sends the pending messages with the outbox of this process.
 async fn flush_with(
     outbox: &Outbox,
     process: &Process,
@@ -101,7 +101,6 @@ fn attribute(aws: &FakeAws, name: &str) -> Option<String> {
     aws.state().attribute("table", &KEY, name)
 }
 
-/// Another process's write.
 fn set_pending_as_another(state: &mut State, ids: &str) {
     let version: u64 = state.attribute("table", &KEY, "version").unwrap().parse().unwrap();
     let texts: Vec<_> = messages(ids).iter().map(|message| json!({"S": json!(message).to_string()})).collect();
@@ -125,7 +124,7 @@ async fn pending_messages_are_sent_once_in_order_and_removed() {
     let aws = with_pending("a b c").await;
     flush(&aws.process(), NOW).await.unwrap();
     assert_eq!((sent(&aws).as_str(), pending(&aws)), ("a b c", None));
-    // What depends on the messages that are left is adjusted in the same write.
+    // What depends on the remaining messages is updated in the same write.
     assert_eq!(attribute(&aws, "left").as_deref(), Some("0"));
     assert_eq!(aws.state().calls_to("PutItem table").len(), 1);
     flush(&aws.process(), NOW).await.unwrap();
@@ -142,7 +141,7 @@ async fn process_may_die_at_any_call_and_each_message_is_sent() {
             let died = tokio::time::timeout(Duration::from_secs(1), flush(&aws.process().fail(call, fault), NOW)).await;
             assert!(died.is_err(), "{fault:?} at call {call}");
             flush(&aws.process(), NOW.plus(2 * TIMEOUT)).await.unwrap();
-            // Sent twice only if the process dies after SNS accepted the message and before that is marked.
+            // Sent twice only if the process dies after SNS has accepted the message and before it is marked.
             let expected = match (fault, call) {
                 (Fault::DiesAfter, 3) | (Fault::DiesBefore, 4) => "a a b",
                 (Fault::DiesAfter, 6) | (Fault::DiesBefore, 7) => "a b b",
@@ -167,7 +166,7 @@ async fn message_that_another_invocation_is_sending_stays_pending() {
     assert!(matches!(Failure::from(error), Failure::Retry(_)));
     assert_eq!((sent(&aws).as_str(), pending(&aws)), ("a", Some(vec!["b".to_owned()])));
     assert_eq!(attribute(&aws, "left").as_deref(), Some("1"));
-    // It died: its claim has expired.
+    // The other process died, and its claim has expired.
     flush(&aws.process(), NOW.plus(2 * TIMEOUT)).await.unwrap();
     assert_eq!((sent(&aws).as_str(), pending(&aws)), ("a b", None));
 }

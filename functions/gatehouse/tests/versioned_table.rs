@@ -35,7 +35,7 @@ fn with_value(value: &str) -> Item {
     Item::from([("value".to_owned(), string(value))])
 }
 
-/// What another process writes: the value, and the version one above.
+/// Another process's write: sets the value, and increments the version.
 fn write_as_another(state: &mut State, value: &str) {
     let version = state.attribute("table", &KEY, "version").map_or(0, |version| version.parse::<u64>().unwrap());
     let attributes = json!({
@@ -180,7 +180,7 @@ async fn many_records_are_read_in_batches_until_all_are_processed() {
         let write = async |_: &VersionedItem| Ok::<_, TableError>(Update::Write(with_value(&key.pk), ()));
         table.update(key, &invocation, write).await.unwrap();
     }
-    // The last one does not exist, and one is requested twice, which DynamoDB would refuse.
+    // The last one does not exist, and one is requested twice, which DynamoDB would reject.
     let found = table.get_all(keys.iter().chain([&keys[0]])).await.unwrap();
     assert_eq!(found.len(), 149);
     for key in &keys[..149] {

@@ -1,7 +1,7 @@
 //! AWS IoT's registry of certificates, CAs and things. Every call may be repeated: a second one changes nothing.
 //!
-//! A crate of its own, because AWS IoT's SDK takes longer to compile than all others together: eight functions, and the
-//! library they share, do not wait for it.
+//! A separate crate, because AWS IoT's SDK takes longer to compile than all others together: most functions, and the
+//! library they share, do not have to wait for it.
 
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
@@ -24,22 +24,22 @@ use gatehouse::{BoxError, Failure, Setup, ThingName};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 
-/// The most certificates that AWS IoT returns per page.
+/// The maximum number of certificates that AWS IoT returns per page.
 const PAGE_SIZE: i32 = 250;
 
 /// The registry of this account and region.
 #[derive(Debug, Clone)]
 pub struct Registry {
     client: Client,
-    /// Limits the calls of `DescribeCertificate`, if they are limited.
+    /// The limit on calls of `DescribeCertificate`, if any.
     describe_limit: Option<RateLimit>,
 }
 
-/// At most this many calls in any second.
+/// Limits calls to a number within any one second.
 #[derive(Debug, Clone)]
 struct RateLimit {
     per_second: NonZeroUsize,
-    /// When the last calls were made, oldest first.
+    /// When the latest calls were made, oldest first.
     recent: Arc<Mutex<VecDeque<Instant>>>,
 }
 
@@ -50,7 +50,7 @@ impl RateLimit {
         if recent.len() >= self.per_second.get()
             && let Some(oldest) = recent.front()
         {
-            // It stays until then: this future may be dropped while it waits.
+            // Removed only afterwards, because this future may be dropped while it waits.
             sleep_until(*oldest + Duration::from_secs(1)).await;
             recent.pop_front();
         }
@@ -130,7 +130,8 @@ impl Registry {
         Self { client, describe_limit: None }
     }
 
-    /// Calls `DescribeCertificate` at most this many times in any second, because AWS IoT limits it per account.
+    /// Limits calls of [`Self::certificate`] to this many in any one second, because AWS IoT limits
+    /// `DescribeCertificate` per account.
     #[must_use]
     pub fn with_describe_limit(self, per_second: NonZeroUsize) -> Self {
         Self { describe_limit: Some(RateLimit { per_second, recent: Arc::default() }), ..self }
@@ -139,7 +140,7 @@ impl Registry {
     /// Connects to the registry, and warms up the connection.
     pub async fn connect(setup: &Setup) -> Self {
         let registry = Self::new(Client::new(setup.sdk()));
-        // No certificate has this id; that AWS IoT says so is enough.
+        // No certificate has this id; that response is enough.
         setup.warm_up("AWS IoT", registry.describe(&"0".repeat(64))).await;
         registry
     }
@@ -175,7 +176,7 @@ impl Registry {
         Ok(none_on("UpdateCertificate", response, is_missing)?.is_some())
     }
 
-    /// Returns a page of the certificates that a CA signed, starting at `marker`.
+    /// Returns a page of the certificates that a CA signed, starting at `marker`, or the first page.
     pub async fn certificates_signed_by(
         &self,
         ca: &CertificateId,
@@ -232,7 +233,7 @@ impl Registry {
         Ok(certificates)
     }
 
-    /// Creates a thing. An existing one is left as it is: it may be an operator's own.
+    /// Creates a thing. An existing one is left unchanged: an operator may have created it.
     pub async fn create_thing(
         &self,
         thing: &ThingName,

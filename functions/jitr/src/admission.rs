@@ -15,8 +15,8 @@ use crate::event::Registration;
 use crate::rejection::{Rejection, RejectionReason};
 use crate::{JitrHandler, notification, rejection_record};
 
-/// How often, and how many times, the record is read again while another invocation works on the same certificate. A
-/// rejected device connects again within a second, and each attempt causes an event.
+/// How often, and how many times at most, to poll the record while another invocation works on the same certificate. A
+/// rejected device reconnects within a second, and each attempt causes an event.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 const MAX_POLLS: usize = 25;
 
@@ -27,17 +27,17 @@ enum AdmissionStep {
     Admit,
     /// Carry out a rejection that is already decided.
     Reject(Rejection),
-    /// End an unfinished admission that somebody else has overridden.
+    /// End an unfinished admission that somebody else overrode.
     Abandon,
     /// Record that somebody else activated the certificate.
     RecordActive,
-    /// Nothing: everything is settled.
+    /// Nothing: the certificate is already settled.
     Nothing,
 }
 
 impl AdmissionStep {
-    /// Only a pending certificate is worked on, and unfinished work is finished. What an operator has deactivated stays
-    /// inactive.
+    /// Chooses a step: starts work only on a pending certificate, and finishes unfinished work. A certificate that an
+    /// operator has deactivated stays inactive.
     fn choose(status: &CertificateStatus, state: Option<&AdmissionState>) -> Self {
         match (status, state) {
             (_, Some(AdmissionState::Rejecting(rejection))) => Self::Reject(rejection.clone()),
@@ -54,7 +54,7 @@ impl AdmissionStep {
 enum Stop {
     /// The certificate is rejected.
     Rejected(RejectionReason),
-    /// Somebody else has set another status meanwhile, which stays.
+    /// Somebody else has set another status meanwhile, which is kept.
     Overridden,
     /// The CA's revocation list cannot be used now.
     CrlUnusable(CrlFetchError),
@@ -99,13 +99,13 @@ pub(crate) struct Admission<'a> {
 }
 
 impl Admission<'_> {
-    /// Does what the event calls for, under a lease on the certificate's record.
+    /// Handles the event, under a lease on the certificate's record.
     pub(crate) async fn run(&self) -> Result<(), Failure> {
         let Self { jitr, ids, invocation, .. } = self;
         let mut polls = 0;
         let (mut lease, certificate, is_blocked, step) = loop {
-            // The record first: if it says that everything is settled, the status that is read after it is no older. And
-            // while another invocation works on it, the status need not be read, which AWS IoT limits per account.
+            // Reads the record before the status, so that the status is at least as recent. While another invocation
+            // works on the certificate, the status, whose reads AWS IoT limits per account, is not read at all.
             let record = jitr.records.get(&ids.certificate, invocation).await?;
             if !record.is_leased {
                 let certificate = self.registered_certificate().await?;
@@ -174,7 +174,7 @@ impl Admission<'_> {
             }
             Err(Stop::Rejected(reason)) => reason,
             Err(Stop::Overridden) => return self.abandon(lease, registered).await,
-            // A pending certificate waits until the list can be used. One that is active already does not stay active.
+            // A pending certificate waits until the list can be used. An active one must not stay active meanwhile.
             Err(Stop::CrlUnusable(error)) if self.status().await? == Some(CertificateStatus::Active) => {
                 RejectionReason::CrlUnclear(error.to_string())
             }
@@ -186,7 +186,7 @@ impl Admission<'_> {
         self.reject(lease, registered, &rejection).await
     }
 
-    /// Performs every step of an admission but the completion of its record.
+    /// Performs every step of an admission except completing its record. Returns the thing and the certificate.
     async fn admit(
         &self,
         registered: &RegisteredCertificate,
@@ -234,7 +234,7 @@ impl Admission<'_> {
         Ok((thing, certificate))
     }
 
-    /// Checks that the CA is active, within its validity, may sign certificates, and is not blocked. Returns it with its
+    /// Checks that the CA is active, valid now, allowed to sign certificates, and not blocked. Returns it with its
     /// status.
     async fn check_ca(&self) -> Result<(CaCertificate, CaStatus), Stop> {
         let Self { jitr, ids, invocation, .. } = self;
@@ -273,7 +273,7 @@ impl Admission<'_> {
         if crl.lists(&certificate.serial) { Err(RejectionReason::RevokedByCrl.into()) } else { Ok(()) }
     }
 
-    /// Checks everything again that somebody may have changed since the first check. Returns the certificate's status.
+    /// Repeats all checks whose result may have changed since the first check. Returns the certificate's status.
     async fn check_again(&self, certificate: &DeviceCertificate) -> Result<CertificateStatus, Stop> {
         let (ca, ca_status) = self.check_ca().await?;
         self.check_crl(&ca, &ca_status, certificate).await?;
@@ -283,8 +283,9 @@ impl Admission<'_> {
         self.status().await?.ok_or(Stop::Overridden)
     }
 
-    /// Claims the thing's name for this certificate. The claim comes before the look at the thing, so that two
-    /// certificates of one name cannot both find nobody there. Returns the thing's other active certificates.
+    /// Claims the thing's name for this certificate. The claim precedes the check of the thing, so that two
+    /// certificates with the same name cannot both find the thing unused. Returns the thing's other active
+    /// certificates.
     async fn claim_name(&self, thing: &ThingName) -> Result<Vec<CertificateId>, Stop> {
         let Self { jitr, ids, invocation, .. } = self;
         let (mut from, mut replaced) = (None, Vec::new());
@@ -302,19 +303,19 @@ impl Admission<'_> {
         Ok(replaced)
     }
 
-    /// Checks that this certificate may take over the name of a thing from another one. Returns the other if it is
+    /// Checks that this certificate may take over a thing's name from another one. Returns the other one if it is
     /// active.
     async fn check_succession(&self, other: &CertificateId) -> Result<Option<CertificateId>, Stop> {
         match self.jitr.registry.certificate(other).await?.map(|found| found.status) {
             Some(CertificateStatus::Active) if self.jitr.rules.allows_rotation => Ok(Some(other.clone())),
             Some(CertificateStatus::Active) => Err(RejectionReason::NameTaken.into()),
-            // It may still be admitted or rejected.
+            // The other one may still be admitted or rejected.
             Some(CertificateStatus::PendingActivation) => Err(BusyError("another certificate of this name").into()),
             _ => Ok(None),
         }
     }
 
-    /// Notifies people that a device has a new certificate. The old one is not changed.
+    /// Notifies people that a device has a new certificate. The old certificate is not changed.
     async fn notify_rotation(&self, old: &CertificateId, thing: &ThingName) -> Result<(), Failure> {
         let Self { jitr, ids, event_id, invocation } = self;
         let new = &ids.certificate;
@@ -353,7 +354,7 @@ impl Admission<'_> {
         Ok(())
     }
 
-    /// Ends an admission that somebody else has overridden.
+    /// Completes the record of an admission that somebody else overrode, and keeps the status that they set.
     async fn abandon(&self, lease: &mut AdmissionLease, registered: &RegisteredCertificate) -> Result<(), Failure> {
         let rejection = Rejection {
             code: "taken-away".to_owned(),
@@ -367,7 +368,7 @@ impl Admission<'_> {
         Ok(())
     }
 
-    /// Answers the question why a device was rejected, for whoever searches by its name or by its certificate.
+    /// Logs why a device was rejected, so that the log can be searched by thing or by certificate.
     fn log_rejection(&self, message: &str, thing: Option<&ThingName>, rejection: &Rejection) {
         let Self { ids, event_id, invocation, .. } = self;
         tracing::warn!(
@@ -394,12 +395,12 @@ impl Admission<'_> {
     }
 }
 
-/// What can be parsed of a certificate that may be invalid.
+/// Parses what it can of a certificate that may be invalid.
 fn parse_unverified(registered: &RegisteredCertificate) -> Option<DeviceCertificate> {
     parse_pem(&registered.pem).ok().and_then(|der| DeviceCertificate::parse_unverified(&der))
 }
 
-/// The word for the status of a certificate that has been deleted.
+/// The status to report for a certificate that has been deleted.
 fn deleted() -> CertificateStatus {
     CertificateStatus::from("DELETED")
 }

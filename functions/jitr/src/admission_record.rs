@@ -1,9 +1,9 @@
 //! The record of a certificate's admission in the devices table.
 //!
-//! An invocation works on a certificate only under a lease on its record, so that two never do at the same time, and an
-//! event that is delivered twice cannot activate what an operator has deactivated after the first delivery. `revoke`
-//! writes the same records, to block or revoke a certificate: every write replaces the version that was read, and keeps
-//! all attributes that it does not set.
+//! An invocation works on a certificate only under a lease on its record. So two invocations never do at the same time,
+//! and an event that is delivered twice cannot reactivate a certificate that an operator deactivated in between.
+//! `revoke` writes the same records, to block or revoke a certificate: every write replaces the version that was read,
+//! and keeps all attributes that it does not set.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ use crate::event::Registration;
 use crate::expiry::{EXPIRES_ON, day};
 use crate::rejection::Rejection;
 
-/// How far an admission has come.
+/// The state of an admission.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdmissionState {
     /// It has started: the certificate may be active before everything is in place.
@@ -71,7 +71,7 @@ impl AdmissionState {
 /// The record of a certificate.
 #[derive(Debug, Clone)]
 pub struct AdmissionRecord {
-    /// How far its admission has come; `None` if none has started.
+    /// The state of its admission; `None` if none has started.
     pub state: Option<AdmissionState>,
     /// Whether an operator has blocked the certificate.
     pub is_blocked: bool,
@@ -105,7 +105,8 @@ impl AdmissionRecords {
         })
     }
 
-    /// Starts an admission, or continues one that another invocation left unfinished. A decision to reject stays.
+    /// Starts an admission, or continues one that another invocation left unfinished. A stored decision to reject is
+    /// kept.
     ///
     /// Returns `None` if another invocation is working on it, or the record has changed since it was read.
     pub async fn begin(
@@ -125,7 +126,7 @@ impl AdmissionRecords {
         Ok(lease.await?.map(|lease| AdmissionLease { lease, certificate: ids.certificate.clone() }))
     }
 
-    /// Records a certificate that somebody else activated. Returns `false` if an admission has been recorded meanwhile.
+    /// Records that somebody else activated a certificate. Returns `false` if an admission has been recorded meanwhile.
     pub async fn record_active(
         &self,
         ids: &Registration,
@@ -184,7 +185,7 @@ impl AdmissionLease {
         self.lease.release(invocation, change).await
     }
 
-    /// Completes a rejection. `certificate` is what could be parsed of it.
+    /// Completes a rejection. `certificate` is `None` if the certificate could not be parsed.
     pub async fn complete_rejection(
         &mut self,
         rejection: &Rejection,
@@ -204,7 +205,7 @@ impl AdmissionLease {
         self.lease.release(invocation, change).await
     }
 
-    /// Gives the lease back, so that the next attempt need not wait until it expires.
+    /// Releases the lease, so that the next attempt need not wait until it expires.
     pub async fn release(&mut self, invocation: &Invocation) -> Result<(), LeaseError> {
         self.lease.release(invocation, |item| set_updated(item, invocation.now())).await
     }

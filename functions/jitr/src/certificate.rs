@@ -36,15 +36,15 @@ pub struct DeviceCertificate {
     /// The SHA-256 digest of the content that the CA signed, as 64 hexadecimal digits. Unlike the certificate's id, it
     /// does not depend on how the signature is encoded.
     pub signed_digest: String,
-    /// The names of the distribution points where its CRLs are published.
+    /// The names of its CRL distribution points.
     pub distribution_points: Vec<String>,
     /// The subject's only common name.
     common_name: Result<String, CommonNameError>,
 }
 
 impl DeviceCertificate {
-    /// Parses a certificate, and validates it against the CA that it is registered under. `skew` is how far the clocks of
-    /// the CA and of AWS may be apart.
+    /// Parses a certificate, and validates it against the CA that it is registered under. `skew` is the allowed
+    /// difference between the clocks of the CA and AWS.
     pub fn validate(der: &[u8], ca: &CaCertificate, now: Timestamp, skew: Duration) -> Result<Self, RejectionReason> {
         let certificate = parse_certificate(der).map_err(|error| match error {
             CertificateError::TrailingBytes => RejectionReason::TrailingBytes,
@@ -79,7 +79,7 @@ impl DeviceCertificate {
         }
     }
 
-    /// The thing that the certificate is for. Its name must also match the operator's pattern as a whole.
+    /// Returns the thing that the common name names. The whole name must also match the operator's pattern.
     pub fn thing(&self, pattern: &Regex) -> Result<ThingName, RejectionReason> {
         let name = self.common_name.as_ref().map_err(|error| RejectionReason::NoThingName(*error))?;
         let name = ThingName::new(name.as_str()).map_err(|_| RejectionReason::BadThingName)?;
@@ -146,7 +146,7 @@ fn check_key(key: &SubjectPublicKeyInfo<'_>) -> Result<(), RejectionReason> {
     match key.parsed() {
         Ok(PublicKey::RSA(rsa)) => {
             let bits = rsa_bits(&rsa);
-            // A negative exponent, or one of more than 64 bits, counts as 0: no library makes such a key.
+            // A negative exponent, or one of more than 64 bits, counts as 0: no library generates such keys.
             let exponent = rsa.try_exponent().unwrap_or_default();
             if bits < MIN_RSA_BITS {
                 Err(RejectionReason::WeakKey(format!("RSA of {bits} bits")))

@@ -1,7 +1,8 @@
 //! Claims in the devices table that only one certificate can hold: a thing's name, and the content that a CA signed.
 //!
-//! A claim is one conditional write, without a read before it: it succeeds if nobody holds the claim, or if the holder is
-//! one of those that the caller names. Two certificates that claim the same thing concurrently cannot both succeed.
+//! A claim is a single conditional write without a prior read: it succeeds if nobody holds the claim, or if the caller
+//! or the holder that the caller names does. Two certificates that claim the same thing concurrently cannot both
+//! succeed.
 
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure;
@@ -28,7 +29,7 @@ impl Claims {
         Self(table)
     }
 
-    /// Claims a thing's name for a certificate, if nobody holds it, or `from` does.
+    /// Claims a thing's name for a certificate, if nobody or only `from` holds it.
     pub async fn claim_name(
         &self,
         thing: &ThingName,
@@ -39,7 +40,7 @@ impl Claims {
         self.claim(format!("thing#{thing}"), "name", certificate, from.unwrap_or(certificate), now).await
     }
 
-    /// Claims signed content, by its digest, for the certificate in which it is seen first, permanently.
+    /// Claims signed content, by its digest, permanently for the certificate in which it is first seen.
     pub async fn claim_signed_content(
         &self,
         digest: &str,
@@ -66,7 +67,7 @@ impl Claims {
             .item("part", string(sk))
             .item("certificateId", string(certificate.as_str()))
             .item("claimedAt", number(now.millis()))
-            // A claim whose response was lost is ours when the SDK repeats it.
+            // If the response was lost, the SDK's retry finds our own claim, and succeeds.
             .condition_expression("attribute_not_exists(id) OR certificateId IN (:ours, :from)")
             .expression_attribute_values(":ours", string(certificate.as_str()))
             .expression_attribute_values(":from", string(from.as_str()))

@@ -5,12 +5,12 @@ use gatehouse::pki::CertificateId;
 use gatehouse::{DeviceEvent, Refusal};
 use serde::Deserialize;
 
-/// An event has about 500 bytes; this leaves room for new fields.
+/// The maximum size of an event. They have about 500 bytes; this leaves room for new fields.
 const MAX_PAYLOAD_BYTES: usize = 8 * 1024;
 
 const TOPIC: &str = "$aws/events/certificates/registered/";
 
-/// A device has presented a new certificate. Whatever else the event says, the status above all, may be out of date and
+/// A device has presented a new certificate. Everything else in the event, above all the status, may be out of date and
 /// is looked up.
 #[derive(Debug, Clone)]
 pub struct Registration {

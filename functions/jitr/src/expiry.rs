@@ -1,4 +1,5 @@
-//! The daily check: which CRLs, CAs and devices' certificates expire soon, so that somebody renews them in time.
+//! The daily check for CRLs, CA certificates and device certificates that expire soon, so that somebody renews them in
+//! time.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,12 +15,12 @@ use time::OffsetDateTime;
 
 use crate::JitrHandler;
 
-/// The attribute that names the day on which something expires, the key of the index `runs-out`.
+/// The attribute with the day on which something expires (`YYYY-MM-DD`, UTC), the key of the index `runs-out`.
 pub const EXPIRES_ON: &str = "runsOutOn";
 
 const DAY: Duration = Duration::from_hours(24);
 
-/// How many are listed in one notification; all of them are counted.
+/// The maximum number of items that a notification lists. Its count includes all of them.
 const MAX_LISTED: usize = 20;
 
 /// The schedule's command: `{"check": "runs-out"}`.
@@ -35,7 +36,7 @@ enum CheckKind {
     Expiry,
 }
 
-/// Something that expires on a day. Sorts by day.
+/// Something that expires. Sorts by day.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Expiring {
     on: String,
@@ -49,7 +50,6 @@ impl fmt::Display for Expiring {
 }
 
 impl Expiring {
-    /// Reads an item of the devices table.
     fn read(item: &Item) -> Option<Self> {
         let (kind, id) = text(item, "id")?.split_once('#')?;
         let what = match (kind, text(item, "part")?) {
@@ -84,7 +84,7 @@ impl JitrHandler {
             expiring.extend(expiring_on(self.devices.table(), &on).await.map_err(Failure::Retry)?);
             ahead += DAY;
         }
-        // Also if it is zero: that ends the alarm.
+        // Counted even if zero, which ends the alarm.
         invocation.add("Expiring", u64::try_from(expiring.len()).unwrap_or(u64::MAX));
         let Some(message) = message_text(&expiring, within) else { return Ok(()) };
         let notification = Notification {
@@ -110,7 +110,7 @@ async fn expiring_on(table: &VersionedTable, on: &str) -> Result<Vec<Expiring>, 
     Ok(found)
 }
 
-/// Records when a CA certificate expires. Every write is the same write, so it needs no version.
+/// Records when a CA certificate expires. Every write is identical, so the item needs no version.
 pub(crate) async fn record_ca(
     table: &VersionedTable,
     ca: &CertificateId,
@@ -128,7 +128,7 @@ pub(crate) async fn record_ca(
     Ok(())
 }
 
-/// The day of a time in UTC, in the form of [`EXPIRES_ON`].
+/// Returns the day of a time in UTC, in the form of [`EXPIRES_ON`].
 pub fn day(at: Timestamp) -> String {
     let time = i64::try_from(at.seconds()).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
     time.map_or_else(|| "9999-12-31".to_owned(), |time| time.date().to_string())

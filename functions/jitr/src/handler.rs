@@ -19,11 +19,11 @@ use crate::expiry::{self, ExpiryCheck};
 
 const DAY: Duration = Duration::from_hours(24);
 
-/// How often a process calls `DescribeCertificate` in any second at most. AWS IoT allows about ten calls per second and
-/// account, and the templates run two processes.
+/// The maximum number of `DescribeCertificate` calls of a process in any one second. AWS IoT allows an account about
+/// ten calls per second, and the templates run two processes.
 pub const DESCRIBES_PER_SECOND: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4);
 
-/// Admits or rejects new devices, and reports once a day what expires soon.
+/// Admits or rejects new devices, and reports once a day which certificates and CRLs expire soon.
 #[derive(Debug)]
 pub struct JitrHandler {
     pub(crate) registry: Registry,
@@ -47,7 +47,7 @@ pub(crate) struct AdmissionRules {
     pub(crate) allows_rotation: bool,
     pub(crate) requires_crl: bool,
     pub(crate) rejected_status: CertificateStatus,
-    /// How far the clocks of a CA and of AWS may be apart.
+    /// The allowed difference between the clocks of a CA and AWS.
     pub(crate) clock_skew: Duration,
     pub(crate) expiry_warning: Duration,
 }
@@ -126,7 +126,6 @@ impl EventHandler for JitrHandler {
     }
 }
 
-/// The status that a rejected certificate gets.
 struct RejectedStatus(CertificateStatus);
 
 impl FromStr for RejectedStatus {

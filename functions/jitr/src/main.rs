@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use gatehouse::Concurrent;
 use jitr::JitrHandler;
 
-/// A certificate takes about twenty calls, which AWS IoT limits per account: one certificate after the other.
+/// One certificate at a time: each takes about twenty calls, which AWS IoT limits per account.
 const MAX_CONCURRENT: NonZeroUsize = NonZeroUsize::MIN;
 
 #[tokio::main(flavor = "current_thread")]

@@ -1,4 +1,4 @@
-//! What people are notified of.
+//! The notifications that people receive.
 
 use gatehouse::pki::CertificateId;
 use gatehouse::{Attribute, Notification, ThingName};
@@ -8,7 +8,8 @@ use crate::certificate::DeviceCertificate;
 use crate::event::Registration;
 use crate::rejection::Rejection;
 
-/// The notification of a rejected certificate, which has this status now. `certificate` is what could be parsed of it.
+/// Returns the notification of a rejected certificate, which now has this status. `certificate` is `None` if the
+/// certificate could not be parsed.
 pub(crate) fn rejected(
     ids: &Registration,
     event_id: &str,
@@ -25,7 +26,7 @@ pub(crate) fn rejected(
         ("eventId", Attribute::Text(event_id.to_owned())),
     ];
     let thing = certificate.and_then(DeviceCertificate::thing_name);
-    // That the name is its own is not proven.
+    // "Names", because the certificate does not prove that it belongs to the thing.
     let naming = thing.as_ref().map(|thing| format!(" that names thing {thing}")).unwrap_or_default();
     attributes.extend(thing.map(|thing| ("thing", Attribute::Text(thing.to_string()))));
     Notification {
@@ -36,7 +37,7 @@ pub(crate) fn rejected(
     }
 }
 
-/// The notification of a device's new certificate.
+/// Returns the notification of a device's new certificate.
 pub(crate) fn rotated(thing: &ThingName, old: &CertificateId, new: &CertificateId, event_id: &str) -> Notification {
     Notification {
         subject: "A device has a new certificate".to_owned(),

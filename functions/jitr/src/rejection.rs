@@ -1,4 +1,4 @@
-//! Why a device is rejected. That is a result of the function, not an error.
+//! Why a device is rejected, which is a result of the function, not an error.
 
 use gatehouse::pki::{CaError, CommonNameError};
 use iot_registry::CertificateStatus;
@@ -34,7 +34,7 @@ pub enum RejectionReason {
     /// It could sign other certificates.
     #[error("The certificate belongs to a CA, not to a device.")]
     IsACa,
-    /// It is for something else.
+    /// It is not for client authentication.
     #[error("The certificate is not for client authentication: its {0} does not allow it.")]
     KeyUsage(&'static str),
     /// It has an extension that must not be ignored.
@@ -52,8 +52,8 @@ pub enum RejectionReason {
     /// The CRL was replaced, while the certificate was being admitted, by one that is not usable.
     #[error("The CA's revocation list can no longer be used: {0}.")]
     CrlUnclear(String),
-    /// A signature can be encoded in more than one way, and each gives the certificate another id. What is decided about
-    /// one of them must hold for all.
+    /// The same signed content is known under another certificate id: a signature can be encoded in several ways, each
+    /// of which gives the certificate another id. A decision about one of them must hold for all.
     #[error("The same certificate is known already, with another encoding of its signature.")]
     AnotherEncoding,
     /// Its subject has no common name that can be read, or more than one.
@@ -62,7 +62,7 @@ pub enum RejectionReason {
     /// Its subject does not name a thing.
     #[error("The common name must have 1 to 128 of the characters a-z A-Z 0-9 : _ - and no others.")]
     BadThingName,
-    /// Its subject names a thing that the operator does not expect.
+    /// Its subject names a thing that does not match the operator's pattern.
     #[error("The common name does not match the pattern for thing names.")]
     NamePattern,
     /// Another certificate is active for this thing.
@@ -71,10 +71,10 @@ pub enum RejectionReason {
     /// The CA is not registered, or not active.
     #[error("The CA is not active.")]
     CaInactive,
-    /// The CA's own certificate is not valid.
+    /// The CA's own certificate has expired, or is not valid yet.
     #[error("The CA's own certificate is not valid now.")]
     CaExpired,
-    /// The CA's own certificate does not allow it, or has a limit that is not enforced.
+    /// The CA's own certificate does not allow it to sign certificates, or sets a limit that is not enforced here.
     #[error("The CA cannot be used: {0}.")]
     CaUnusable(#[from] CaError),
     /// `revoke` has blocked the CA.
@@ -115,8 +115,9 @@ impl RejectionReason {
         }
     }
 
-    /// The status that the certificate gets, so that the device stops causing events: the one that the operator chose,
-    /// but never `REVOKED` if the certificate may be valid, and something else forbids it that may change.
+    /// Returns the status that the certificate gets, so that the device stops causing events: `INACTIVE` if the
+    /// certificate may be valid but is not supported, or conflicts with the configuration or another certificate;
+    /// otherwise the status that the operator chose.
     pub fn status(&self, chosen: &CertificateStatus) -> CertificateStatus {
         match self {
             Self::UnsupportedAlgorithm(_)

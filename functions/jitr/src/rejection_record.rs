@@ -1,8 +1,8 @@
 //! The last rejection of a certificate that names a thing, in the devices table under the thing's name.
 //!
-//! A device is known by its name, but its certificate's record by the certificate's id. This item leads from one to the
-//! other. It says nothing about the thing's other certificates: anyone who holds a certificate of a registered CA can
-//! have it name the thing.
+//! Operators know a device by its name, but the key of its certificate's record is the certificate's id. This item
+//! leads from one to the other. It says nothing about the thing's other certificates: anyone with a certificate of a
+//! registered CA can have it name the thing.
 
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use gatehouse::store::item::{number, string};

@@ -31,7 +31,7 @@ static CA: LazyLock<Ca> = LazyLock::new(|| Ca::new("Test CA"));
 static AUTHORITY: LazyLock<CaCertificate> = LazyLock::new(|| CA.certificate());
 static KEY: LazyLock<KeyPair> = LazyLock::new(|| KeyPair::generate().unwrap());
 static GOOD: LazyLock<Vec<u8>> = LazyLock::new(|| issued(|_| ()));
-/// An RSA CA's, whose signature has no second form of its own.
+/// A certificate of an RSA CA, whose signature has only one valid encoding.
 static GOOD_RSA: LazyLock<(CaCertificate, Vec<u8>)> = LazyLock::new(|| rsa_signed(&PKCS_RSA_SHA256));
 
 fn issued(change: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
@@ -44,7 +44,6 @@ fn check(der: &[u8]) -> Result<DeviceCertificate, RejectionReason> {
     DeviceCertificate::validate(der, &AUTHORITY, NOW, SKEW)
 }
 
-/// The code of the rejection.
 fn code(der: &[u8]) -> &'static str {
     check(der).map_or_else(|reason| reason.code(), |_| "accepted")
 }
@@ -69,17 +68,17 @@ fn rsa_signed(algorithm: &'static SignatureAlgorithm) -> (CaCertificate, Vec<u8>
     (ca.certificate(), ca.issue(&device_params("thermometer-1"), &*KEY))
 }
 
-/// The good certificate with this public key in it, signed again.
+/// The good certificate with this public key, signed again.
 fn with_public_key(key: &[u8]) -> Vec<u8> {
     CA.sign_changed(&GOOD, |parts| parts[6] = key.to_vec())
 }
 
-/// The good certificate with these extensions (each whole) in it, signed again.
+/// The good certificate with these encoded extensions, signed again.
 fn with_extensions(extensions: &[Vec<u8>]) -> Vec<u8> {
     CA.sign_changed(&GOOD, |parts| parts.push(element(0xa3, &element(0x30, &extensions.concat()))))
 }
 
-/// An extension; `oid` is what follows 2.5.29.
+/// An extension with the OID 2.5.29.`oid`.
 fn extension(oid: u8, value: &[u8]) -> Vec<u8> {
     element(0x30, &[element(6, &[0x55, 0x1d, oid]), element(4, value)].concat())
 }
@@ -152,7 +151,7 @@ fn another_issuer_and_another_key_have_different_reasons() {
     let params = device_params("thermometer-1");
     assert_eq!(code(&other.issue(&params, &*KEY)), "issuer-mismatch");
     assert_eq!(code(&impostor.issue(&params, &*KEY)), "bad-signature");
-    // Another kind of string is another name: names are compared as they are written.
+    // Another string type makes another name: names are compared byte for byte.
     let printable = Ca::customized("Test CA", KeyPair::generate().unwrap(), |params| {
         let name = DnValue::PrintableString("Test CA".try_into().unwrap());
         params.distinguished_name.push(DnType::CommonName, name);
@@ -194,7 +193,7 @@ fn unsupported_extension_is_rejected_only_if_critical() {
     assert_eq!(code(&with(ours, true)), "unknown-critical-extension");
     assert!(sentence(&with(ours, true)).contains("1.3.6.1.4.1.99999.1"));
     assert_eq!(code(&with(ours, false)), "accepted");
-    // The parser knows name constraints; nothing here looks at them.
+    // The parser supports name constraints, but they are not enforced.
     assert_eq!(code(&with(&[2, 5, 29, 30], true)), "unknown-critical-extension");
     let mut names = CustomExtension::from_oid_content(&[2, 5, 29, 17], element(0x30, &element(0x82, b"a.example")));
     names.set_criticality(true);
@@ -335,7 +334,7 @@ fn subject_must_have_exactly_one_common_name() {
         params.distinguished_name.push(DnType::OrganizationName, "Example");
     });
     assert_eq!(thing(&absent), Err("bad-thing-name"));
-    // As two elements of the subject, and as two values of one.
+    // As two elements of the subject, and as two values of one element.
     let again = DnType::CustomDnType(vec![2, 5, 4, 3]);
     let two = issued(|params| params.distinguished_name.push(again, "thermometer-2"));
     assert_eq!(thing(&two), Err("bad-thing-name"));
@@ -360,7 +359,8 @@ fn bytes_after_the_der_have_their_own_reason() {
     }
 }
 
-/// Everything around what the CA signed that could be written in another way, and would give the certificate another id.
+/// Covers every part outside the signed content that could be encoded differently, which would give the certificate
+/// another id.
 #[test]
 fn only_canonical_der_may_surround_the_signed_content() {
     let [signed, algorithm, signature] = elements(&GOOD)[..] else { panic!("three parts") };
@@ -392,7 +392,7 @@ fn only_canonical_der_may_surround_the_signed_content() {
     ] {
         assert_eq!(code(&der), "malformed-certificate", "{what}");
     }
-    // A signature that ends in a 0 bit could leave that bit out. One in two does; this makes such a one.
+    // A signature that ends in a 0 bit could omit that bit. Half of all signatures do, so this finds one.
     let even = (0..64).map(|_| CA.sign(signed)).find(|der| der.last().is_some_and(|byte| byte % 2 == 0)).unwrap();
     let bits = content(elements(&even)[2]);
     let shorter = whole(&[signed, algorithm, &element(3, &[&[1], &bits[1..]].concat())]);
@@ -455,7 +455,7 @@ fn device_key_must_be_strong_rsa_or_on_a_tls_curve() {
     assert_eq!(code(&with_public_key(&openssl.read("public.der"))), "accepted");
 }
 
-/// An RSA key with such numbers in it; nobody has its other half.
+/// An RSA public key with these numbers; there is no private key for it.
 fn rsa_key(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
     let key = element(0x30, &[element(2, modulus), element(2, exponent)].concat());
     let rsa = [element(6, b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01"), vec![5, 0]].concat();
@@ -475,7 +475,7 @@ fn rsa_key_size_is_that_of_its_modulus_and_exponent_is_odd() {
         (modulus(2047), &[1, 0, 1][..], "weak-key"),
         (big.clone(), &[1, 0, 1], "accepted"),
         (modulus(16384), &[1, 0, 1], "accepted"),
-        // Zeros in front do not make it larger: DER has none.
+        // Leading zeros do not make the key larger: DER does not allow them.
         ([&[0; 128], &*modulus(1024)].concat(), &[1, 0, 1], "malformed-certificate"),
         (vec![0], &[1, 0, 1], "weak-key"),
         (big.clone(), &[1], "weak-key"),
@@ -572,7 +572,7 @@ fn unsupported_signature_algorithm_is_named() {
                 assert_eq!(reason.to_string(), expected, "{key} {signature}");
             }
         }
-        // It was the signature that was looked at: with another bit in it, it does not count.
+        // The signature is really verified: with one bit changed, it is not accepted.
         let mut forged = der;
         *forged.last_mut().unwrap() ^= 1;
         assert!(DeviceCertificate::validate(&forged, &authority, Timestamp::now(), SKEW).is_err(), "{key} {signature}");
@@ -581,7 +581,7 @@ fn unsupported_signature_algorithm_is_named() {
 
 #[test]
 fn key_of_another_kind_than_the_signature_is_rejected() {
-    // The same name, and a key that the algorithm cannot belong to.
+    // The same name, with a key that does not fit the algorithm.
     let elliptic = Ca::with_key("RSA CA", KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap()).certificate();
     assert_eq!(DeviceCertificate::validate(&GOOD_RSA.1, &elliptic, NOW, SKEW), Err(RejectionReason::BadSignature));
     let openssl = OpenSsl::new("kinds");
@@ -644,7 +644,7 @@ fn truncated_certificate_is_rejected() {
     }
 }
 
-/// A good certificate's DER with a few changes: bytes put in, taken out, or written over, and bytes exchanged.
+/// A good certificate's DER with bytes inserted, removed, overwritten or swapped.
 fn changed(good: &'static [u8]) -> impl Strategy<Value = Vec<u8>> {
     let change = (any::<Index>(), any::<Index>(), prop::collection::vec(any::<u8>(), 0..6), 0..4_u8);
     prop::collection::vec(change, 1..4).prop_map(move |changes| {

@@ -10,8 +10,8 @@ use gatehouse::{Failure, Setup, ThingName};
 use tokio::sync::Mutex;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-/// The minimum time between two calls of a process. The templates run at most five, so that an outage which disconnects
-/// a whole fleet leads to ten calls a second, like other calls that AWS IoT limits per account.
+/// The minimum time between two calls of a process. The templates run at most five processes, so an outage that
+/// disconnects a whole fleet leads to at most ten calls per second, like other calls that AWS IoT limits per account.
 const PACE: Duration = Duration::from_millis(500);
 
 /// The connections of this account's clients.
@@ -21,14 +21,14 @@ pub struct ClientStatus {
     pace: Mutex<Interval>,
 }
 
-/// What AWS IoT says of a client.
+/// What AWS IoT says about a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Connectivity {
     /// It is connected.
     Connected,
     /// It is not connected, or AWS IoT does not know it.
     NotConnected,
-    /// The function may not ask.
+    /// The function lacks the permission to ask.
     Denied,
 }
 
@@ -44,7 +44,7 @@ impl From<ClientStatusError> for Failure {
 }
 
 impl ClientStatus {
-    /// The connections that this client sees.
+    /// The connections that this SDK client can access.
     pub fn new(client: Client) -> Self {
         let mut pace = interval(PACE);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -54,13 +54,13 @@ impl ClientStatus {
     /// Connects to AWS IoT's data plane, and warms up the connection.
     pub async fn connect(setup: &Setup) -> Self {
         let status = Self::new(Client::new(setup.sdk()));
-        // No client has this id; that AWS IoT says so is enough. It is not counted as a call of the first check.
+        // No client has this id; that response is enough. Bypasses the pace, so that the first check need not wait.
         let ask = async { read(status.request(setup.function()).await).map(drop) };
         setup.warm_up("AWS IoT's data plane", ask).await;
         status
     }
 
-    /// Returns whether the client of a thing is connected now. Its id is the thing's name.
+    /// Returns whether the client of a thing, whose id is the thing's name, is connected now.
     pub async fn of(&self, thing: &ThingName) -> Result<Connectivity, ClientStatusError> {
         self.pace.lock().await.tick().await;
         read(self.request(thing.as_str()).await)
@@ -77,7 +77,7 @@ fn read(
     match response {
         Ok(connection) if connection.connected() => Ok(Connectivity::Connected),
         Ok(_) => Ok(Connectivity::NotConnected),
-        // Not connected for half an hour, and without a stored session.
+        // AWS IoT does not know clients that have been offline for half an hour and have no stored session.
         Err(error) if error.as_service_error().is_some_and(GetConnectionError::is_resource_not_found_exception) => {
             Ok(Connectivity::NotConnected)
         }

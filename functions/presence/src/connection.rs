@@ -1,4 +1,4 @@
-//! Decides which of a client's lifecycle events is the newest. They can be late, duplicated and out of order.
+//! Decides which of a client's lifecycle events is the newest. Events can be late, duplicated and out of order.
 
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 use gatehouse::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// Two events whose timestamps differ by more than this happened in that order. AWS's timestamps are accurate to two
-/// minutes, so the distance between two of them may be wrong by four.
+/// If the timestamps of two events differ by more than this, they give the order of the events. AWS's timestamps are
+/// accurate to two minutes, so the difference between two of them may be off by four.
 const CLEARLY_APART: Duration = Duration::from_mins(5);
 
 /// A client connected or disconnected: one event, or the newest one as it is recorded.
@@ -21,7 +21,7 @@ pub struct ConnectionEvent {
     pub version: u64,
     /// AWS's session identifier. A client that resumes its session keeps it.
     pub session: String,
-    /// The address that the connection came from, once its own connect is known.
+    /// The address that the connection came from; `None` until its connect event is known.
     pub address: Option<String>,
 }
 
@@ -40,10 +40,10 @@ pub enum ConnectionState {
 /// What an event changes about the recorded one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Merge {
-    /// The event is newer: record this from now on.
+    /// The event is newer. Record this in place of the recorded one.
     Newer(ConnectionEvent),
-    /// The event is the connect of the connection whose disconnect is recorded, and adds its address: record this from
-    /// now on.
+    /// The event is the connect of the connection whose disconnect is recorded, and adds its address. Record this in
+    /// place of the recorded one.
     Completed(ConnectionEvent),
     /// The event is recorded already.
     Duplicate,
@@ -79,12 +79,13 @@ impl ConnectionEvent {
 
     /// The order in which two events of one client happened.
     ///
-    /// A connection's disconnect follows its connect, whatever their timestamps. Otherwise, if the timestamps are clearly
-    /// apart, they decide: version numbers restart at 0 once a client has been offline for about an hour, or for as long
-    /// as its session is kept. If they are not, the client cannot have been offline that long, so its version numbers
-    /// have only increased. Two limitations: the session of an MQTT 5 client may expire within minutes, and if it
-    /// reconnects sooner than timestamps can show, that connect counts as older, until the next one. And AWS does not
-    /// promise that two sessions that close to each other have different version numbers; the later timestamp wins.
+    /// A connection's disconnect follows its connect, whatever their timestamps. Otherwise, timestamps that are clearly
+    /// apart decide, because version numbers restart at 0 once a client has been offline for about an hour, or for as
+    /// long as its session is kept. If the timestamps are close, the client cannot have been offline that long, so its
+    /// version numbers have only increased. There are two limitations. First, the session of an MQTT 5 client may
+    /// expire within minutes; if the client then reconnects before the timestamps are clearly apart, that connect
+    /// counts as older, until the next one. Second, AWS does not promise that two sessions so close together have
+    /// different version numbers; if they are equal, the later timestamp wins.
     fn order(&self, other: &Self) -> Ordering {
         let is_end = |event: &Self| !event.is_connected();
         if self.is_connection(other.version, &other.session) {
@@ -218,7 +219,7 @@ mod tests {
     }
 
     /// A client's true history: its events, and the last of them. `skews` are the errors of the timestamps, in seconds;
-    /// `kept` is for how many minutes offline the client's versions and session are kept.
+    /// `kept` is how long the versions and session of an offline client are kept, in minutes.
     fn history(steps: &[Step], skews: &[i64], kept: u64) -> (Vec<ConnectionEvent>, Option<ConnectionEvent>) {
         let mut events = Vec::new();
         let (mut open, mut last): (Option<ConnectionEvent>, Option<ConnectionEvent>) = (None, None);
@@ -283,7 +284,7 @@ mod tests {
                 let more: Vec<_> = duplicates.iter().map(|index| index.get(&events).clone()).collect();
                 events.extend(more);
             }
-            // A shuffle that one number reproduces.
+            // A shuffle that a single number reproduces.
             let mut random = order | 1;
             for index in (1..events.len()).rev() {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -12,7 +12,7 @@ use crate::notification::{PresenceChange, PresenceNotification};
 /// The attribute with the pending notifications.
 pub const PENDING: &str = "owed";
 
-/// How many unconfirmed disconnects are kept: far more than arrive before the connect that confirms one.
+/// The maximum number of unconfirmed disconnects that are kept: far more than arrive before the confirming connect.
 const MAX_UNCONFIRMED: usize = 16;
 
 /// What is known about a device.
@@ -23,7 +23,7 @@ pub struct DeviceRecord {
     /// The newest disconnects that may be rejected connection attempts, which anyone can make under the device's client
     /// id. Such a disconnect counts once the connect of its own connection arrives. Stored as `refusals`.
     pub unconfirmed: Vec<ConnectionEvent>,
-    /// When the device went offline, if a notification of that has been stored. Stored as `awaySince`.
+    /// When the device went offline, if a notification about it has been stored. Stored as `awaySince`.
     pub offline_since: Option<Timestamp>,
     /// The notifications to be sent, oldest first.
     pub pending: Vec<PresenceNotification>,
@@ -34,9 +34,9 @@ pub struct DeviceRecord {
 pub enum Applied {
     /// It changed the record.
     Changed,
-    /// Nothing: it is recorded already.
+    /// Nothing: the event is recorded already.
     Duplicate,
-    /// Nothing: a newer one is recorded.
+    /// Nothing: a newer event is recorded.
     OutOfOrder,
 }
 
@@ -102,13 +102,13 @@ impl DeviceRecord {
         }
     }
 
-    /// Whether this event calls for a check later: see [`Self::is_unannounced`].
+    /// Whether this event requires a check later: see [`Self::is_unannounced`].
     pub fn needs_check(&self, event: &ConnectionEvent) -> bool {
         self.is_unannounced(event.version, &event.session)
     }
 
-    /// Adds a notification if the device is still offline by the end of this connection, unless there has been one.
-    /// Returns whether it did.
+    /// Adds a notification if the device is still offline since the end of this connection, and that is not announced
+    /// yet. Returns whether it did.
     pub fn check(&mut self, version: u64, session: &str) -> bool {
         if !self.is_unannounced(version, session) {
             return false;
@@ -123,13 +123,13 @@ impl DeviceRecord {
         true
     }
 
-    /// Whether the device is offline by the end of this connection, and that is not announced yet.
+    /// Whether the device is offline since the end of this connection, and that is not announced yet.
     pub fn is_unannounced(&self, version: u64, session: &str) -> bool {
         let is_end = |latest: &ConnectionEvent| !latest.is_connected() && latest.is_connection(version, session);
         self.offline_since.is_none() && self.latest.as_ref().is_some_and(is_end)
     }
 
-    /// Parses the attributes that [`Self::to_item`] wrote. Without any, nothing is known.
+    /// Parses the attributes that [`Self::to_item`] wrote. An empty item gives an empty record.
     pub fn parse(item: &Item) -> Result<Self, DeviceRecordError> {
         if item.is_empty() {
             return Ok(Self::default());
@@ -190,7 +190,7 @@ fn invalid(name: &str) -> DeviceRecordError {
     DeviceRecordError(format!("attribute {name} is missing or has the wrong type").into())
 }
 
-/// A list of JSON strings.
+/// Converts values to a list of JSON strings.
 fn list(values: &[impl Serialize]) -> Result<AttributeValue, DeviceRecordError> {
     let texts = values.iter().map(|value| serde_json::to_string(value).map(AttributeValue::S));
     let texts = texts.collect::<Result<_, _>>();

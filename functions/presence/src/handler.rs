@@ -22,7 +22,7 @@ pub struct PresenceHandler {
     topic: Topic,
     idempotency: Idempotency,
     grace_period: Duration,
-    /// Who is asked before a device is announced as offline, if anyone.
+    /// Confirms that a device is offline before that is announced; `None` if that is turned off.
     client_status: Option<ClientStatus>,
 }
 
@@ -39,8 +39,8 @@ impl PresenceHandler {
         Self::from_environment(environment, devices, queue?, topic?, idempotency, client_status?)
     }
 
-    /// Reads `GRACE_SECONDS`: how long a device may be offline before that is news, from 0 to 900 (default 300).
-    /// ([`Self::new`] also reads `CONFIRM_OFFLINE`: whether AWS IoT is asked before that is announced, by default `true`.)
+    /// Reads `GRACE_SECONDS`: how long a device may be offline before that is announced, from 0 to 900 (default 300).
+    /// ([`Self::new`] also reads `CONFIRM_OFFLINE`: whether to ask AWS IoT for confirmation first, by default `true`.)
     pub fn from_environment(
         environment: &Environment,
         devices: VersionedTable,
@@ -66,7 +66,7 @@ impl PresenceHandler {
         self.count_failure(&event.thing, &lifecycle_event, invocation).await
     }
 
-    /// Updates the device's record, and performs what follows from it.
+    /// Updates the device's record, schedules a check if necessary, and sends pending notifications.
     async fn apply(&self, thing: &ThingName, event: &ConnectionEvent, invocation: &Invocation) -> Result<(), Failure> {
         let key = key(thing);
         let updated = self.devices.update(&key, invocation, async |old| {
@@ -101,7 +101,7 @@ impl PresenceHandler {
         if is_due && self.is_connected(&thing, invocation).await? {
             return self.flush(&thing, record, invocation).await;
         }
-        // If the record has changed while AWS IoT was asked, it decides.
+        // If the record has changed while AWS IoT was asked, the new record decides.
         let updated = self.devices.update_from(record, &key, invocation, async |old| {
             let mut device = DeviceRecord::parse(&old.item)?;
             let is_offline = device.check(check.version, &check.session);
@@ -110,10 +110,11 @@ impl PresenceHandler {
         self.flush(&thing, updated.await?.record, invocation).await
     }
 
-    /// Whether AWS IoT says that the device is connected, whatever its record says: its return may be late or lost.
+    /// Whether AWS IoT says that the device is connected, whatever its record says: the event of its return may be late
+    /// or lost.
     ///
-    /// If the function may not ask, the record stands. A missing permission does not heal by itself, and no notification
-    /// may wait for it.
+    /// Without permission to ask, the function relies on the record. A missing permission does not fix itself, and must
+    /// not hold back notifications.
     async fn is_connected(&self, thing: &ThingName, invocation: &Invocation) -> Result<bool, Failure> {
         let Some(client_status) = &self.client_status else { return Ok(false) };
         let request_id = invocation.request_id();
@@ -133,7 +134,6 @@ impl PresenceHandler {
         }
     }
 
-    /// Sends the pending notifications of a device.
     async fn flush(&self, thing: &ThingName, record: VersionedItem, invocation: &Invocation) -> Result<(), Failure> {
         let id = |notification: &PresenceNotification| format!("{thing}#{}", notification.id());
         let send = async |notification: &PresenceNotification| {
@@ -144,7 +144,7 @@ impl PresenceHandler {
         Ok(self.outbox.flush(&key(thing), record, invocation, id, send, |_, _| {}).await?)
     }
 
-    /// Counts and logs a failure that concerns an operator, once per event.
+    /// Counts and logs, once per event, a failure that concerns an operator.
     async fn count_failure(
         &self,
         thing: &ThingName,

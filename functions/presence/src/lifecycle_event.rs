@@ -6,10 +6,10 @@ use serde::Deserialize;
 
 use crate::connection::{ConnectionEvent, ConnectionState};
 
-/// An event has about 400 bytes; this leaves room for new fields.
+/// The maximum size of an event. They have about 400 bytes; this leaves room for new fields.
 const MAX_PAYLOAD_BYTES: usize = 8 * 1024;
 
-/// The maximum length of a session identifier. AWS's have 36 characters.
+/// The maximum length of a session identifier. Those from AWS have 36 characters.
 const MAX_SESSION_LENGTH: usize = 64;
 
 /// What AWS IoT reports about a client.
@@ -23,7 +23,7 @@ pub enum LifecycleEvent {
         reason: String,
         /// The attempt's session identifier.
         session: String,
-        /// When.
+        /// When it failed.
         at: Timestamp,
     },
 }
@@ -50,7 +50,7 @@ enum EventType {
 }
 
 impl EventType {
-    /// Its level in the topic.
+    /// The topic level that names it.
     fn topic_level(self) -> &'static str {
         match self {
             Self::Connected => "connected",
@@ -63,8 +63,8 @@ impl EventType {
 impl LifecycleEvent {
     /// Parses an event, which must be about the thing that the envelope names.
     ///
-    /// Refused with the codes of [`DeviceEvent::payload`], with `topic-mismatch`, or with `invalid-value` if its time is
-    /// in the future.
+    /// Refused with the codes of [`DeviceEvent::payload`], with `topic-mismatch`, or with `invalid-value` if its time
+    /// is more than an hour in the future.
     pub fn parse(event: &DeviceEvent) -> Result<Self, Refusal> {
         let payload: Payload = event.payload(MAX_PAYLOAD_BYTES)?;
         if payload.client_id != event.thing.as_str() {

@@ -1,4 +1,4 @@
-//! What subscribers receive: that a device stays offline, or that it is back online.
+//! The notifications that subscribers receive: a device stays offline, or is back online.
 
 use gatehouse::{Attribute, Notification, ThingName, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -97,7 +97,7 @@ impl PresenceNotification {
     }
 }
 
-/// Formats a time to the minute: AWS's timestamps are accurate to two.
+/// Formats a time to the minute, because AWS's timestamps are only accurate to two minutes.
 fn format_minute(at: Timestamp) -> String {
     let time = i64::try_from(at.seconds()).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
     time.map_or_else(

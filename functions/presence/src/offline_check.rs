@@ -18,7 +18,6 @@ pub struct OfflineCheck {
     pub session: String,
 }
 
-/// What is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum CheckKind {
     #[serde(rename = "away")]

@@ -1,4 +1,4 @@
-//! The handler against the fake AWS: whatever happens to lifecycle events and checks, the record is right, and each
+//! The handler against the fake AWS: whatever happens to lifecycle events and checks, the record is correct, and each
 //! absence is announced once.
 #![allow(
     clippy::unwrap_used,
@@ -23,7 +23,7 @@ use test_support::{
 };
 
 const GRACE: Duration = Duration::from_mins(5);
-/// How long the queue waits before it delivers a message again.
+/// How long the queue waits before it redelivers a message.
 const VISIBILITY_TIMEOUT: Duration = Duration::from_mins(3);
 const QUEUE_URL: &str = "https://sqs.eu-west-1.amazonaws.com/123456789012/presence";
 const DEVICES: Table =
@@ -62,7 +62,8 @@ async fn deliver_until_done(process: Process, event: &Value, now: Timestamp) -> 
     process.deliver_until_done(|process| handler(process).unwrap(), event, now).await
 }
 
-/// Delivers one event each to two processes at the same time, and retried ones to others after the visibility timeout.
+/// Delivers one event each to two processes at the same time, and retried events to other processes after the
+/// visibility timeout.
 async fn deliver_together([one, other]: [(Process, Value); 2], now: Timestamp) {
     let aws = one.0.aws.clone();
     let delivered = tokio::join!(deliver(&one.0, &one.1, now), deliver(&other.0, &other.1, now));
@@ -227,7 +228,7 @@ async fn event_from_the_far_future_does_not_make_later_ones_late() {
     let delivered = deliver(&aws.process(), &disconnected(2, NOW), NOW).await;
     assert_eq!((delivered.is_done(), delivered.count("OutOfOrder")), (true, 0));
     assert_eq!(is_connected(&aws), false);
-    // An hour is still the clocks' error.
+    // An hour is still within the allowed clock error.
     let mut ahead = connected(3, NOW);
     ahead["payload"]["timestamp"] = json!(NOW.plus(Duration::from_hours(1)));
     assert!(deliver(&aws.process(), &ahead, NOW).await.is_done());
@@ -258,7 +259,7 @@ async fn retry_sends_the_check_that_a_crash_left_unsent() {
 async fn next_event_sends_the_notification_that_a_crash_left_pending() {
     let aws = account();
     deliver(&aws.process(), &disconnected(3, NOW), NOW).await;
-    // After the read, the question whether it is connected, and the write comes the claim.
+    // The fourth call is the claim, after the read, the call that asks for the connection, and the write.
     let process = aws.process().fail(4, Fault::DiesBefore);
     assert_eq!(deliver(&process, &check(3), NOW).await.response, None);
     assert_eq!(notified(&aws), NOBODY);
@@ -268,7 +269,7 @@ async fn next_event_sends_the_notification_that_a_crash_left_pending() {
     assert_eq!(notified(&aws), ["away", "back"]);
 }
 
-/// Whatever fails once, at whichever call, the result is the same.
+/// The result is the same if any single call fails, in any way.
 #[tokio::test(start_paused = true)]
 async fn one_fault_at_any_call_does_not_change_the_result() {
     let journey = [
@@ -307,7 +308,8 @@ async fn one_fault_at_any_call_does_not_change_the_result() {
             let checks: Vec<_> = sent_checks(&aws).iter().map(|(check, _)| check.clone()).collect();
             assert!(!checks.is_empty() && checks.iter().all(|sent| *sent == check(3)), "{case}: {checks:?}");
             let mut notified = notified(&aws);
-            // SNS has no idempotency of its own: twice only if it accepted the message and that could not be recorded.
+            // SNS has no idempotency of its own: sent twice only if it accepted the message and that could not be
+            // recorded.
             let is_unconfirmed = matches!(fault, Fault::DiesBefore | Fault::DiesAfter | Fault::Lost);
             if is_unconfirmed && calls.last().is_some_and(|last| last == "Publish") {
                 assert_eq!(notified.len(), 3, "{case}");
@@ -355,12 +357,11 @@ proptest! {
     }
 }
 
-/// The calls of this operation.
 fn calls_to(aws: &FakeAws, operation: &str) -> usize {
     aws.state().calls_to(operation).len()
 }
 
-/// Sets what AWS IoT says of the device.
+/// Sets what AWS IoT says about the device.
 fn set_connection(aws: &FakeAws, is_connected: bool) {
     aws.state().connections.insert("greenhouse-1".to_owned(), is_connected);
 }
@@ -406,7 +407,7 @@ async fn return_while_aws_iot_is_asked_is_not_announced_as_absence() {
     let aws = account();
     deliver(&aws.process(), &disconnected(3, NOW), NOW).await;
     let (checking, returning) = (aws.process(), aws.process());
-    // The check reads and asks; the return reads and writes; then the check writes.
+    // The check reads and asks AWS IoT; the return reads and writes; then the check writes.
     aws.serve_in_order([2, 2, 3, 3, 2]);
     deliver_together([(checking, check(3)), (returning, connected(4, NOW.plus(GRACE)))], NOW.plus(GRACE)).await;
     assert_eq!((notified(&aws), is_connected(&aws)), (Vec::new(), json!(true)));
@@ -482,7 +483,7 @@ async fn batch_in_the_wrong_order_gives_the_right_record() {
 #[tokio::test(start_paused = true)]
 async fn only_the_failed_event_of_a_batch_is_retried() {
     let aws = account();
-    // The read for one of the two.
+    // The read of one of the two devices' records.
     let process = aws.process().fail(1, Fault::Denied);
     let mut other = connected(1, NOW);
     for (at, value) in [("/payload/clientId", "other"), ("/thing", "other")] {

@@ -1,4 +1,4 @@
-//! What `revoke` writes into the devices table for `jitr` to read: the block of a CA, and the record of each certificate.
+//! What `revoke` writes to the devices table for `jitr` to read: a CA's block, and each certificate's record.
 
 use std::collections::HashMap;
 
@@ -10,23 +10,24 @@ use gatehouse::store::item::{number, string, text};
 use gatehouse::{Failure, Invocation, Item, Key, TableError, Timestamp, Update, VersionedItem, VersionedTable};
 use iot_registry::ListedCertificate;
 
-/// The admission records of certificates, which `jitr` writes too, and the status of CAs.
+/// The admission records of certificates, which `jitr` also writes, and the status of CAs.
 #[derive(Debug, Clone)]
 pub struct CertificateRecords(VersionedTable);
 
-/// What the devices table says of a certificate. Empty if it has no record.
+/// What the devices table says about a certificate. Empty if the certificate has no record.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct CertificateRecord {
     /// The record's state.
     pub state: Option<String>,
-    /// The id of the last run that set out to revoke it.
+    /// The id of the last run that claimed it for revocation.
     pub revoked_by: Option<String>,
     /// Its serial number.
     pub serial: Option<Serial>,
-    /// The thing that it was admitted for. A rejected certificate may name a thing that is another's.
+    /// The thing that it was admitted for; `None` if it was rejected, because it may name a thing of another
+    /// certificate.
     pub thing: Option<String>,
-    /// Whether AWS IoT knew a session under the thing's name when the last run that revoked it ended it; `None` if that
-    /// run has not, or could not.
+    /// Whether AWS IoT knew a session under the thing's name when the last run to revoke it ended the session; `None`
+    /// if that run has not ended it, or could not.
     pub is_disconnected: Option<bool>,
     /// The record, as it is stored.
     pub stored: VersionedItem,
@@ -46,12 +47,12 @@ impl CertificateRecord {
     }
 }
 
-/// Why a certificate is revoked, for its record.
+/// The reason for a revocation, as stored in the certificate's record.
 #[derive(Debug, Clone, Copy)]
 pub struct RevocationReason<'a> {
     /// A code for machines.
     pub code: &'static str,
-    /// A sentence, or the operator's own words.
+    /// A sentence, or the reason in the operator's command.
     pub text: &'a str,
 }
 
@@ -72,9 +73,10 @@ impl CertificateRecords {
         Self(table)
     }
 
-    /// Blocks a CA: from now on no certificate that it signed is admitted. The time of the first block is kept.
+    /// Blocks a CA: from now on, none of its certificates are admitted. `blockedAt` keeps the time of the first block.
     ///
-    /// Sets these attributes only, and no version: the operators' scripts write other attributes of the same item.
+    /// Sets only these attributes, without a version, because operators' scripts write other attributes of the same
+    /// item.
     pub async fn block_ca(&self, ca: &CertificateId, reason: Option<&str>, now: Timestamp) -> Result<(), BlockError> {
         const SET: &str = "SET blocked = :true, blockedAt = if_not_exists(blockedAt, :now)";
         let Self(table) = self;
@@ -92,7 +94,7 @@ impl CertificateRecords {
         Ok(())
     }
 
-    /// Blocks a certificate: from now on it is not admitted.
+    /// Blocks a certificate, so that it is no longer admitted.
     pub async fn block(&self, certificate: &CertificateId, invocation: &Invocation) -> Result<(), TableError> {
         let record = self.0.get(&key(certificate)).await?;
         let blocked = |item: &mut Item| drop(item.insert("blocked".to_owned(), AttributeValue::Bool(true)));
@@ -113,7 +115,7 @@ impl CertificateRecords {
     }
 
     /// Records that a run is about to revoke a certificate, so that the run recognizes its own work. An admission that
-    /// has leased the record loses it.
+    /// holds a lease on the record loses it.
     pub async fn claim(
         &self,
         certificate: &CertificateId,
@@ -129,7 +131,7 @@ impl CertificateRecords {
         self.change(certificate, record, invocation, claim).await
     }
 
-    /// Records that a certificate is revoked, and whether its session ended. It no longer expires.
+    /// Records that a certificate is revoked, and whether its session ended. Its expiry is no longer reported.
     pub async fn mark_revoked(
         &self,
         certificate: &CertificateId,
@@ -172,7 +174,7 @@ impl CertificateRecords {
     }
 }
 
-/// Takes the record away from whoever has leased it.
+/// Takes the record's lease away from its holder.
 fn take_over(item: &mut Item, run_id: &str) {
     item.insert("owner".to_owned(), string(run_id));
     item.remove("ownedUntil");

@@ -1,4 +1,4 @@
-//! The commands of `revoke`: an operator's, and its own to continue a run.
+//! The commands of `revoke`: those from operators, and its own to continue a run.
 
 use std::fmt;
 
@@ -60,7 +60,7 @@ pub struct RevocationRequest {
     pub reason: Option<String>,
 }
 
-/// What a valid command calls for.
+/// What a valid command tells the function to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommandKind {
     /// Start a run.
@@ -90,7 +90,7 @@ impl RevocationCommand {
         }
     }
 
-    /// Returns what the command is about and what it calls for.
+    /// Validates the command; returns its target and what to do.
     ///
     /// Refused with `bad-order` if its fields cannot be combined, and with `invalid-value` if one has an invalid value.
     pub fn parse(&self) -> Result<(RevocationTarget, CommandKind), Refusal> {

@@ -11,9 +11,10 @@ pub enum RevocationDecision {
     Revoke,
     /// It is revoked.
     Revoked {
-        /// This run has revoked it. A run whose process died between a revocation and its count still counts it right.
+        /// Whether this run revoked it, so that the count is right even if the process died between the revocation and
+        /// the count.
         by_this_run: bool,
-        /// Its record says something else and must be corrected.
+        /// Whether its record says something else and must be corrected.
         is_record_wrong: bool,
     },
 }
@@ -28,7 +29,8 @@ impl RevocationDecision {
         let is_record_wrong = match record.state.as_deref() {
             Some("revoked") => false,
             Some("admitting" | "admitted" | "found-active") => true,
-            // The record of a rejection explains the status already, and a certificate that others revoked needs none.
+            // A record of a rejection already explains the status, and a certificate that others revoked needs no
+            // record.
             _ => by_this_run,
         };
         Self::Revoked { by_this_run, is_record_wrong }

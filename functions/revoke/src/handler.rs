@@ -11,7 +11,7 @@ use crate::run_record::{RunRecords, StepClaim};
 use crate::sessions::Sessions;
 use crate::step::RunStep;
 
-/// Carries out commands to revoke.
+/// Handles revocation commands.
 #[derive(Debug)]
 pub struct RevokeHandler {
     pub(crate) registry: Registry,

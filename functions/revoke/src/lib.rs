@@ -1,15 +1,15 @@
-//! Blocks a CA and revokes every certificate that it signed, or only those on its revocation list; or blocks and revokes
-//! one certificate.
+//! Blocks a CA and revokes every certificate that it signed; or revokes only those on its revocation list; or blocks
+//! and revokes one certificate.
 //!
-//! Whatever is to be revoked is *blocked* first: `jitr` reads the block just before and just after it activates a
-//! certificate. Then it is revoked, and swept once more when no admission that was under way at the time can still be
-//! running. So whatever an admission activates meanwhile is taken back by one of the two functions.
+//! The target is *blocked* first: `jitr` checks for the block just before and just after it activates a certificate.
+//! Then the certificates are revoked in a sweep, and in a second one once every admission that was in progress must
+//! have ended. So if an admission activates a certificate meanwhile, one of the two functions undoes it.
 //!
-//! A revoked certificate cannot connect any more, but AWS IoT lets a session that it has opened go on for minutes. So each
-//! revocation is followed by the end of the session under the thing's name: see [`Sessions`].
+//! A revoked certificate can no longer connect, but AWS IoT lets its open sessions continue for minutes. So the
+//! function ends the session under the thing's name after each revocation: see [`Sessions`].
 //!
-//! One command starts one [*run*](run::RevocationRun), which may take many invocations: each hands what is left over to
-//! the next one, through the function's own queue. See [`run_record`] for why none is lost on the way.
+//! One command starts one [*run*](run::RevocationRun), which may take many invocations: each hands the remaining work
+//! over to the next one through the function's own queue. [`run_record`] explains why no work is lost.
 
 pub mod certificate_record;
 pub mod command;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use gatehouse::Concurrent;
 use revoke::RevokeHandler;
 
-/// AWS IoT limits how fast an account may revoke certificates: one run after the other.
+/// One run at a time, because AWS IoT limits how fast an account may revoke certificates.
 const MAX_CONCURRENT: NonZeroUsize = NonZeroUsize::MIN;
 
 #[tokio::main(flavor = "current_thread")]

@@ -1,11 +1,11 @@
-//! The report that people get when a run has ended.
+//! The report that people receive when a run has ended.
 
 use gatehouse::{Attribute, Notification};
 
 use crate::command::RevocationTarget;
 use crate::run::RevocationRun;
 
-/// The report on a run that has finished its last sweep. `id` is the run's id.
+/// Returns the report on a run whose sweeps have ended. `id` is the run's id.
 pub fn notification(target: &RevocationTarget, id: &str, run: &RevocationRun) -> Notification {
     let counts = &run.counts;
     let verb = if run.request.dry_run { "would be revoked" } else { "revoked" };

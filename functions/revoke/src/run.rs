@@ -1,7 +1,7 @@
-//! The progress of a run: one command, from the first step to the report. No I/O or clock.
+//! The progress of a run, which carries out one command, from the first step to the report. No I/O or clock.
 //!
-//! A run goes through a CA's certificates in *sweeps*, page by page, in as many *steps* as it takes; a step is what one
-//! invocation does. Each sweep counts from zero, so that the last one's counts are the result.
+//! A run goes through a CA's certificates page by page in *sweeps*, and takes as many *steps* as necessary, one per
+//! invocation. Each sweep counts from zero, so that the last one's counts are the result.
 
 use gatehouse::Timestamp;
 use gatehouse::pki::CertificateId;
@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::RevocationRequest;
 
-/// How many certificates a report lists; all of them are counted.
+/// The maximum number of certificates that a report lists. Its counts include all of them.
 pub const MAX_LISTED: usize = 20;
 
-/// How many steps in a row may make no progress. AWS Lambda's own guard, which ends a function that has invoked itself 16
-/// times, is switched off: a large CA takes more.
+/// The maximum number of consecutive steps without progress. AWS Lambda's recursive loop detection, which stops a
+/// function after it has invoked itself about 16 times, is turned off, because a large CA takes more steps.
 const MAX_IDLE_STEPS: u32 = 3;
 
 /// What a run does next.
@@ -29,7 +29,7 @@ pub enum Phase {
     Over,
 }
 
-/// Where a run is.
+/// The position of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RunPosition {
@@ -37,27 +37,27 @@ pub struct RunPosition {
     pub phase: Phase,
     /// The sweep, counted from 1.
     pub sweep: u32,
-    /// The page of the sweep: AWS IoT's marker, `None` for the first page.
+    /// The page of the sweep, as AWS IoT's marker; `None` for the first page.
     pub marker: Option<String>,
-    /// The last certificate of the page that has been processed.
+    /// The last processed certificate of the page.
     after: Option<String>,
 }
 
-/// What a sweep has counted.
+/// The counts of a sweep.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SweepCounts {
-    /// All certificates that the command is about; the sum of the next three.
+    /// All certificates within the command's scope; the sum of the next three.
     pub found: u64,
     /// Revoked by this run; in a dry run, those that it would revoke.
     pub revoked: u64,
     /// Revoked before.
     pub already_revoked: u64,
-    /// Those that could not be revoked.
+    /// Could not be revoked.
     pub failed: u64,
-    /// The certificates, of those that this run revoked, whose sessions it ended.
+    /// Certificates revoked by this run whose sessions it ended.
     pub disconnected: u64,
-    /// Those whose sessions could not be ended.
+    /// Certificates revoked by this run whose sessions it could not end.
     pub not_disconnected: u64,
 }
 
@@ -72,11 +72,11 @@ pub enum CertificateResult {
     AlreadyRevoked,
     /// It could not be revoked.
     Failed,
-    /// The command is not about it, or it has been deleted.
+    /// It is outside the command's scope, or has been deleted.
     Skipped,
 }
 
-/// What follows a page.
+/// What comes after a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AfterPage {
     /// The next page.
@@ -87,7 +87,7 @@ pub enum AfterPage {
     Report,
 }
 
-/// One command on its way.
+/// The progress of one command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RevocationRun {
@@ -96,21 +96,21 @@ pub struct RevocationRun {
     pub request: RevocationRequest,
     /// The current step, counted from 1.
     pub step: u64,
-    /// When the pending message is due, in a run that an older version of the function stored.
+    /// When the pending message is due, in a run that was stored by an older version of the function.
     #[serde(rename = "owed", default, skip_serializing)]
     pub due_at: Option<Timestamp>,
     /// Whether the target is blocked, and the CA deactivated.
     #[serde(rename = "isShut")]
     pub is_blocked: bool,
-    /// Whether AWS IoT knows the CA; `None` before that is seen, and for a certificate.
+    /// Whether AWS IoT knows the CA; `None` before that is checked, and for a certificate.
     #[serde(default)]
     pub is_ca_known: Option<bool>,
-    /// Where it is.
+    /// How far it is.
     #[serde(rename = "at")]
     pub position: RunPosition,
     /// What this sweep has counted so far.
     pub counts: SweepCounts,
-    /// The ids to list in the report: the first ones that failed, or, in a dry run, would be revoked.
+    /// The certificate ids to list in the report: the first that failed or, in a dry run, would be revoked.
     #[serde(rename = "named")]
     pub listed: Vec<String>,
     /// Whether it was stopped because it made no progress.
@@ -118,7 +118,7 @@ pub struct RevocationRun {
     /// What the previous sweep counted.
     #[serde(rename = "before")]
     previous: SweepCounts,
-    /// The fewest failures of a sweep, of those that had any.
+    /// The fewest failures in any sweep that had failures.
     fewest_failed: Option<u64>,
     #[serde(rename = "idle")]
     idle_steps: u32,
@@ -138,7 +138,7 @@ impl SweepCounts {
 }
 
 impl RevocationRun {
-    /// A run at its start.
+    /// A new run.
     pub fn new(request: RevocationRequest) -> Self {
         Self {
             request,
@@ -161,15 +161,16 @@ impl RevocationRun {
         step < self.step || self.position.phase == Phase::Over
     }
 
-    /// How many certificates of this page have been processed.
+    /// Returns how many certificates of this page have been processed.
     pub fn processed_of<'a>(&self, page: impl IntoIterator<Item = &'a CertificateId>) -> usize {
-        // From the start if the last one has been deleted: to process a certificate twice is harmless, to miss one is not.
+        // Zero if the last processed one has been deleted: processing a certificate twice is harmless, but missing one
+        // is not.
         let Some(after) = &self.position.after else { return 0 };
         page.into_iter().position(|id| id.as_str() == after).map_or(0, |index| index + 1)
     }
 
-    /// Counts the session of a certificate that this run revoked, if its thing `is_known`: whether AWS IoT knew one, or
-    /// `None` if it could not be ended.
+    /// Counts the session of a certificate that this run revoked. `is_known` says whether its thing is known;
+    /// `is_disconnected` whether AWS IoT knew a session, or `None` if the session was not ended.
     pub fn count_session(&mut self, is_known: bool, is_disconnected: Option<bool>) {
         match is_disconnected {
             Some(true) => self.counts.disconnected += 1,
@@ -198,7 +199,7 @@ impl RevocationRun {
         self.position.after = Some(certificate.to_string());
     }
 
-    /// Moves to the page at `marker`, or, after the last page, to what follows the sweep.
+    /// Moves to the page at `marker` or, after the last page, to the next sweep or the report.
     ///
     /// The first sweep is followed by a second, because a certificate that was being admitted may have been activated
     /// after the first had passed it. Further sweeps follow while fewer certificates fail than in any sweep before.
@@ -229,13 +230,13 @@ impl RevocationRun {
         self.step += 1;
     }
 
-    /// Ends the sweeps of a run that makes no progress. Returns whether it is one.
+    /// Ends the sweeps of a run that makes no progress. Returns whether it did.
     pub fn stop_if_stuck(&mut self) -> bool {
         let is_stuck = self.position.phase == Phase::Sweeping && self.idle_steps >= MAX_IDLE_STEPS;
         if is_stuck {
             self.position.phase = Phase::Reporting;
             self.is_stuck = true;
-            // A sweep that was cut short has not seen everything that the previous one did.
+            // A sweep that was cut short has not counted everything that the previous one did.
             self.counts = self.counts.max(self.previous);
         }
         is_stuck

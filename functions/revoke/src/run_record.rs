@@ -1,10 +1,9 @@
-//! The record of a run in the devices table: it keeps a run from being lost, or being worked on twice.
+//! The record of a run in the devices table, which keeps the run from being lost or worked on twice.
 //!
 //! An invocation works on a run only under a lease. A step ends by storing the run together with a pending message, the
-//! command that starts the next step; the message is sent afterwards, then removed. The process may die at any point:
-//! the command of the step that it was working on is delivered again, and either continues the step, or sends what is
-//! still pending. A command that is delivered twice finds that the run is past its step, and does nothing. That is why
-//! the message needs no claim: sending it twice is harmless.
+//! command that starts the next step; the message is sent afterwards, then removed. If the process dies at any point,
+//! the step's command is delivered again, and either continues the step or sends the pending message. A command for a
+//! step that the run is already past does nothing else. So the message needs no claim: sending it twice is harmless.
 
 use std::slice;
 use std::time::Duration;
@@ -19,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::command::{RevocationCommand, RevocationRequest, RevocationTarget};
 use crate::run::RevocationRun;
 
-/// How long a run is kept after its last change: longer than any message about it.
+/// How long a run is kept after its last change: longer than any message about it can exist.
 const RETENTION: Duration = Duration::from_hours(30 * 24);
 
 /// The attribute with the pending messages.
@@ -38,7 +37,7 @@ pub struct RunRecords {
 /// A run that this invocation works on, until its deadline.
 #[derive(Debug)]
 pub struct RunLease {
-    /// What is to be revoked.
+    /// What it revokes.
     pub target: RevocationTarget,
     /// The run's id: that of the command that started it.
     pub id: String,
@@ -51,9 +50,9 @@ pub struct RunLease {
 /// The result of an attempt to work on a step.
 #[derive(Debug)]
 pub enum StepClaim {
-    /// It is this invocation's.
+    /// This invocation may work on the step.
     Acquired(Box<RunLease>),
-    /// The run, as it is stored, is past the step.
+    /// The run is already past the step. This is its stored record.
     Past(VersionedItem),
 }
 
@@ -71,7 +70,7 @@ impl RunRecords {
         Self { outbox: Outbox::without_claims(table.clone(), PENDING), table, queue }
     }
 
-    /// Acquires a step of a run; the first one of a new run if there is a request.
+    /// Acquires a step of a run. With a request, starts a new run unless it exists already.
     pub async fn claim_step(
         &self,
         target: &RevocationTarget,
@@ -96,7 +95,7 @@ impl RunRecords {
         let attributes = attributes(&run, None, invocation.now())?;
         let lease = Lease::acquire(&self.table, key, &stored, invocation, |item| {
             item.extend(attributes);
-            // The pending message was the command that is being handled.
+            // The pending message is the command being handled now.
             item.remove(PENDING);
         });
         let lease = lease.await?.ok_or_else(|| Failure::retry("another invocation is working on this run"))?;
@@ -128,22 +127,22 @@ impl RunRecords {
 }
 
 impl RunLease {
-    /// Stores how far the run has come, and continues.
+    /// Stores the run's progress, and keeps the lease.
     pub async fn save(&mut self, invocation: &Invocation) -> Result<(), Failure> {
         let attributes = attributes(&self.progress, self.pending.as_ref(), invocation.now())?;
         Ok(self.lease.change(invocation, |item| item.extend(attributes.clone())).await?)
     }
 
-    /// Stores how far the run has come, and gives the lease back.
+    /// Stores the run's progress, and releases the lease.
     pub async fn release(&mut self, invocation: &Invocation) -> Result<(), Failure> {
         let attributes = attributes(&self.progress, self.pending.as_ref(), invocation.now())?;
         Ok(self.lease.release(invocation, |item| item.extend(attributes.clone())).await?)
     }
 
-    /// Stores the run together with the command that starts its next step after `delay`, and gives the lease back.
-    /// Returns the record, whose pending message is to be sent.
+    /// Stores the run together with the command that starts its next step after `delay`, and releases the lease.
+    /// Returns the record, whose pending message must then be sent.
     ///
-    /// If that fails, a later [`release`](Self::release) stores both.
+    /// If this fails, a later [`release`](Self::release) stores both.
     pub async fn hand_over(&mut self, delay: Duration, invocation: &Invocation) -> Result<VersionedItem, Failure> {
         self.pending = Some(Continuation { step: self.progress.step, due_at: invocation.now().plus(delay) });
         self.release(invocation).await?;
@@ -151,8 +150,8 @@ impl RunLease {
     }
 }
 
-/// Reads a run. An older version of the function stored when a pending message is due in the run itself; it becomes a
-/// message here.
+/// Reads a run. Older versions of the function stored in the run itself when its next step is due; this is converted to
+/// a pending message.
 fn read(stored: &mut VersionedItem) -> Result<RevocationRun, Failure> {
     let run = text(&stored.item, RUN).ok_or_else(|| Failure::retry("the record is not one of a run"))?;
     let mut run: RevocationRun = serde_json::from_str(run).map_err(Failure::retry)?;

@@ -17,14 +17,14 @@ pub struct Sessions(Client);
 pub struct DisconnectError(#[from] Box<SdkError<DeleteConnectionError>>);
 
 impl DisconnectError {
-    /// Whether AWS IoT responded.
+    /// Whether AWS IoT responded at all.
     pub fn is_response(&self) -> bool {
         self.0.raw_response().is_some()
     }
 }
 
 impl Sessions {
-    /// The sessions that this client sees.
+    /// The sessions that this SDK client can access.
     pub const fn new(client: Client) -> Self {
         Self(client)
     }
@@ -32,7 +32,7 @@ impl Sessions {
     /// Connects to AWS IoT's data plane, and warms up the connection.
     pub async fn connect(setup: &Setup) -> Self {
         let sessions = Self::new(Client::new(setup.sdk()));
-        // No client has this id, and the function may not ask for it: any response will do.
+        // No client has this id, and the function lacks permission for it, but any response will do.
         let ask = async {
             match sessions.0.get_connection().client_id(setup.function()).send().await {
                 Err(error) if error.raw_response().is_some() => Ok(()),
@@ -47,8 +47,8 @@ impl Sessions {
     /// Closes the connection of a thing's client. Returns whether AWS IoT knew a connection, or a stored session, under
     /// the thing's name.
     ///
-    /// The will message is not published: a revoked device gets no last word. A stored session is kept, because
-    /// the thing may have another certificate that is valid.
+    /// The will message is not published, because the device is revoked. A stored session is kept, because the thing
+    /// may have another, valid certificate.
     pub async fn end(&self, thing: &str) -> Result<bool, DisconnectError> {
         match self.0.delete_connection().client_id(thing).prevent_will_message(true).send().await {
             Ok(_) => Ok(true),

@@ -17,8 +17,8 @@ use crate::run::{AfterPage, CertificateResult, Phase, RunPosition};
 use crate::run_record::RunLease;
 use crate::{RevokeHandler, report};
 
-/// The longest pause before something is retried that everything else depends on. A message that is handed back would
-/// only be delivered again after half an hour.
+/// The maximum pause before retrying a page within the step. A message returned to the queue would only be delivered
+/// again after half an hour.
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(5);
 
 /// A step of a run.
@@ -28,9 +28,9 @@ pub(crate) struct RunStep<'a> {
     run: RunLease,
     /// Spaces the calls to AWS IoT's registry.
     pace: Interval,
-    /// The CA's revocation list, if only what is on it is to be revoked.
+    /// The CA's revocation list, if only certificates on it are to be revoked.
     crl: Option<Arc<Crl>>,
-    /// Whether AWS IoT's data plane did not respond in this step. Revocations do not wait for it again.
+    /// Whether AWS IoT's data plane has failed to respond in this step. Revocations then no longer wait for it.
     is_data_plane_silent: bool,
 }
 
@@ -41,7 +41,7 @@ impl<'a> RunStep<'a> {
         Self { revoke, invocation, run, pace, crl: None, is_data_plane_silent: false }
     }
 
-    /// Continues the run until it is over, or the time is, or has to pass first.
+    /// Continues the run until it is over, time runs out, or a delay is due before the next sweep.
     pub(crate) async fn execute(mut self) -> Result<(), Failure> {
         let result = self.advance().await;
         if result.is_err()
@@ -80,15 +80,15 @@ impl<'a> RunStep<'a> {
                 Err(refused @ Failure::Refused(_)) => return Err(refused),
             }
         }
-        // A step that starts with the report publishes it, however late it is.
+        // A step that starts with the report publishes it even if it is running late.
         if invocation.is_running_late() && started_at.phase == Phase::Sweeping {
             return self.hand_over(&started_at, Duration::ZERO).await;
         }
         self.report().await
     }
 
-    /// Processes the current page, and first does what must come before any page. Returns `None` if time ran out in the
-    /// middle of the page.
+    /// Processes the current page, after whatever the first page requires. Returns `None` if time ran out within the
+    /// page.
     async fn process_page(&mut self) -> Result<Option<AfterPage>, Failure> {
         let RunLease { target, progress, .. } = &self.run;
         if progress.request.only_listed {
@@ -106,8 +106,8 @@ impl<'a> RunStep<'a> {
         self.sweep_page().await
     }
 
-    /// Blocks the target before anything is revoked: the block first, which admissions check, then the CA itself. Returns
-    /// whether AWS IoT knows the CA, if the target is one.
+    /// Blocks the target before anything is revoked: writes the block that admissions check, then deactivates the CA.
+    /// Returns whether AWS IoT knows the CA, or `None` for a certificate.
     async fn block(&self) -> Result<Option<bool>, Failure> {
         let Self { revoke, invocation, .. } = self;
         match &self.run.target {
@@ -123,7 +123,7 @@ impl<'a> RunStep<'a> {
         }
     }
 
-    /// Returns the CRL in force. It may have expired: what it revokes stays revoked.
+    /// Returns the CRL in force. It may have expired: certificates on it stay revoked.
     async fn published_crl(&self, ca: &CertificateId) -> Result<Arc<Crl>, Failure> {
         let Self { revoke, .. } = self;
         let registered = revoke.registry.ca(ca).await?;
@@ -214,8 +214,8 @@ impl<'a> RunStep<'a> {
                 if !revoke.registry.set_status(id, CertificateStatus::Revoked).await? {
                     return Ok(CertificateResult::Skipped);
                 }
-                // Not before the revocation: the device would connect again. The record comes last, so that whoever
-                // finds it unfinished ends the session again.
+                // Not before the revocation, because the device would reconnect. The record comes last, so that an
+                // unfinished one makes the next sweep end the session again.
                 let is_disconnected = self.disconnect(id, record.thing.as_deref()).await;
                 self.record_revoked(id, claimed, true, is_disconnected).await;
                 self.run.progress.count_session(record.thing.is_some(), is_disconnected);
@@ -224,10 +224,10 @@ impl<'a> RunStep<'a> {
         }
     }
 
-    /// Ends the session under a thing's name. Returns whether AWS IoT knew one; `None` if the thing is not known, or the
-    /// call failed, which the next sweep makes up for.
+    /// Ends the session under a thing's name. Returns whether AWS IoT knew one; `None` if the thing is not known, or
+    /// the call failed, in which case the next sweep repeats it.
     ///
-    /// There is one call for each revocation, so that it comes no faster than they do.
+    /// Called once per revocation, and therefore at the same pace.
     async fn disconnect(&mut self, id: &CertificateId, thing: Option<&str>) -> Option<bool> {
         let thing = thing.filter(|_| !self.is_data_plane_silent)?;
         match self.revoke.sessions.end(thing).await {
@@ -243,8 +243,8 @@ impl<'a> RunStep<'a> {
         }
     }
 
-    /// Whether the command is about this certificate. The certificate is fetched only if its record does not have the
-    /// serial number, and the serial number decides.
+    /// Whether the certificate is within the command's scope. Fetches the certificate only if its serial number is
+    /// needed and not in its record.
     async fn is_included(
         &mut self,
         id: &CertificateId,
@@ -265,8 +265,8 @@ impl<'a> RunStep<'a> {
         }
     }
 
-    /// Records that a certificate is revoked. If that fails, it is revoked all the same, and the next sweep corrects the
-    /// record.
+    /// Records that a certificate is revoked. If this fails, the certificate is still revoked, and the next sweep
+    /// corrects the record.
     async fn record_revoked(
         &self,
         id: &CertificateId,
@@ -329,7 +329,7 @@ impl<'a> RunStep<'a> {
         revoke.runs.send_pending(&run.target, &run.id, stored, invocation).await
     }
 
-    /// Publishes the report, counts, and ends the run.
+    /// Publishes the report, ends the run, and counts the metrics.
     async fn report(&mut self) -> Result<(), Failure> {
         let Self { revoke, run, invocation, .. } = self;
         let publish = revoke.topic.publish(report::notification(&run.target, &run.id, &run.progress));
@@ -346,7 +346,7 @@ impl<'a> RunStep<'a> {
             invocation.add("Failed", counts.failed.max(u64::from(is_stuck)));
         }
         if is_stuck {
-            // Not retried: what failed three times would fail again. In quarantine an operator sees it.
+            // Not retried: what failed three times would fail again. The refusal shows it to operators in quarantine.
             let why = "The run made no progress in three steps in a row, and was ended. Send the command again.";
             return Err(Refusal::new("no-progress", why).into());
         }

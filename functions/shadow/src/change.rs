@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 
 use crate::revision::Revision;
 
-/// A document's state has at most 8 KB (30 KB if AWS raised the quota), its metadata is larger, and a message holds two
-/// documents. The state in a message of this size fits an item of Amazon DynamoDB.
+/// The maximum size of a message. A document's state has at most 8 KB (30 KB if AWS raised the quota), its metadata is
+/// larger, and a message holds two documents. The state in a message of this size fits into a DynamoDB item.
 const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
 
 /// An update or deletion of a shadow.
@@ -18,7 +18,7 @@ const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
 pub struct ShadowChange<'a> {
     /// The shadow's name; empty for the classic one.
     pub shadow: &'a str,
-    /// The revision that it made.
+    /// The revision that it created.
     pub revision: Revision,
     /// The whole desired state, as JSON text.
     pub desired: Option<&'a str>,
@@ -59,8 +59,8 @@ struct Deletion {
 impl<'a> ShadowChange<'a> {
     /// Parses a message, which must be about a shadow of the thing that the envelope names.
     ///
-    /// Refused with the codes of [`DeviceEvent::payload`], with `topic-mismatch`, or with `invalid-value` if its time is
-    /// in the future.
+    /// Refused with the codes of [`DeviceEvent::payload`], with `topic-mismatch`, or with `invalid-value` if its time
+    /// is more than an hour in the future.
     pub fn parse(event: &'a DeviceEvent) -> Result<Self, Refusal> {
         let (shadow, is_deleted) = parse_topic(event).ok_or_else(|| {
             let why = "The topic must be one of update documents or accepted deletions of the thing's shadows.";
@@ -84,8 +84,9 @@ impl<'a> ShadowChange<'a> {
         })
     }
 
-    /// Returns the attributes that the record and the history have in common. `desired` and `reported` are JSON text;
-    /// `timestamp` is in seconds, as AWS sends it. (`version` counts the writes of the record.)
+    /// Returns the attributes that the record and the history share. `desired` and `reported` are JSON text;
+    /// `timestamp` is in seconds, as AWS sends it. (The record's `version` is a different number: it counts the
+    /// record's writes.)
     pub fn to_item(&self) -> Item {
         let Revision { version, at, is_deleted } = self.revision;
         let always = [

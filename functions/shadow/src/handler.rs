@@ -10,8 +10,8 @@ use crate::change::ShadowChange;
 use crate::history::ShadowHistory;
 use crate::revision::{Recency, Revision, compare};
 
-/// How long a deletion is remembered: longer than AWS continues to count the shadow's versions (48 hours), and than an
-/// event can wait in a queue and its dead-letter queue.
+/// How long a deletion is remembered: longer than AWS keeps counting the versions of a deleted shadow (48 hours), and
+/// longer than an event can wait in a queue and its dead-letter queue.
 const DELETION_RETENTION: Duration = Duration::from_hours(30 * 24);
 
 /// Stores updates and deletions of shadows.

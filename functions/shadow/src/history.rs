@@ -10,11 +10,11 @@ use crate::change::ShadowChange;
 
 const DAY: Duration = Duration::from_hours(24);
 
-/// The table of all revisions of all shadows, until their retention ends.
+/// The table with all revisions of all shadows, each kept for a retention period.
 ///
-/// The partition key `shadow` is the thing and the shadow's name, joined by `#`. The sort key `at` is the time in seconds
-/// (10 digits), the version (20 digits), and `updated` or `deleted`. The whole item comes from the event, so writing it
-/// again changes nothing.
+/// The partition key `shadow` is the thing and the shadow's name, joined by `#`. The sort key `at` is the time in
+/// seconds (10 digits), the version (20 digits), and `updated` or `deleted`. The whole item is derived from the event,
+/// so writing it again changes nothing.
 #[derive(Debug, Clone)]
 pub struct ShadowHistory {
     client: Client,

@@ -1,15 +1,15 @@
-//! Decides which of a shadow's messages is the newest. They can be late, duplicated and out of order.
+//! Decides which of a shadow's messages is the newest. Messages can be late, duplicated and out of order.
 
 use std::cmp::Ordering;
 use std::time::Duration;
 
 use gatehouse::Timestamp;
 
-/// Two messages whose timestamps differ by more than this were sent in that order. It is half of the 48 hours for which
-/// AWS continues to count a deleted shadow's versions: far from those, and far from any clock error.
+/// If the timestamps of two messages differ by more than this, they give the order of the messages. It is half of the
+/// 48 hours for which AWS keeps counting a deleted shadow's versions: far from both 48 hours and any clock error.
 const CLEARLY_APART: Duration = Duration::from_hours(24);
 
-/// One update or deletion in a shadow's life, by AWS's own count and clock.
+/// One update or deletion of a shadow, with AWS's version and time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Revision {
     /// AWS's version of the document. A deletion has the version of the document that it deleted.
@@ -25,19 +25,19 @@ pub struct Revision {
 pub enum Recency {
     /// It is newer.
     Newer,
-    /// It is recorded already.
+    /// The message is recorded already.
     Duplicate,
-    /// A newer one is recorded.
+    /// A newer message is recorded.
     OutOfOrder,
 }
 
 impl Revision {
     /// The order in which two messages of one shadow were sent.
     ///
-    /// Versions only increase, also across a deletion, except that a shadow which is recreated more than 48 hours after
-    /// its deletion starts at 1 again. So if the timestamps are clearly apart, they decide: within one count they agree
-    /// with the versions, and two counts are those 48 hours apart. Otherwise both belong to one count, and versions
-    /// decide. A document precedes its own deletion.
+    /// Versions only increase, even across a deletion, except that they restart at 1 if a shadow is recreated more than
+    /// 48 hours after its deletion. So timestamps that are clearly apart decide: within one sequence of versions they
+    /// agree with the versions, and two sequences are at least 48 hours apart. If the timestamps are close, both
+    /// messages belong to the same sequence, and versions decide. A document precedes its own deletion.
     fn order(self, other: Self) -> Ordering {
         if self.at.distance(other.at) > CLEARLY_APART {
             return self.at.cmp(&other.at);
@@ -46,7 +46,7 @@ impl Revision {
     }
 }
 
-/// Compares a message with the recorded revision. The record ends up the same for every order of a shadow's messages,
+/// Compares a message with the recorded revision. The final record is the same for every order of a shadow's messages,
 /// and for any number of duplicates.
 pub fn compare(recorded: Option<Revision>, message: Revision) -> Recency {
     match recorded.map(|recorded| message.order(recorded)) {
@@ -122,8 +122,8 @@ mod tests {
         prop_oneof![3 => after().prop_map(Step::Update), 2 => after().prop_map(Step::Delete)]
     }
 
-    /// A shadow's true history: its messages, in order. `skews` are the errors of the timestamps, in seconds; `is_counted`
-    /// says whether a deletion takes a version of its own.
+    /// A shadow's true history: its messages, in order. `skews` are the errors of the timestamps, in seconds;
+    /// `is_counted` says whether a deletion gets its own version.
     fn history(steps: &[Step], skews: &[i64], is_counted: bool) -> Vec<Revision> {
         let (mut messages, mut now, mut version, mut gone) = (Vec::new(), NOW, 0, None);
         let mut skews = skews.iter().cycle();
@@ -165,7 +165,7 @@ mod tests {
                 let more: Vec<_> = duplicates.iter().map(|index| *index.get(&messages)).collect();
                 messages.extend(more);
             }
-            // A shuffle that one number reproduces.
+            // A shuffle that a single number reproduces.
             let mut random = order | 1;
             for index in (1..messages.len()).rev() {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

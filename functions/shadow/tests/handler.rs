@@ -26,7 +26,7 @@ const SECONDS: u64 = NOW.seconds();
 const HOUR: u64 = 3600;
 const DEVICES: Table =
     Table::new("devices", &["id", "part"], &["GetItem", "PutItem"]).label(label_by_kind_and_sort_key);
-/// Items are only added to it.
+/// Items are only ever added.
 const HISTORY: Table = Table::new("history", &["shadow", "at"], &["PutItem"]);
 
 fn account() -> FakeAws {
@@ -88,7 +88,7 @@ fn record(aws: &FakeAws, shadow: &str) -> Value {
     item.iter().filter(|(name, _)| own(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-/// The version of the classic shadow that is recorded, and whether that is a deletion.
+/// The recorded version of the classic shadow, and whether it is a deletion.
 fn recorded(aws: &FakeAws) -> (u64, bool) {
     let record = record(aws, "");
     (record["shadowVersion"]["N"].as_str().unwrap().parse().unwrap(), record["deleted"]["BOOL"] == true)
@@ -270,7 +270,7 @@ async fn batch_in_the_wrong_order_ends_with_the_newest_version() {
 #[tokio::test(start_paused = true)]
 async fn only_the_failed_event_of_a_batch_is_retried() {
     let aws = account();
-    // The read of one of the two.
+    // The read of one of the two records.
     let process = aws.process().fail(1, Fault::Denied);
     let delivered = deliver(&process, &sqs_batch([named("a", 1, SECONDS), named("b", 1, SECONDS)])).await;
     let (first, second) = (record(&aws, "a") == Value::Null, record(&aws, "b") == Value::Null);

@@ -1,6 +1,6 @@
-//! Converts a reading's JSON into DynamoDB's JSON with typed attributes, in one pass over the text.
+//! Converts a reading's JSON into DynamoDB's JSON with typed attributes, in a single pass over the text.
 //!
-//! No tree of values is built in between, which makes it fast and keeps every digit of a number.
+//! No tree of values is built in between, which makes the conversion fast and keeps every digit of a number.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -11,10 +11,10 @@ use gatehouse::Refusal;
 use crate::decimal::{Decimal, DecimalError, MAX_DIGITS};
 
 /// The maximum nesting of maps and lists in a reading, including the map of all its fields. DynamoDB's limit is 32
-/// levels, and the value in the innermost map or list is one of them.
+/// levels, and the value in the innermost map or list counts as one.
 pub const MAX_DEPTH: usize = 31;
 
-/// Up to this many names are compared pairwise; more are sorted first.
+/// The maximum number of names that are compared pairwise; more are sorted first.
 const MAX_PAIRWISE: usize = 8;
 
 /// A field's name, or a JSON pointer (RFC 6901) to it, such as `/meta/seq`.
@@ -42,7 +42,7 @@ pub struct FieldSearch<'a, 'p> {
 }
 
 impl<'p> FieldSearch<'_, 'p> {
-    /// Looks for the field at this path. Without a path, nothing is found.
+    /// A search for the field at this path. Without a path, it finds nothing.
     pub fn new(path: Option<&'p FieldPath>) -> Self {
         Self { path, found: None }
     }
@@ -52,7 +52,8 @@ impl<'p> FieldSearch<'_, 'p> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttributeError {
     problem: Problem,
-    /// Positions from 0, innermost first. Field names are not repeated, because the device chose them.
+    /// The value's position at each level, from 0, innermost first. Used in place of field names, which the device
+    /// chose.
     place: Vec<usize>,
 }
 
@@ -78,7 +79,7 @@ impl AttributeError {
         self
     }
 
-    /// Returns the event's refusal. `item` is the reading's position if the payload is an array.
+    /// Returns the event's refusal. `item` is the reading's position, from 0, if the payload is an array.
     pub fn refusal(&self, item: Option<usize>) -> Refusal {
         let mut why = item.map_or_else(String::new, |item| format!("In item {item}, "));
         let noun = match self.problem {
@@ -111,10 +112,11 @@ impl AttributeError {
     }
 }
 
-/// Appends the value in DynamoDB's JSON, such as `{"M":{"lux":{"N":"41250"}}}`, and looks for fields on the way.
+/// Appends the value in DynamoDB's JSON, such as `{"M":{"lux":{"N":"41250"}}}`, and performs the searches in the same
+/// pass.
 ///
-/// The JSON must be that of a `RawValue`, or a part of it: well-formed except for its escapes. On error, discard
-/// whatever was appended.
+/// The JSON must come from a `RawValue`, which is well-formed except for its escapes. On error, discard whatever was
+/// appended.
 pub fn append<'a>(
     json: &'a str,
     searches: &mut [FieldSearch<'a, '_>],
@@ -124,18 +126,17 @@ pub fn append<'a>(
     Pass { text: json, at: 0, names: Vec::with_capacity(2 * MAX_PAIRWISE), searches, out }.value(0, all)
 }
 
-/// Returns the text of a JSON string; `None` for any other value, and for an escape that is not a character.
+/// Returns the text of a JSON string; `None` for any other value, and for an escape that does not denote a character.
 pub fn text(json: &str) -> Option<Cow<'_, str>> {
     let inner = json.strip_prefix('"')?.strip_suffix('"')?;
     // Only escapes need parsing.
     if inner.contains('\\') { serde_json::from_str(json).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
 }
 
-/// One pass over JSON.
 struct Pass<'a, 'p, 'w> {
     text: &'a str,
     at: usize,
-    /// The names in the open objects, as they are written, with their positions.
+    /// The names in the objects that are not closed yet, as they are written, with their positions.
     names: Vec<(&'a str, usize)>,
     searches: &'w mut [FieldSearch<'a, 'p>],
     out: &'w mut Vec<u8>,
@@ -157,13 +158,13 @@ impl<'a> Pass<'a, '_, '_> {
         self.text.get(start..self.at).ok_or(Problem::Unreadable)
     }
 
-    /// Skips to the first byte that is an end.
+    /// Skips to the first byte for which `is_end` is true.
     fn skip_to(&mut self, is_end: impl Fn(u8) -> bool) {
         let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
         self.at += rest.iter().position(|byte| is_end(*byte)).unwrap_or(rest.len());
     }
 
-    /// Reads a string with its quotes, and whether it has escapes.
+    /// Reads a string with its quotes. Also returns whether it has escapes.
     fn string(&mut self) -> Result<(&'a str, bool), Problem> {
         let (start, mut has_escapes) = (self.at, false);
         self.at += 1;
@@ -179,12 +180,12 @@ impl<'a> Pass<'a, '_, '_> {
         Ok((self.since(start)?, has_escapes))
     }
 
-    /// Converts a value. `leading` has a bit for each search whose path leads into it.
+    /// Converts a value. `leading` has a bit for each search whose path leads to it.
     fn value(&mut self, depth: usize, leading: u8) -> Result<(), AttributeError> {
         match self.peek() {
             Some(b'"') => {
                 let (string, has_escapes) = self.string()?;
-                // Escapes are the same in DynamoDB's JSON; half of a surrogate pair is invalid in both.
+                // DynamoDB's JSON has the same escapes, and half of a surrogate pair is invalid there, too.
                 if has_escapes && text(string).is_none() {
                     return Err(Problem::Unreadable.into());
                 }
@@ -313,7 +314,7 @@ impl<'a> Pass<'a, '_, '_> {
         Ok(())
     }
 
-    /// Returns which of the paths that lead here continue with this name or position.
+    /// Returns the bits of the paths that lead here and continue with this name or position.
     fn leading(&self, depth: usize, leading: u8, is_next: impl Fn(&str) -> bool) -> u8 {
         if leading == 0 {
             return 0;
@@ -326,7 +327,7 @@ impl<'a> Pass<'a, '_, '_> {
     }
 }
 
-/// Returns the position of a name that appeared before.
+/// Returns the position of a name that is a duplicate.
 fn duplicate<N: Ord>(names: &mut [(N, usize)]) -> Option<usize> {
     if names.len() <= MAX_PAIRWISE {
         let is_repeated =

@@ -3,10 +3,10 @@
 
 use std::fmt;
 
-/// The most significant digits that DynamoDB stores.
+/// The maximum number of significant digits that DynamoDB stores.
 pub const MAX_DIGITS: usize = 38;
 
-/// The range of the power of ten of a number's first digit.
+/// The range of magnitudes: the power of ten of a number's first significant digit.
 const MAGNITUDES: std::ops::RangeInclusive<i64> = -130..=125;
 
 /// A number that DynamoDB can store: its significand times ten to the power of its exponent.
@@ -78,7 +78,7 @@ impl Decimal {
     }
 }
 
-/// A form that DynamoDB accepts.
+/// In a form that DynamoDB accepts.
 impl fmt::Display for Decimal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { is_negative, significand, exponent } = self;

@@ -13,18 +13,19 @@ use crate::reading::{Fields, Reading};
 use crate::sigfox;
 use crate::table::{Table, WriteError};
 
-/// The maximum size of AWS IoT's messages in bytes. No reading in one can become an item of more than DynamoDB's 400
-/// KB: numbers grow most, `0,` to three bytes.
+/// The maximum size of a message in AWS IoT, in bytes. No reading in such a message can exceed DynamoDB's item size of
+/// 400 KB: numbers grow most, from `0,` to three bytes.
 pub const MAX_PAYLOAD_BYTES: usize = 128 * 1024;
 
-/// The maximum number of readings in a message: a whole batch of them must fit into memory, however small they are.
+/// The maximum number of readings in a message: a whole batch of messages must fit into memory, however small its
+/// readings are.
 pub const MAX_READINGS: usize = 1000;
 
-/// How many calls are in flight concurrently: enough to hide the latency of DynamoDB. Each needs a connection, which
-/// must be opened first.
+/// The maximum number of concurrent calls: enough to hide DynamoDB's latency, but each needs a connection of its own,
+/// which takes time to open.
 const MAX_CONCURRENT_CALLS: usize = 8;
 
-/// Handles readings.
+/// Stores readings.
 #[derive(Debug)]
 pub struct TelemetryHandler {
     table: Table,
@@ -41,8 +42,9 @@ impl TelemetryHandler {
     }
 
     /// Reads `TELEMETRY_TABLE`, `RETENTION_DAYS` (default 90), `IDENTITY_FIELD` (the name or JSON pointer of the field
-    /// that identifies a device's reading, if there is one), `TIME_FIELD` (that of a reading's own time; default
-    /// `time`), `CLOCK_TOLERANCE_SECONDS` (default 86400) and `SIGFOX_TOPIC` (default `sigfox`).
+    /// that identifies a device's reading, if there is one), `TIME_FIELD` (the name or pointer of the field with a
+    /// reading's own time; default `time`), `CLOCK_TOLERANCE_SECONDS` (default 86400) and `SIGFOX_TOPIC` (default
+    /// `sigfox`).
     pub fn from_environment(environment: &Environment, client: Client) -> Result<Self, InitError> {
         const DAY: Duration = Duration::from_hours(24);
         let days: u16 = environment.optional("RETENTION_DAYS")?.unwrap_or(90);
@@ -57,7 +59,7 @@ impl TelemetryHandler {
         })
     }
 
-    /// Returns the puts of these events. Settles what is refused, and events without readings.
+    /// Returns the puts of these events. Settles refused readings and events, and events without readings.
     fn puts<'a>(
         &'a self,
         events: &'a [DeviceEvent],
@@ -89,7 +91,6 @@ impl TelemetryHandler {
     }
 }
 
-/// Returns the JSON of an event's readings.
 fn readings(event: &DeviceEvent) -> Result<Vec<&RawValue>, Refusal> {
     let readings = event.items(MAX_PAYLOAD_BYTES)?;
     if readings.len() > MAX_READINGS {

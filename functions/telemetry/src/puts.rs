@@ -1,4 +1,4 @@
-//! Collects what a delivery writes, each key once, and splits it into calls.
+//! Collects the items that a batch writes, one per key, and splits them into calls.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -8,14 +8,14 @@ use gatehouse::{Invocation, PartialOutcomes, Refusal};
 
 use crate::reading::{Reading, SortKey};
 
-/// The most puts that DynamoDB accepts in a call.
+/// The maximum number of puts that DynamoDB accepts in one call.
 const MAX_PUTS_PER_CALL: usize = 25;
 
-/// The approximate limit of a call in bytes. DynamoDB accepts 16 MB, but an attempt has a timeout, and several calls
-/// are in memory.
+/// The approximate maximum size of a call in bytes. DynamoDB accepts 16 MB, but an attempt has a timeout, and several
+/// calls are in memory at once.
 const MAX_CALL_BYTES: usize = 2 * 1024 * 1024;
 
-/// The most that JSON grows when it becomes DynamoDB's: `0,` to `{"N":"0"},`.
+/// The maximum factor by which JSON grows when converted to DynamoDB's: from `0,` to `{"N":"0"},`.
 const MAX_GROWTH: usize = 5;
 
 /// One item to write.
@@ -23,7 +23,7 @@ const MAX_GROWTH: usize = 5;
 pub struct Put<'a> {
     /// The reading.
     pub reading: Reading<'a>,
-    /// The indexes of the events that it is written for: almost always one.
+    /// The indexes of the events that it is written for: almost always just this one.
     event: usize,
     others: Vec<usize>,
 }
@@ -48,8 +48,8 @@ impl<'a> Puts<'a> {
         Self { all: Vec::with_capacity(capacity), by_key: HashMap::with_capacity(capacity) }
     }
 
-    /// Adds a reading of the event at this index. Of several readings with one key only the newest is written, for all
-    /// their events; but one that DynamoDB cannot store never replaces one that it can.
+    /// Adds a reading of the event at this index. If several readings have the same key, only the newest is written, on
+    /// behalf of all their events; but a reading that DynamoDB cannot store never replaces one that it can.
     pub fn add(
         &mut self,
         reading: Reading<'a>,

@@ -14,10 +14,10 @@ use crate::decimal::Decimal;
 /// The maximum length of an identity in bytes. A sort key may have 1,024, and escapes can triple the length.
 const MAX_IDENTITY_BYTES: usize = 256;
 
-/// A time of at least this is in milliseconds (1973), not in seconds (the year 5138).
+/// Times from this number on are in milliseconds (from 1973 on), smaller ones in seconds (up to the year 5138).
 const MIN_MILLIS: u64 = 100_000_000_000;
 
-/// The fields of a reading that the function interprets. All fields are stored as they are.
+/// The fields of a reading that the function interprets. All fields, including these, are stored unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fields {
     identity: Option<FieldPath>,
@@ -25,7 +25,7 @@ pub struct Fields {
 }
 
 impl Fields {
-    /// The fields of a reading's identity, if there is one, and of its own time; each a name or a JSON pointer.
+    /// The fields with a reading's identity, if there is one, and with its own time. Each is a name or a JSON pointer.
     pub fn new(identity: Option<&str>, time: &str) -> Self {
         let path = |field: &str| {
             let Ok(path) = field.parse();
@@ -47,7 +47,7 @@ pub struct SortKey<'a> {
     position: Option<usize>,
 }
 
-/// A `#` in the id is written as `%23`, and a `%` as `%25`: no id reads like another one with a position.
+/// A `#` in the id is written as `%23` and a `%` as `%25`, so that no id can look like another id with a position.
 impl fmt::Display for SortKey<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { time, id, position } = self;
@@ -64,7 +64,7 @@ impl fmt::Display for SortKey<'_> {
 /// A reading to be stored.
 #[derive(Debug)]
 pub struct Reading<'a> {
-    /// The event that it came in.
+    /// The event that contained it.
     pub event: &'a DeviceEvent,
     /// Its position from 0 if the event's payload is an array.
     pub position: Option<usize>,
@@ -72,7 +72,7 @@ pub struct Reading<'a> {
     pub at: SortKey<'a>,
     json: &'a RawValue,
     fields: &'a Fields,
-    /// Its fields, if they have been converted to find its identity.
+    /// Its fields in converted form, if they were converted to find its identity.
     converted: Option<Converted<'a>>,
 }
 
@@ -84,10 +84,10 @@ struct Converted<'a> {
 }
 
 impl<'a> Reading<'a> {
-    /// Makes the key of a reading, which must be a JSON object.
+    /// Prepares a reading, which must be a JSON object, and determines its key.
     ///
-    /// Converts its fields only if they may contain an identity, in the buffer `scratch`, and keeps them for
-    /// [`append_put`](Self::append_put). So each reading is converted once.
+    /// If readings have an identity, converts the fields to find it, using the buffer `scratch`, and keeps the result
+    /// for [`append_put`](Self::append_put), so that each reading is converted only once.
     pub fn new(
         event: &'a DeviceEvent,
         json: &'a RawValue,
@@ -144,10 +144,10 @@ impl<'a> Reading<'a> {
         } else {
             self.append_fields(out)?.0
         };
-        // A list or a map is not a time. It is still among the fields.
+        // A list or a map is not a time, but is still stored among the fields.
         if let Some(time) = time.filter(|json| !json.starts_with(['[', '{'])) {
             out.extend_from_slice(b",\"deviceTime\":");
-            // It cannot fail: it was converted among the fields.
+            // Cannot fail: the same value was converted among the fields.
             let _ = attributes::append(time, &mut [], out);
         }
         out.extend_from_slice(b",\"thing\":{\"S\":\"");
@@ -177,11 +177,11 @@ impl<'a> Reading<'a> {
 
 /// Appends a JSON string.
 pub fn append_quoted(text: &str, out: &mut Vec<u8>) {
-    // Neither serializing a text nor writing to a Vec can fail.
+    // Neither serializing a string nor writing to a Vec can fail.
     let _ = serde_json::to_writer(out, text);
 }
 
-/// Parses an identity: a number as it is written, or a text that is neither empty nor too long.
+/// Parses an identity: a number as it is written, or a string that is neither empty nor too long.
 fn parse_identity(json: &str) -> Option<Cow<'_, str>> {
     let identity = match json.bytes().next() {
         Some(b'"') => attributes::text(json),
@@ -191,7 +191,7 @@ fn parse_identity(json: &str) -> Option<Cow<'_, str>> {
     identity.filter(|identity| (1..=MAX_IDENTITY_BYTES).contains(&identity.len()))
 }
 
-/// Parses a time: a number, or a text with a number, of seconds or milliseconds since the epoch.
+/// Parses a time: a number, or a string with a number, of seconds or milliseconds since the epoch.
 fn parse_time(json: &str) -> Option<Timestamp> {
     let text = if json.starts_with('"') { attributes::text(json)? } else { Cow::Borrowed(json) };
     let decimal = Decimal::parse(&text).ok()?;

@@ -6,8 +6,8 @@ use crate::reading::Fields;
 /// The default topic.
 pub const TOPIC: &str = "sigfox";
 
-/// Returns a callback's fields: `seqNumber` counts a device's messages, `time` is when base stations received one, in
-/// seconds.
+/// Returns a callback's fields: `seqNumber` counts a device's messages, and `time` is when base stations received the
+/// message, in seconds since the epoch.
 pub fn fields() -> Fields {
     Fields::new(Some("seqNumber"), "time")
 }

@@ -18,7 +18,7 @@ use tokio::time::sleep;
 use crate::puts::Put;
 use crate::reading::append_quoted;
 
-/// The longest pause before unprocessed items are sent again: the first time, and any time.
+/// The maximum pause before unprocessed items are sent again: the first time, and in general.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 
@@ -55,7 +55,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// The table of this name. Items expire this long after their readings were received.
+    /// The table of this name. Items expire when `retention` has passed since their readings were received.
     pub fn new(client: Client, name: &str, retention: Duration) -> Self {
         let mut opening = b"{\"RequestItems\":{".to_vec();
         append_quoted(name, &mut opening);
@@ -111,8 +111,8 @@ impl Table {
     }
 
     async fn send(&self, text: Bytes) -> Result<BatchWriteItemOutput, SdkError<BatchWriteItemError>> {
-        // Only the text is ours: the SDK would take several times as long to make it from a tree of attribute values.
-        // Signing, timeouts, retries and the response are the SDK's.
+        // Replaces only the request's body, which the SDK would take several times as long to build from a tree of
+        // attribute values. The SDK still does the signing, timeouts, retries and the parsing of the response.
         let request = self.client.batch_write_item().customize().mutate_request(move |request| {
             request.headers_mut().insert("content-length", text.len().to_string());
             *request.body_mut() = SdkBody::from(text.clone());
@@ -156,11 +156,11 @@ fn partition<'p, 'a>(puts: Vec<&'p Put<'a>>, response: &BatchWriteItemOutput) ->
         !keys.is_empty() && keys.contains(&(thing.to_owned(), at.to_string()))
     };
     let (left, written): (Vec<_>, Vec<_>) = puts.iter().partition(|put| is_left(put));
-    // If it is unclear what was left, nothing counts as written.
+    // If it is unclear which puts were left, none counts as written.
     if left.len() == requests().count() { (left, written) } else { (puts, Vec::new()) }
 }
 
-/// Whether DynamoDB would have accepted the call without one of its items.
+/// Whether the error may be the fault of a single item, without which DynamoDB would have accepted the call.
 fn is_about_an_item(error: &SdkError<BatchWriteItemError>) -> bool {
     let code = error.as_service_error().and_then(ProvideErrorMetadata::code);
     matches!(code, Some("ValidationException" | "SerializationException"))
@@ -172,7 +172,6 @@ fn not_storable(puts: &[&Put<'_>]) -> Refusal {
     Refusal::new("not-storable", format!("{noun} is a reading that DynamoDB rejected."))
 }
 
-/// The number of puts, for a metric.
 fn count(puts: &[&Put<'_>]) -> u64 {
     u64::try_from(puts.len()).unwrap_or(u64::MAX)
 }

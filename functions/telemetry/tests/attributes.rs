@@ -1,4 +1,4 @@
-//! JSON becomes DynamoDB's JSON without loss, or is refused with the place of the error.
+//! JSON is converted to DynamoDB's JSON without loss, or refused with the location of the error.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use proptest::prelude::*;
@@ -13,7 +13,6 @@ fn transcoded(json: &str) -> Result<Value, String> {
     Ok(serde_json::from_slice(&out).unwrap())
 }
 
-/// Returns the JSON at this pointer.
 fn found<'a>(json: &'a str, pointer: &str) -> Option<&'a str> {
     let path: FieldPath = pointer.parse().unwrap();
     let mut searches = [FieldSearch::new(None), FieldSearch::new(Some(&path))];
@@ -39,7 +38,7 @@ fn read(attribute: &Value) -> Value {
 }
 
 /// A number's value, computed independently: its digits without zeros at either end, and the power of ten of the last
-/// one.
+/// digit.
 fn exact(number: &str) -> Value {
     let (mantissa, power) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |mantissa| ("-", mantissa));
@@ -74,7 +73,7 @@ fn number() -> impl Strategy<Value = Sample> {
     })
 }
 
-/// A string, each character as it is or escaped.
+/// A string with each character either as it is or escaped.
 fn string() -> impl Strategy<Value = (String, String)> {
     let character = prop_oneof![any::<char>(), prop::char::range(' ', '~'), Just('"'), Just('\\'), Just('\0')];
     prop::collection::vec((character, prop::bool::weighted(0.2)), 1..12).prop_map(|characters| {
@@ -211,7 +210,8 @@ fn largest_growth_stays_within_the_limit() {
         let mut out = Vec::new();
         append(&list, &mut [], &mut out).unwrap();
         assert!(out.len() <= 5 * list.len() + 9, "{json}");
-        // A payload of 128 KB has room for this many; an item has 400 KB, and the facts around a reading take one.
+        // A payload of 128 KB has room for this many values; an item has 400 KB, of which the metadata of a reading
+        // takes one.
         let largest = (128 * 1024 / part) * size(&serde_json::from_slice(&out).unwrap()) / 10_000;
         assert!(largest < 399 * 1024, "{json} takes {largest} bytes");
     }

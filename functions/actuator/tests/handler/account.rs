@@ -1,4 +1,4 @@
-//! An AWS account with the function, and the queue that delivers messages to it until there are none.
+//! An AWS account with the function and its queue, which delivers messages until none are left.
 
 use std::cell::Cell;
 use std::cmp::Reverse;
@@ -51,7 +51,7 @@ impl Account {
         NOW.plus(self.skipped.get()).plus(self.started.elapsed())
     }
 
-    /// Lets time pass.
+    /// Advances the clock.
     pub fn skip(&self, time: Duration) {
         self.skipped.set(self.skipped.get() + time);
     }
@@ -81,8 +81,8 @@ impl Account {
         self.invoke(&sqs_batch([body])).await
     }
 
-    /// Delivers each message at its time after the start, again if it must be retried, and what the function sends to
-    /// its own queue, until there are no messages left. Returns those that failed too often.
+    /// Delivers each message at its time after the start, redelivers it if it must be retried, and delivers what the
+    /// function sends to its own queue, until no messages are left. Returns the messages that failed too often.
     pub async fn play(&self, messages: &[(Duration, String)]) -> Vec<String> {
         let queued = messages.iter().map(|(after, body)| (NOW.plus(*after), body.clone(), 1));
         let (mut queue, mut dead): (Vec<_>, Vec<_>) = (queued.collect(), Vec::new());
@@ -119,13 +119,13 @@ impl Account {
         updates.collect()
     }
 
-    /// The positions that the shade was commanded to, in order.
+    /// The positions that the shade was commanded to move to, in order.
     pub fn positions(&self) -> Vec<String> {
         let position = |(_, desired): (String, Value)| desired["position"].as_str().unwrap().to_owned();
         self.desired().into_iter().map(position).collect()
     }
 
-    /// How long after the first desired state the second was set.
+    /// The time between the first and the second desired state.
     pub fn gap(&self) -> Duration {
         let state = self.aws.state();
         state.shadow_updates[1].at.since(state.shadow_updates[0].at)
@@ -136,7 +136,6 @@ impl Account {
         self.aws.state().calls.iter().map(|call| call.operation.clone()).collect()
     }
 
-    /// A device's record.
     pub fn record(&self, device: &str) -> Item {
         let key = format!("device#{device}");
         self.aws.state().item("actuator", &[&key, "command"]).cloned().unwrap_or_default()
@@ -154,7 +153,7 @@ impl Account {
     }
 }
 
-/// Whether the queue is done with all messages of a batch.
+/// Whether no message of a batch must be retried.
 pub fn is_done(delivered: &Delivered) -> bool {
     delivered.retried_messages() == Some(Vec::new())
 }

@@ -1,4 +1,4 @@
-//! The document of actions: what is accepted, and how an error is located.
+//! The document of actions: which documents are accepted, and how errors are located.
 
 use actuator::{Actions, DeviceCommand};
 use gatehouse::parse_document;
@@ -15,8 +15,7 @@ fn heater() -> Value {
         "connectTimeout": "2 s", "readTimeout": "3 s"}}})
 }
 
-/// The reason code and sentence with which a document is refused that has this value at `pointer`; `None` if it is
-/// accepted.
+/// The reason code and sentence of the refusal if the action has this value at `pointer`; `None` if it is accepted.
 fn refusal(action: &Value, pointer: &str, value: Value) -> Option<(&'static str, String)> {
     let mut document = json!({"actions": [heater(), action]});
     let (parent, field) = pointer.rsplit_once('/').unwrap();
@@ -35,7 +34,7 @@ fn closing() -> Value {
            "command": {"shadow": {"name": "shade", "desired": {"position": "closed"}}}})
 }
 
-/// A desired state of this many levels, objects and arrays in turn.
+/// A desired state with this many levels, alternately objects and arrays.
 fn nested(levels: usize) -> Value {
     let inner =
         (1..levels).fold(json!(1), |inner, level| if level % 2 == 0 { json!({"a": inner}) } else { json!([inner]) });

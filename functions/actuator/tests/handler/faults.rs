@@ -1,4 +1,4 @@
-//! Whichever call fails, and wherever the process dies, the device ends up where the newest transition wants it.
+//! Whichever call fails, and wherever the process dies, the device ends up in the state of the newest transition.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use test_support::Fault;
 use crate::account::{Account, is_done};
 use crate::{bright, minutes, shade};
 
-/// AWS does nothing, performs the call without confirming it, or the process dies before or after it does.
+/// AWS denies the call, performs it without confirming it, or the process dies before or after it.
 const FAULTS: [Fault; 4] = [Fault::Denied, Fault::Unconfirmed, Fault::DiesBefore, Fault::DiesAfter];
 
 /// A story in which one command is sent, one delayed, one superseded, and one sent late.
@@ -58,7 +58,7 @@ async fn command_is_sent_again_only_if_its_result_is_unknown() {
             assert!(account.play(&[(minutes(0), bright("ALARM", 0))]).await.is_empty());
             let is_unknown = match fault {
                 Fault::DiesBefore => call == 5,
-                // Once the second write is there, the result is known.
+                // Once the second write is in place, the result is recorded.
                 Fault::Unconfirmed | Fault::DiesAfter => operation == "UpdateThingShadow",
                 _ => false,
             };

@@ -21,7 +21,7 @@ fn cold(to: &str, minute: u64) -> String {
     transition("greenhouse-1", "too-cold", to, minute)
 }
 
-/// A gateway that sends this number of codes, and returns them.
+/// A gateway that accepts this number of codes, and returns them.
 async fn gateway(codes: usize) -> (u16, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -42,7 +42,6 @@ async fn gateway(codes: usize) -> (u16, JoinHandle<Vec<String>>) {
     (port, served)
 }
 
-/// A port on which nothing listens.
 async fn closed_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
 }

@@ -1,4 +1,4 @@
-//! The whole function except for the Lambda runtime: transitions go in, calls to AWS come out, and the messages that the
+//! The whole function except for the Lambda runtime: transitions go in, calls to AWS come out, and messages that the
 //! function sends to its own queue come back to it.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a failing test panics")]
 
@@ -26,7 +26,6 @@ pub fn shade() -> Value {
     json!({"actions": [action("ALARM", "closed"), action("OK", "open")]})
 }
 
-/// This many minutes.
 pub const fn minutes(minutes: u64) -> Duration {
     Duration::from_mins(minutes)
 }

@@ -1,4 +1,4 @@
-//! What triggers an action: by default a transition, and on request a severity, or what operators do.
+//! What triggers an action: by default a transition, or else a change of severity or an operator's action.
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ fn action(trigger: &Value, position: &str) -> Value {
     action
 }
 
-/// A message of the alarm with these further fields. A field that is null is left out.
+/// A message of the alarm with these further fields, except those that are null.
 fn message(fields: &Value, minute: u64) -> String {
     let mut message: Value = serde_json::from_str(&bright("ALARM", minute)).unwrap();
     message["transition"] = json!(format!("{fields}#{minute}").chars().filter(|c| *c != ' ').collect::<String>());
@@ -24,7 +24,7 @@ fn message(fields: &Value, minute: u64) -> String {
     message.to_string()
 }
 
-/// The positions that these messages command, an hour apart.
+/// The positions that these messages, an hour apart, command.
 async fn commanded(actions: &[Value], messages: &[Value]) -> Vec<String> {
     let account = Account::with(&json!({"actions": actions})).await;
     for (hour, fields) in (0..).zip(messages) {
@@ -63,7 +63,7 @@ async fn severity_selects_among_the_transitions_to_one_state() {
         action(&json!({"to": "ALARM", "severity": "warning"}), "half"),
     ];
     let severity = |severity: &str| json!({"kind": "transition", "severity": severity});
-    // A message without a severity triggers no action that asks for one.
+    // A message without a severity does not trigger an action that requires one.
     let messages = [severity("warning"), severity("critical"), severity("info"), json!({}), json!({"severity": null})];
     assert_eq!(commanded(&actions, &messages).await, ["half", "closed"]);
 }

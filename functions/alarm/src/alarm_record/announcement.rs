@@ -1,4 +1,4 @@
-//! What is announced of a change, and to whom.
+//! What is announced about a change, and to whom.
 
 use gatehouse::{AlarmState, DataState, MessageKind, Severity, ThingName, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ pub struct Announcement {
     history: Option<HistoryMark>,
 }
 
-/// What people know of an alarm while quiet hours keep the rest from them.
+/// What people knew about an alarm when quiet hours began to withhold notifications.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Held {
     /// The state of the data.
@@ -52,7 +52,7 @@ pub(super) struct Change {
 }
 
 impl Announcement {
-    /// The notification of this announcement to an audience.
+    /// Converts it to a pending notification for an audience.
     pub(super) fn pending(self, audience: Audience, since: Timestamp) -> PendingNotification {
         let Self { transition, history, .. } = self;
         PendingNotification { since, notification: AlarmNotification::Transition(audience, transition), history }
@@ -86,7 +86,6 @@ impl Change {
 }
 
 impl AlarmRecord {
-    /// What the data says now.
     fn data_state(&self) -> DataState {
         match (&self.status, self.closed_at) {
             (Some(status), _) => status.state(),
@@ -108,7 +107,7 @@ impl AlarmRecord {
         current.rule.map_or_else(|| field_of(self.definition.as_deref()), |rule| rule.field())
     }
 
-    /// The same change with what the data says, which it does not change.
+    /// Returns the change with the current state of the data, which it leaves unchanged.
     pub(super) fn with_data(&self, change: Change) -> Change {
         let state = self.data_state();
         let severity = self.severity_on();
@@ -128,7 +127,7 @@ impl AlarmRecord {
         let Change { kind, cause, from, to, at, since, value, previous_severity, severity, .. } = change;
         let Change { previous_state, by, note, message, .. } = change;
         let state = self.handling.state;
-        // That of an alarm that has just ended still counts.
+        // The severity of an alarm that has just ended still counts.
         let shown = severity.or(self.severity).or(previous_severity);
         let mut audience = match kind {
             MessageKind::State if state == AlarmState::Active => Audience::People,
@@ -143,7 +142,7 @@ impl AlarmRecord {
             (Audience::People, Some(until)) => {
                 audience = Audience::Machines;
                 if kind != MessageKind::Repeat {
-                    // Of an alarm that was silenced, people know nothing.
+                    // People know nothing about an alarm that was silenced.
                     let known = match kind {
                         MessageKind::State => (DataState::Ok, None),
                         _ => (from, previous_severity),
@@ -186,7 +185,7 @@ impl AlarmRecord {
         Announcement { audience, transition, history }
     }
 
-    /// Ends a snooze whose time is over by `now`.
+    /// Ends a snooze that is over by `now`.
     pub(super) fn end_snooze(
         &mut self,
         current: CurrentRule<'_>,
@@ -203,7 +202,7 @@ impl AlarmRecord {
         Some(self.announce(current, thing, field, change))
     }
 
-    /// Notifies people of the current state once quiet hours have ended, if they know of another one.
+    /// Notifies people of the current state once quiet hours have ended, if it differs from what they know.
     pub(super) fn end_quiet_hours(
         &mut self,
         current: CurrentRule<'_>,
@@ -220,7 +219,7 @@ impl AlarmRecord {
         }
         let state = self.data_state();
         let is_known = (state, severity) == (held.state, held.severity);
-        // An acknowledged alarm is known to whoever acknowledged it.
+        // Somebody knows about an acknowledged alarm: the person who acknowledged it.
         let is_acknowledged = self.handling.state == AlarmState::Acknowledged && state == DataState::Alarm;
         if is_known || is_acknowledged || self.handling.state.is_silenced() {
             return None;
@@ -229,7 +228,7 @@ impl AlarmRecord {
         Some(self.announce_repeat(current, thing, now, message))
     }
 
-    /// When the notification of an ACTIVE alarm is repeated.
+    /// When the notification of an ACTIVE alarm must be repeated.
     pub(super) fn repeat_at(&self, rule: &ThingRule) -> Option<Timestamp> {
         let repeat = self.severity.and_then(|severity| rule.notify.repeat(severity))?;
         let notified_at = self.notified_at.unwrap_or(self.handling.since);

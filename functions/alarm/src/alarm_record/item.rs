@@ -1,4 +1,4 @@
-//! The record as an item of the table.
+//! Conversion of a record to and from an item of the table.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use gatehouse::store::item::{integer, is_true, number, string, text};
@@ -15,8 +15,8 @@ use crate::rules::operand::OperandState;
 use crate::state_index;
 use crate::state_machine::{AlarmStatus, ConditionStatus, LevelStatus};
 
-/// A level as the attribute `levels` has it: whether it is on; and if a condition has begun, since when and until when it
-/// was met, and by which of the newest readings.
+/// A level in the attribute `levels`: whether it is on and, if a condition has begun, the times of its first and newest
+/// readings, and which of the newest readings met it.
 type StoredLevel = (bool, Option<(Timestamp, Timestamp, u32)>);
 
 impl AlarmRecord {
@@ -30,14 +30,14 @@ impl AlarmRecord {
         let state = text(item, "state")?;
         let is_unseen = is_true(item, "neverReported");
         let is_closed = state == DataState::Closed.as_str();
-        // Without data, there is a record only if a person has done something.
+        // A record without data exists only because a person performed an action.
         let is_without_data = is_unseen && state == DataState::Ok.as_str();
         let has_status = !is_closed && !is_without_data;
         let status = if has_status { Some(status(item, state, is_unseen)?) } else { None };
         let level = status.as_ref().and_then(AlarmStatus::level);
         let severity = match text(item, "severity") {
             Some(name) => Some(Severity::parse(name)?),
-            // A record from before severities.
+            // Records without a severity are from an older version of the function.
             None => level.map(|_| Severity::Major),
         };
         Some(Self {
@@ -64,12 +64,12 @@ impl AlarmRecord {
         })
     }
 
-    /// Returns the record's attributes as they are written at `now`, by the document of this number.
+    /// Returns the attributes to write at `now`, under the document with this number.
     pub(crate) fn item(&self, thing: &ThingName, version: u64, now: Timestamp) -> Result<Item, AlarmError> {
         let status = self.status.as_ref();
         let is_unseen = self.closed_at.is_none() && status.is_none_or(|status| status.is_unseen);
         let Some(since) = status.map(|status| status.since).or(self.closed_at).or_else(|| {
-            // No data yet: only what a person has done.
+            // No data yet, only a person's action.
             self.handling.action.map(|_| self.handling.since)
         }) else {
             return Ok(Item::new());
@@ -130,7 +130,7 @@ fn handling(item: &Item, level: Option<usize>) -> Option<Handling> {
     Some(Handling {
         state: match text(item, "alarmState") {
             Some(state) => AlarmState::parse(state)?,
-            // A record from before the states of alarms.
+            // Records without an alarm state are from an older version of the function.
             None => of_data(level),
         },
         since: time("alarmStateSince").or_else(|| time("since"))?,
@@ -184,7 +184,7 @@ fn set_status(item: &mut Item, status: &AlarmStatus) {
         set("before", string(before.as_str()));
     }
     match &status.levels[..] {
-        // As a threshold has it.
+        // The form for thresholds of version 1.
         [LevelStatus { condition, .. }]
             if condition.is_none_or(|condition| condition.met == 0 && condition.until == status.seen_at) =>
         {

@@ -1,5 +1,4 @@
-//! What the table holds about one device and one rule: what its data says, the state of its alarm, and the notifications
-//! that are pending.
+//! The record of one device and one rule: the state of its data, the state of its alarm, and its pending notifications.
 
 mod announcement;
 mod item;
@@ -20,20 +19,20 @@ use crate::rules::{ThingRule, Value};
 use crate::state_machine::{self, AlarmStatus, Cause, LevelStatus, StateChange, Step, severity_of};
 use crate::thresholds::Definition;
 
-/// How often a state other than OK is checked for whether its rule still applies, even if no data arrives.
+/// How often to check whether the rule of a state other than OK still applies, even if no data arrives.
 pub const RECHECK_INTERVAL: Duration = Duration::from_mins(10);
 
 /// How long a record is kept after its last write: longer than the longest gap that a rule may allow.
 pub const RETENTION: Duration = Duration::from_hours(24 * 400);
 
-/// The readings of one event that say something to a rule.
+/// The readings of one event that are relevant to a rule.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample<'a> {
     /// The event's id.
     pub event: &'a str,
-    /// When it was received. All readings of an array share this time, and keep their order.
+    /// When it was received. All readings in one event share this time, and keep their order.
     pub at: Timestamp,
-    /// The values that each reading has in the thing's fields.
+    /// Each reading's values of the thing's fields.
     pub readings: Vec<Arc<[Value]>>,
 }
 
@@ -42,18 +41,18 @@ pub struct Sample<'a> {
 pub struct CurrentRule<'a> {
     /// Its name.
     pub name: &'a str,
-    /// `None` if there is none of this name for the device any more.
+    /// The rule; `None` if no rule of this name applies to the device any more.
     pub rule: Option<&'a ThingRule>,
-    /// When the document was given that says so.
+    /// When the document in force was given.
     pub given_at: Timestamp,
     /// The number of that document.
     pub version: u64,
 }
 
-/// The effect of the rule that applies now on a record that may be by an earlier definition.
+/// The effect of the current rule on a record that may be based on an earlier definition.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Adoption {
-    /// None: the definition is the same, or the record has no state that would have to end.
+    /// None: the definition is the same, or there is no state that must end.
     Unchanged,
     /// The record starts anew, with this announcement if there was anything to end.
     Changed(Option<Box<Announcement>>),
@@ -64,26 +63,27 @@ pub enum Adoption {
 /// A device's record for a rule.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AlarmRecord {
-    /// `None` before the first reading by the current definition.
+    /// The status; `None` before the first reading under the current definition.
     status: Option<AlarmStatus>,
     /// The severity of the alarm, if it is on or latched.
     severity: Option<Severity>,
     /// The state of the alarm.
     handling: Handling,
-    /// The definition that the status is by, as JSON; `None` if there is none, or if the record is older than this field.
+    /// The definition that the status is based on, as JSON; `None` if there is none, or if the record is older than
+    /// this field.
     definition: Option<String>,
-    /// When the document was given that the definition was first taken from.
+    /// When the document that first had the definition was given.
     given_at: Timestamp,
-    /// Until when an earlier definition decided.
+    /// The time of the latest decision under an earlier definition.
     closed_at: Option<Timestamp>,
-    /// When the newest reading was received, by any definition.
+    /// When the newest reading was received, under any definition.
     seen_at: Option<Timestamp>,
-    /// The events received in the same millisecond as the newest reading. A repeated one is recognized, and another one
-    /// still counts.
+    /// The ids of the events received in the same millisecond as the newest reading, so that a repeated event is
+    /// recognized and a different one still counts.
     seen: Vec<String>,
     /// How many announcements there have been.
     changes: u64,
-    /// What people know, if quiet hours keep the rest from them.
+    /// What people know, while quiet hours withhold notifications.
     held: Option<Held>,
     /// When people were last notified that the alarm is ACTIVE.
     notified_at: Option<Timestamp>,
@@ -98,9 +98,9 @@ pub struct AlarmRecord {
 pub enum SampleEffect {
     /// It was applied.
     Applied {
-        /// What is announced.
+        /// The announcements.
         announcements: Vec<Announcement>,
-        /// How many of its readings decided nothing.
+        /// How many of its readings lacked the values to decide anything.
         undecided: usize,
         /// Whether the record has changed.
         is_changed: bool,
@@ -116,19 +116,19 @@ pub fn key(thing: &str, rule: &str) -> Key {
     Key::new(format!("thing#{thing}"), format!("threshold#{rule}"))
 }
 
-/// Returns the device and the rule of a record's key.
+/// Returns the device and the rule of a record's key; `None` for other records.
 pub fn parse_key(key: &Key) -> Option<(ThingName, &str)> {
     let thing = ThingName::new(key.pk.strip_prefix("thing#")?).ok()?;
     Some((thing, key.sk.as_deref()?.strip_prefix("threshold#")?))
 }
 
 impl AlarmRecord {
-    /// Starts anew if the record is by another definition than the rule's current one, or if its rule no longer applies.
-    /// The announcement is not pending yet.
+    /// Starts anew if the record is based on a definition other than the rule's current one, or if its rule no longer
+    /// applies. The announcement is not pending yet.
     ///
-    /// The result is the same whatever triggers it and when. Readings that were received before the last decision by the
-    /// earlier definition still change nothing, and events that were applied are still recognized. What a person has
-    /// disabled stays disabled.
+    /// The result does not depend on the trigger or the time. Readings that were received before the last decision
+    /// under the earlier definition still change nothing, and events that were applied are still recognized. A disabled
+    /// alarm stays disabled.
     pub fn adopt(&mut self, current: CurrentRule<'_>, thing: &ThingName) -> Adoption {
         let CurrentRule { name, rule, given_at, .. } = current;
         let definition = rule.map(|rule| rule.definition.as_str());
@@ -136,7 +136,7 @@ impl AlarmRecord {
         let is_same = if let Some(new) = definition {
             old == Some(new) || is_same_threshold(old, new)
         } else {
-            // A state need not end that notifies nobody of anything: the rule may come back.
+            // An OK state that is NORMAL or DISABLED has nothing to end, and the rule may come back.
             let is_ok = self.status.as_ref().is_none_or(|status| status.state() == DataState::Ok);
             is_ok && matches!(self.handling.state, AlarmState::Normal | AlarmState::Disabled)
         };
@@ -236,13 +236,13 @@ impl AlarmRecord {
         SampleEffect::Applied { announcements, undecided, is_changed }
     }
 
-    /// Does what is due by `now`: makes the device stale, ends a snooze, notifies people after quiet hours, and repeats a
-    /// notification.
+    /// Performs everything that is due by `now`: makes the device stale, ends a snooze, notifies people after quiet
+    /// hours, and repeats a notification.
     pub fn check(&mut self, current: CurrentRule<'_>, thing: &ThingName, now: Timestamp) -> Vec<Announcement> {
         let mut announcements = Vec::new();
         let stale_at = current.rule.zip(self.status.as_ref());
         let stale_at = stale_at.and_then(|(rule, status)| state_machine::stale_at(rule, status));
-        // In the order in which it happened.
+        // In chronological order.
         if self.handling.snooze_ended(now).is_some_and(|ended| stale_at.is_none_or(|stale_at| ended < stale_at)) {
             announcements.extend(self.end_snooze(current, thing, now));
         }
@@ -257,7 +257,7 @@ impl AlarmRecord {
         announcements
     }
 
-    /// Makes a device stale that has never reported, although it was expected to since `expected_since`.
+    /// Makes a device stale that has never reported, although expected since `expected_since`, if that is due by `now`.
     pub fn check_never_reported(
         &mut self,
         current: CurrentRule<'_>,
@@ -274,7 +274,8 @@ impl AlarmRecord {
         Some(self.announce_data(current, rule, thing, &change, &[]))
     }
 
-    /// Performs a person's action. Without an announcement, its result was in place.
+    /// Performs a person's action. Returns the announcements; none if nothing changed. Refused with `invalid-action` if
+    /// there is no such alarm, or its state does not allow the action.
     pub fn perform(
         &mut self,
         current: CurrentRule<'_>,
@@ -309,11 +310,11 @@ impl AlarmRecord {
         self.pending.push(announcement.pending(audience, since));
     }
 
-    /// Schedules the check for missing data, if the rule asks for it, for everything else that is due at a time, and for
-    /// whether a state that somebody was notified of still has a rule.
+    /// Schedules the next check: for missing data, if the rule asks for it; for a snooze, quiet hours or a repeat that
+    /// becomes due; and for whether the rule of a state other than OK still applies.
     ///
-    /// A check that is scheduled already is kept unless it is much too early: an unnecessary check costs one read now
-    /// and then, moving it with each sample would cost a write to the index each time.
+    /// A check that is scheduled already is kept unless it is much too early: an unnecessary check costs one occasional
+    /// read, while moving it with each sample would cost a write to the index each time.
     pub fn schedule_check(&mut self, rule: Option<&ThingRule>, now: Timestamp) {
         let stale = rule
             .zip(self.status.as_ref())
@@ -332,12 +333,13 @@ impl AlarmRecord {
         });
     }
 
-    /// When the device must be checked for missing data.
+    /// When the record must be checked next.
     pub fn next_check_at(&self) -> Option<Timestamp> {
         self.next_check_at
     }
 
-    /// Prepares the record for the first decision by this rule, or by one with more levels.
+    /// Prepares the record for a decision by this rule, which may be the first one, or have a different number of
+    /// levels.
     fn begin(&mut self, rule: &ThingRule, at: Timestamp) {
         if !self.is_stored && rule.start_disabled && self.handling == Handling::default() {
             self.handling.enter(AlarmState::Disabled, at);
@@ -348,7 +350,7 @@ impl AlarmRecord {
         }
     }
 
-    /// Announces what the data has changed.
+    /// Announces a change of the data's state or severity.
     fn announce_data(
         &mut self,
         current: CurrentRule<'_>,
@@ -389,13 +391,12 @@ impl AlarmRecord {
     }
 }
 
-/// Whether two definitions are those of the same threshold, with numbers that are only spelled in another way.
+/// Whether two definitions are of the same threshold, with numbers that differ only in spelling.
 fn is_same_threshold(old: Option<&str>, new: &str) -> bool {
     let parse = |definition: &str| serde_json::from_str::<Definition>(definition).ok();
     old.and_then(parse).is_some_and(|old| parse(new) == Some(old))
 }
 
-/// The field that a definition names.
 fn field_of(definition: Option<&str>) -> String {
     #[derive(serde::Deserialize)]
     struct Field {

@@ -27,7 +27,7 @@ pub(super) fn error(path: impl Into<String>, why: impl Into<String>) -> Validati
     ValidationError::new(path, why)
 }
 
-/// Whether this is the name of a rule, a group or an override.
+/// Whether this is a valid name of a rule, a group or an override.
 pub(super) fn is_name(name: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (1..=MAX_NAME_LENGTH).contains(&name.len()) && name.bytes().all(allowed)

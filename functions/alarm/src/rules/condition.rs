@@ -19,9 +19,9 @@ pub enum Condition {
         /// The right-hand side.
         right: Right,
     },
-    /// Whether the reading has a field, by its index in the rule.
+    /// Checks whether the reading has a field.
     Is {
-        /// The field.
+        /// The field, by its index in the rule.
         field: usize,
         /// Whether it must be present, or missing.
         present: bool,
@@ -57,12 +57,12 @@ pub enum Op {
     NotEqual,
 }
 
-/// The left-hand side of a comparison: indexes in the rule.
+/// The left-hand side of a comparison, by its index in the rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Left {
     /// A field of the reading.
     Field(usize),
-    /// What an operand has kept of earlier readings.
+    /// The value of an operand, computed from this and earlier readings.
     Operand(usize),
 }
 
@@ -73,20 +73,20 @@ pub enum Right {
     Value(Value),
     /// Another field of the reading, by its index in the rule.
     Field(usize),
-    /// The thing's own value, by its index in the rule.
+    /// The thing's value of an override, by the override's index in the rule.
     Override(usize),
 }
 
-/// What a condition is evaluated on.
+/// The values that a condition is evaluated on.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
     /// The values of the reading's fields.
     pub values: &'a [Value],
-    /// Where each field of the rule is among them.
+    /// For each field of the rule, its index in `values`.
     pub slots: &'a [usize],
     /// The values of the rule's operands.
     pub operands: &'a [Option<f64>],
-    /// The thing's values of the rule's overrides.
+    /// The thing's values for the rule's overrides.
     pub overrides: &'a [Value],
 }
 
@@ -98,7 +98,7 @@ impl<'a> Context<'a> {
 }
 
 impl Op {
-    /// Whether only an order decides, which strings and booleans do not have.
+    /// Whether it needs an order, which strings and booleans do not have.
     pub fn needs_order(self) -> bool {
         !matches!(self, Self::Equal | Self::NotEqual)
     }
@@ -150,7 +150,8 @@ impl Condition {
     }
 }
 
-/// `deciding` if any condition is that; unknown if any is unknown; else the opposite.
+/// Combines conditions in Kleene's logic: `deciding` if any condition evaluates to it; otherwise unknown if any is
+/// unknown; otherwise the opposite.
 fn kleene(conditions: &[Condition], context: &Context<'_>, deciding: bool) -> Option<bool> {
     let mut result = Some(!deciding);
     for condition in conditions {

@@ -13,7 +13,7 @@ use crate::pointer::Pointer;
 const MAX_DEPTH: usize = 5;
 const MAX_LEAVES: usize = 32;
 
-/// What the conditions of a rule have in common.
+/// Compiles the conditions of one rule, and collects the fields, operands and overrides that they share.
 #[derive(Debug, Default)]
 pub(super) struct ConditionCompiler {
     pub fields: Vec<Pointer>,
@@ -31,12 +31,12 @@ fn index_of<T: PartialEq>(list: &mut Vec<T>, item: T) -> usize {
 }
 
 impl ConditionCompiler {
-    /// The index of a field.
+    /// Returns the index of a field, which is added if it is new.
     pub fn field(&mut self, pointer: &Pointer) -> usize {
         index_of(&mut self.fields, pointer.clone())
     }
 
-    /// Compiles a condition that is nested this deep.
+    /// Compiles a condition at this nesting depth.
     pub fn compile(
         &mut self,
         fields: &ConditionFields,
@@ -139,7 +139,7 @@ impl ConditionCompiler {
             }
             (_, Some(change), _) => (&change.field, OperandKind::Change(change.per), "change"),
             (.., Some(window)) => (&window.field, OperandKind::Window(window.of, window.over), "window"),
-            // The caller has found one of them.
+            // Unreachable: the caller has checked that there is one.
             (None, None, None) => return Err(error(path, "It must have a left-hand side.")),
         };
         let (field, kind, name) = operand;
@@ -174,7 +174,6 @@ impl ConditionCompiler {
     }
 }
 
-/// Checks the type of a constant.
 fn check_kind(value: &Value, left: Left, op: Op, path: &str) -> Result<(), ValidationError> {
     let is_number = value.kind() == Some(Kind::Number);
     if !is_number && matches!(left, Left::Operand(_)) {
@@ -187,8 +186,8 @@ fn check_kind(value: &Value, left: Left, op: Op, path: &str) -> Result<(), Valid
 }
 
 impl Condition {
-    /// Whether this and another one are comparisons of a field with two numbers in opposite directions that some number
-    /// meets both of.
+    /// Whether both conditions compare the same field with a number, in opposite directions, and some value would meet
+    /// both.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
         let (
             Self::Compare { left: Left::Field(one), op: first, right: Right::Value(Value::Number(limit)) },

@@ -76,7 +76,7 @@ impl Validate for RulesDocument {
             }
             AnyDocument::Version2(rules) => rules.compile()?,
         };
-        // It is validated once.
+        // Setting it cannot fail: a document is validated only once.
         let _ = self.rules.set(rules);
         Ok(())
     }

@@ -17,12 +17,12 @@ use crate::thresholds::not_null;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AlarmRules {
-    /// 2.
+    /// Always 2.
     pub(super) version: u64,
     /// Names for sets of things.
     #[serde(default, deserialize_with = "not_null")]
     pub(super) groups: Option<BTreeMap<String, Vec<ThingPattern>>>,
-    /// Values that some things have in place of a rule's defaults.
+    /// Values of individual things that replace a rule's defaults.
     #[serde(default, deserialize_with = "not_null")]
     pub(super) overrides: Option<BTreeMap<String, BTreeMap<String, Literal>>>,
     /// The rules, in the document's order.
@@ -86,7 +86,7 @@ impl<'de> Deserialize<'de> for ThingsFields {
     }
 }
 
-/// A severity, and when the alarm has it.
+/// A severity, with its conditions.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SeverityFields {
@@ -107,7 +107,7 @@ pub(super) struct SideFields {
     pub count: Option<CountFields>,
 }
 
-/// How many readings of how many.
+/// A number of readings `n` out of the last `of`.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CountFields {
@@ -145,7 +145,7 @@ pub(super) struct ConditionFields {
     pub not: Option<Box<ConditionFields>>,
 }
 
-/// Whether a field must be there.
+/// Whether a field must be present or missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Presence {
@@ -161,7 +161,7 @@ pub(super) struct ChangeFields {
     pub per: Span,
 }
 
-/// The minimum, maximum or mean of a field over a time.
+/// The minimum, maximum or mean of a field over a period.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WindowFields {
@@ -184,7 +184,7 @@ pub(super) struct NotifyFields {
     pub text: Option<String>,
 }
 
-/// What differs for one severity.
+/// Settings for one severity.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SeverityNotifyFields {
@@ -192,7 +192,7 @@ pub(super) struct SeverityNotifyFields {
     pub repeat: Option<Span>,
 }
 
-/// The same for each severity.
+/// Settings for each severity.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BySeverity {
@@ -209,7 +209,7 @@ pub(super) struct BySeverity {
 }
 
 impl BySeverity {
-    /// What differs for this severity.
+    /// Returns the settings for this severity.
     pub fn of(&self, severity: Severity) -> Option<SeverityNotifyFields> {
         match severity {
             Severity::Critical => self.critical,
@@ -221,7 +221,7 @@ impl BySeverity {
     }
 }
 
-/// When people are not disturbed.
+/// When people are not notified.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct QuietFields {

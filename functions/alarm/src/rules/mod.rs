@@ -1,12 +1,12 @@
-//! Alarm rules: the document that operators upload, compiled once per version, and what of it applies to a thing.
+//! Alarm rules: the document that operators upload, compiled once per version, and the rules that apply to a thing.
 //!
-//! There are two versions. A document of version 1 has [`thresholds`](crate::thresholds), each of which is compiled to a
-//! rule with the one severity `major`. A document of version 2 ([`AlarmRules`]) has conditions over any fields of a
+//! There are two versions. A document of version 1 has [`thresholds`](crate::thresholds), each of which is compiled to
+//! a rule with the one severity `major`. A document of version 2 ([`AlarmRules`]) has conditions over any fields of a
 //! reading ([`condition`]), several severities, and a policy for notifications ([`notify`]).
 //!
-//! [`Rules`] is what both are compiled to. [`ThingRules`] is what of it applies to one thing: the rules, the fields that
-//! they read, each once, and which rules need the same fields. It is cached, so that a reading is not compared with
-//! patterns.
+//! Both are compiled to [`Rules`]. [`ThingRules`] is the part that applies to one thing: the rules, the fields that
+//! they read without duplicates, and which rules need the same fields. It is cached, so that patterns are not matched
+//! for each reading.
 
 mod compile;
 pub mod condition;
@@ -31,10 +31,10 @@ pub use rule::{Hold, Level, Rule};
 pub use thing_rules::{ThingRule, ThingRules};
 pub use value::Value;
 
-/// How many things' rules are cached. All are forgotten when there are more.
+/// The maximum number of cached entries. The cache is cleared when it is full.
 const MAX_CACHED_THINGS: usize = 20_000;
 
-/// The values that things have in place of rules' defaults, by the override's name.
+/// The values of things that replace rules' defaults, by the override's name.
 type Overrides = HashMap<ThingName, BTreeMap<String, Value>>;
 
 /// The compiled rules of a document.
@@ -62,7 +62,7 @@ impl Rules {
         &self.all
     }
 
-    /// Returns what applies to this thing.
+    /// Returns the rules that apply to this thing.
     pub fn for_thing(&self, thing: &ThingName) -> Arc<ThingRules> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = cache.by_thing.get(thing) {

@@ -1,4 +1,4 @@
-//! How people are notified: repeats, quiet hours, and a text of the operator's own.
+//! How people are notified: repeats, quiet hours, and custom texts.
 
 use std::time::Duration;
 
@@ -11,23 +11,24 @@ const DAY: u64 = 24 * 60;
 pub struct NotifyPolicy {
     /// How often the notification is repeated while the alarm is ACTIVE.
     pub repeat: Option<Span>,
-    /// The same for some severities.
+    /// How often it is repeated for individual severities, in place of `repeat`.
     pub repeat_by_severity: Vec<(Severity, Span)>,
-    /// When people are not disturbed.
+    /// When people are not notified.
     pub quiet_hours: Option<QuietHours>,
     /// The text of notifications of an alarm that is on.
     pub text: Option<Template>,
 }
 
-/// A time of every day at which people are not disturbed.
+/// A daily period in which people are not notified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuietHours {
-    /// When they begin and end, in minutes after midnight. They include midnight if they begin later than they end.
+    /// When they begin and end, in minutes after local midnight. They include midnight if they begin later than they
+    /// end.
     from: u64,
     to: u64,
-    /// How far local time is ahead of UTC, in minutes, plus a day.
+    /// How far local time is ahead of UTC, in minutes, plus a day to keep it positive.
     offset: u64,
-    /// The severities for which people are disturbed nevertheless.
+    /// The severities for which people are notified nevertheless.
     pub except: Vec<Severity>,
 }
 
@@ -35,7 +36,7 @@ pub struct QuietHours {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template(pub Vec<Part>);
 
-/// A part of a template. Indexes are those of the rule's fields and overrides.
+/// A part of a template. Indexes are into the rule's fields and overrides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
     /// Text as it is.
@@ -48,18 +49,18 @@ pub enum Part {
     Severity,
     /// A field of the reading.
     Field(usize),
-    /// The thing's value of an override.
+    /// The thing's value for an override.
     Override(usize),
 }
 
 impl NotifyPolicy {
-    /// How often the notification of an alarm of this severity is repeated.
+    /// Returns how often the notification of an alarm with this severity is repeated.
     pub fn repeat(&self, severity: Severity) -> Option<Duration> {
         let own = self.repeat_by_severity.iter().find(|(of, _)| *of == severity).map(|(_, repeat)| *repeat);
         own.or(self.repeat).map(Span::duration)
     }
 
-    /// When the quiet hours end that people are in at this time; `None` if they may be notified of this severity.
+    /// Returns when the current quiet hours end; `None` if people may be notified of this severity at this time.
     pub fn quiet_until(&self, severity: Option<Severity>, at: Timestamp) -> Option<Timestamp> {
         let quiet = self.quiet_hours.as_ref()?;
         let is_exempt = severity.is_some_and(|severity| quiet.except.contains(&severity));
@@ -68,8 +69,8 @@ impl NotifyPolicy {
 }
 
 impl QuietHours {
-    /// Quiet hours from and to a time such as `22:00`, at an offset from UTC such as `+01:00`; `None` if one of the three
-    /// has another form.
+    /// Parses quiet hours between two times such as `22:00`, at an offset from UTC such as `+01:00`; `None` if any of
+    /// the three is invalid.
     pub fn parse(from: &str, to: &str, offset: &str, except: Vec<Severity>) -> Option<Self> {
         let sign = offset.chars().next()?;
         let minutes = clock_time(offset.strip_prefix(['+', '-'])?).filter(|minutes| *minutes < 15 * 60)?;
@@ -77,12 +78,12 @@ impl QuietHours {
         Some(Self { from: clock_time(from)?, to: clock_time(to)?, offset, except })
     }
 
-    /// Whether they never begin, or never end.
+    /// Whether they begin and end at the same time.
     pub fn are_empty(&self) -> bool {
         self.from == self.to
     }
 
-    /// When they end, if this time is within them.
+    /// Returns when they end, if this time is within them.
     fn until(&self, at: Timestamp) -> Option<Timestamp> {
         let minute = at.seconds() / 60;
         let local = (minute + self.offset) % DAY;
@@ -114,7 +115,7 @@ mod tests {
         QuietHours::parse(from, to, offset, vec![]).expect("quiet hours")
     }
 
-    /// When quiet hours end that include this time of day, in minutes after midnight.
+    /// When the quiet hours that include this time of day end, in minutes after midnight.
     fn end(hours: &QuietHours, minute: u64) -> Option<u64> {
         let until = hours.until(Timestamp::from_millis(MIDNIGHT + minute * MINUTE + 1))?;
         Some((until.millis() - MIDNIGHT) / MINUTE)

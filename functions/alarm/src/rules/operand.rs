@@ -1,5 +1,5 @@
-//! What a rule keeps of earlier readings, in constant space: a rate of change, or the minimum, maximum or mean of a
-//! window.
+//! Values that a rule computes from earlier readings in constant space: a rate of change, or the minimum, maximum or
+//! mean over a window.
 
 use std::time::Duration;
 
@@ -7,7 +7,8 @@ use gatehouse::{Span, Timestamp};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The number of parts of a window. A part that has begun counts whole, so a window has 90 to 100 % of its length.
+/// The number of parts of a window. Values expire one whole part at a time, so a window covers 90 to 100 % of its
+/// length.
 const PARTS: u64 = 10;
 
 /// A value that is computed from a field of this reading and earlier ones.
@@ -22,9 +23,9 @@ pub struct Operand {
 /// How an operand is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OperandKind {
-    /// The change from the reading before, per this time.
+    /// The change since the previous reading, per this duration.
     Change(Span),
-    /// The minimum, maximum or mean of this time.
+    /// The minimum, maximum or mean over this duration.
     Window(Statistic, Span),
 }
 
@@ -40,22 +41,22 @@ pub enum Statistic {
     Mean,
 }
 
-/// What is kept for an operand. The whole record of a rule is as long however many readings there were.
+/// The stored state of an operand. Its size does not grow with the number of readings.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct OperandState {
-    /// For a change: the newest value, and the newest one that was received earlier than that.
+    /// For a change: the newest value, and the newest one with an earlier time of receipt, each with that time.
     #[serde(default, rename = "v", skip_serializing_if = "Vec::is_empty")]
     values: Vec<(u64, Exact)>,
-    /// For a window: when its readings began without a gap as long as the window, and when the newest was received.
+    /// For a window: the times of the first and newest readings since the last gap as long as the window.
     #[serde(default, rename = "s", skip_serializing_if = "Option::is_none")]
     span: Option<(u64, u64)>,
-    /// For a window: its parts, by their number since 1970, each with the count of its values and their sum, minimum or
+    /// For a window: its parts, each with its number since 1970, the count of its values, and their sum, minimum or
     /// maximum.
     #[serde(default, rename = "p", skip_serializing_if = "Vec::is_empty")]
     parts: Vec<(u64, u64, Exact)>,
 }
 
-/// A float as a decimal text, which is parsed back to the same float.
+/// A float, serialized as a decimal text that parses back to the same float.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Exact(f64);
 
@@ -72,7 +73,7 @@ impl<'de> Deserialize<'de> for Exact {
 }
 
 impl OperandKind {
-    /// The time that it covers.
+    /// The duration that it covers.
     pub fn length(self) -> Duration {
         match self {
             Self::Change(length) | Self::Window(_, length) => length.duration(),
@@ -85,7 +86,7 @@ impl OperandKind {
 }
 
 impl OperandState {
-    /// Adds a value that was received at this time, which is not earlier than that of the value before.
+    /// Adds a value that was received at this time, which must not be earlier than that of the previous value.
     pub fn add(&mut self, kind: OperandKind, at: Timestamp, value: f64) {
         let now = at.millis();
         match kind {
@@ -131,7 +132,7 @@ impl OperandState {
             }
             OperandKind::Window(statistic, _) => {
                 let (began, newest) = self.span?;
-                // The readings must cover the window, but for its oldest part.
+                // The readings must cover the window, except for its oldest part.
                 if newest.saturating_sub(began) < kind.part_length() * (PARTS - 1) {
                     return None;
                 }

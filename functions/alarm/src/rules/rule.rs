@@ -16,23 +16,23 @@ use crate::thresholds::{Definition, Side};
 pub struct Rule {
     /// Its name: 1 to 64 of the characters `a-z 0-9 -`.
     pub name: String,
-    /// The things that it applies to: those that one of the patterns matches.
+    /// Patterns of the things that it applies to.
     pub things: Vec<ThingPattern>,
     /// Its severities, most severe first. There is at least one.
     pub levels: Vec<Level>,
-    /// The fields of a reading that it reads. The first one is the one that messages name.
+    /// The fields that it reads from a reading. Messages name the first one.
     pub fields: Vec<Pointer>,
-    /// What it keeps of earlier readings.
+    /// The values that it computes from earlier readings.
     pub operands: Vec<Operand>,
     /// The names and defaults of its overrides.
     pub overrides: Vec<(String, Value)>,
-    /// When a reading says something to the rule.
+    /// When a reading is relevant to the rule.
     pub needs: Needs,
-    /// The longest gap in a thing's data; `None` if any gap is allowed.
+    /// The maximum gap in a thing's data; `None` if any gap is allowed.
     pub stale: Option<Span>,
-    /// How long after its admission a thing must have reported; `None` if that is not checked.
+    /// How long after its admission a thing must have reported at the latest; `None` if that is not checked.
     pub never_reported: Option<Span>,
-    /// Whether an alarm that has cleared waits until somebody acknowledges it.
+    /// Whether an alarm that has cleared stays LATCHED until somebody acknowledges it.
     pub latch: bool,
     /// Whether the alarm of a new thing is disabled until somebody enables it.
     pub start_disabled: bool,
@@ -40,7 +40,7 @@ pub struct Rule {
     pub notify: NotifyPolicy,
 }
 
-/// A severity, and when an alarm begins and ceases to have it.
+/// A severity, and the conditions that raise and clear it.
 #[derive(Debug, Clone)]
 pub struct Level {
     /// The severity.
@@ -63,7 +63,7 @@ pub struct Sustained {
 /// How long or how often a condition must be met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
-    /// By every reading for this long; `0 s` means that one reading is enough.
+    /// By every reading for this duration; `0 s` means that one reading is enough.
     For(Span),
     /// By `n` of the last `of` readings.
     Count {
@@ -74,11 +74,11 @@ pub enum Hold {
     },
 }
 
-/// When a reading says something to a rule: if it has one of these fields with this type (any that can be compared if
-/// there is none), or always.
+/// Decides which readings are relevant to a rule: those that have one of these fields with the given type (or any
+/// comparable type if none is given), or all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Needs {
-    /// Whether a missing field says something, too.
+    /// Whether every reading is relevant, because a missing field matters, too.
     pub nothing: bool,
     /// The fields, by their index.
     pub fields: Vec<(usize, Option<Kind>)>,
@@ -95,7 +95,7 @@ impl Hold {
 }
 
 impl Needs {
-    /// Whether a reading with these values says something.
+    /// Whether a reading with these values is relevant.
     pub fn are_met_by(&self, values: &[Value]) -> bool {
         let is_met = |(field, kind): &(usize, Option<Kind>)| {
             let found = values.get(*field).and_then(Value::kind);
@@ -104,12 +104,12 @@ impl Needs {
         self.nothing || self.fields.iter().any(is_met)
     }
 
-    /// Whether a field has a number that is not evaluated.
+    /// Whether a needed field has a number that cannot be evaluated.
     pub fn are_invalid_in(&self, values: &[Value]) -> bool {
         self.fields.iter().any(|(field, _)| values.get(*field) == Some(&Value::Invalid))
     }
 
-    /// The same for fields at other indexes.
+    /// Returns the same needs with fields at other indexes: `slots` maps each old index to the new one.
     #[must_use]
     pub fn mapped(&self, slots: &[usize]) -> Self {
         let fields = self.fields.iter().filter_map(|(field, kind)| Some((*slots.get(*field)?, *kind))).collect();
@@ -128,8 +128,8 @@ impl Rule {
         self.fields.first().map_or_else(String::new, Pointer::to_string)
     }
 
-    /// What a state by this rule means for a thing with these overrides, as JSON: the conditions, but not how long or
-    /// how often they must be met. A rule with another definition starts with new states.
+    /// Returns the meaning of a state under this rule for a thing with these overrides, as JSON: the conditions, but
+    /// not how long or how often they must be met. A rule with another definition starts with new states.
     ///
     /// A rule that a threshold could express has the definition of that threshold, so that moving to version 2 keeps
     /// states.
@@ -173,7 +173,7 @@ impl Rule {
         (raised == cleared && are_opposite).then(|| Definition { field: self.field(), raise, clear })
     }
 
-    /// A text that is the same for conditions that say the same with the same structure.
+    /// Returns a JSON value that is the same for conditions with the same meaning and structure.
     fn canonical(&self, condition: &Condition, overrides: &[Value]) -> serde_json::Value {
         let field = |index: usize| self.fields.get(index).map_or_else(String::new, Pointer::to_string);
         let all = |conditions: &[Condition]| -> Vec<_> {

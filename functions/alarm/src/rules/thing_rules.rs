@@ -12,9 +12,9 @@ use crate::pointer::Pointer;
 pub struct ThingRules {
     /// The rules, in the document's order.
     pub rules: Vec<ThingRule>,
-    /// The fields that they read, each once.
+    /// The fields that they read, without duplicates.
     pub fields: Vec<Pointer>,
-    /// When a reading says something to a rule; many rules have the same needs.
+    /// The rules' distinct needs: when a reading is relevant to a rule. Many rules have the same needs.
     pub series: Vec<Needs>,
     by_name: HashMap<String, usize>,
 }
@@ -23,11 +23,11 @@ pub struct ThingRules {
 #[derive(Debug, Clone)]
 pub struct ThingRule {
     rule: Arc<Rule>,
-    /// Where each field of the rule is among [`ThingRules::fields`].
+    /// For each field of the rule, its index in [`ThingRules::fields`].
     slots: Vec<usize>,
-    /// The thing's values of the rule's overrides.
+    /// The thing's values for the rule's overrides.
     pub overrides: Vec<Value>,
-    /// What a state by this rule means, as JSON.
+    /// The meaning of a state under this rule, as JSON: see [`Rule::definition`].
     pub definition: String,
     /// The index of its needs in [`ThingRules::series`].
     pub series: usize,
@@ -70,12 +70,12 @@ impl ThingRules {
 }
 
 impl ThingRule {
-    /// What its conditions are evaluated on: a reading's values, and those of the rule's operands.
+    /// Returns the values to evaluate its conditions on: a reading's, and those of the rule's operands.
     pub fn context<'a>(&'a self, values: &'a [Value], operands: &'a [Option<f64>]) -> Context<'a> {
         Context { values, slots: &self.slots, operands, overrides: &self.overrides }
     }
 
-    /// The value that messages repeat: that of the rule's first field.
+    /// Returns the value that messages repeat, which is that of the rule's first field.
     pub fn value(&self, values: &[Value]) -> Value {
         self.context(values, &[]).field(0).shortened()
     }

@@ -9,18 +9,19 @@ use serde::de::{Deserialize, Deserializer, Error, Unexpected};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-/// The maximum number of characters of a string in a document, and of one that a notification repeats.
+/// The maximum length, in characters, of a string in a document, and of one that a notification repeats.
 pub const MAX_STRING_LENGTH: usize = 256;
 
-/// The value of a reading's field, or what it is compared with. Cheap to clone: several rules read the same field.
+/// The value of a reading's field, or a value that it is compared with. Cheap to clone, because several rules read the
+/// same field.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub enum Value {
     /// The reading does not have the field, or it is null.
     #[default]
     Missing,
-    /// An object or an array, which is compared with nothing.
+    /// An object or an array, which cannot be compared, or a string with an invalid escape.
     Other,
-    /// A number that is not evaluated, because no float approximates it or it is too long.
+    /// A number that cannot be evaluated, because no float approximates it or it is too long.
     Invalid,
     /// A number, as it was written.
     Number(Arc<Number>),
@@ -53,7 +54,8 @@ impl Kind {
 }
 
 impl Value {
-    /// The value of a field; `None` if the reading does not have it. A number that is not evaluated is an error.
+    /// Parses the value of a field; `json` is `None` if the reading does not have it. A number that cannot be evaluated
+    /// is an error.
     pub fn of(json: Option<&RawValue>) -> Result<Self, ParseNumberError> {
         let Some(json) = json else { return Ok(Self::Missing) };
         let text = json.get();
@@ -62,7 +64,7 @@ impl Value {
             Some(b't' | b'f') => Self::Boolean(text == "true"),
             Some(b'"') => match serde_json::from_str::<String>(text) {
                 Ok(text) => Self::Text(text.into()),
-                // An escape that is not a character.
+                // An escape does not denote a character.
                 Err(_) => Self::Other,
             },
             Some(b'{' | b'[') => Self::Other,
@@ -85,7 +87,7 @@ impl Value {
         if let Self::Number(number) = self { Some(number.nearest()) } else { None }
     }
 
-    /// The value as a status keeps it and notifications repeat it: long strings are shortened.
+    /// Returns the value as it is stored in a status and repeated in notifications: long strings are shortened.
     #[must_use]
     pub fn shortened(&self) -> Self {
         match self {
@@ -98,7 +100,7 @@ impl Value {
         }
     }
 
-    /// A text that is the same for all ways to write this value.
+    /// Returns a text that is the same however the value was written.
     pub fn canonical(&self) -> String {
         match self {
             Self::Number(number) => number.canonical(),
@@ -126,7 +128,7 @@ impl From<Number> for Value {
     }
 }
 
-/// For people.
+/// As text for people.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -149,7 +151,7 @@ impl Serialize for Value {
     }
 }
 
-/// Accepts what a stored notification has: any value that can be compared, or null.
+/// Accepts the values in a stored notification: any value that can be compared, or null.
 impl<'de> Deserialize<'de> for Value {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let json = Box::<RawValue>::deserialize(deserializer)?;
@@ -178,7 +180,7 @@ impl<'de> Deserialize<'de> for Literal {
             }
             Some(b't' | b'f') => Ok(Self(Value::Boolean(json.get() == "true"))),
             Some(b'n' | b'{' | b'[') => Err(Error::invalid_type(Unexpected::Other("another value"), &EXPECTED)),
-            // For its errors.
+            // Not by `Value::of`, for the errors of this method.
             _ => Number::deserialize_raw(&json).map(|number| Self(number.into())),
         }
     }

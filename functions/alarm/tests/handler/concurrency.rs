@@ -53,7 +53,7 @@ proptest! {
 #[tokio::test(start_paused = true)]
 async fn concurrent_invocations_share_one_rate_limit() {
     const THINGS: usize = 120;
-    // DynamoDB takes its time, so that invocations read between another one's read and write.
+    // DynamoDB is slow, so that invocations read between another one's read and write.
     let latency = Duration::from_millis(5);
     let aws = account(json!([too_bright(0)])).await.latency("GetItem", latency).latency("PutItem", latency);
     let deliveries: Vec<_> = storm(THINGS, 0, 150).into_iter().map(|body| (aws.process(), sqs_batch([body]))).collect();

@@ -1,4 +1,4 @@
-//! Between any two calls the process may die, and any call may fail.
+//! The process may die between any two calls, and any call may fail.
 
 use std::time::Duration;
 
@@ -66,7 +66,8 @@ async fn any_failed_call_delays_the_alarm_but_does_not_lose_it() {
             assert!(!has_pending(&state), "{name}");
             assert_eq!(attribute(&state, "state").as_deref(), Some("ALARM"), "{name}");
             let is_twice = state.published.len() == 2;
-            // Only if the process dies, or the response is lost, between SNS's acceptance and the mark.
+            // Only if the process dies, or the response is lost, after SNS has accepted the message and before it is
+            // marked.
             let may_be_twice = (call, fault) == (8, Fault::DiesAfter)
                 || (call, fault) == (8, Fault::Lost)
                 || (call, fault) == (9, Fault::DiesBefore);
@@ -80,7 +81,7 @@ async fn any_failed_call_delays_the_alarm_but_does_not_lose_it() {
 #[tokio::test(start_paused = true)]
 async fn schedule_sends_what_a_crash_left_pending() {
     let aws = account(json!([too_bright(60)])).await;
-    // The sixth call claims the notification; the state has been written by then.
+    // The sixth call claims the notification, after the state was written.
     deliver_to(&aws.process().fail(6, Fault::DiesBefore), &sqs_batch(raising()), at(MINUTE)).await;
     assert_eq!((transitions(&aws), has_pending(&aws.state())), (vec![], true));
     check(&aws, 2 * MINUTE).await;

@@ -1,4 +1,4 @@
-//! Documents that change what a threshold means, or remove it.
+//! Documents that change a threshold's definition, or remove the threshold.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -206,8 +206,8 @@ async fn any_failed_call_closes_the_alarm_once() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
-    /// Whether a reading or the schedule notices the change first, and however often events are repeated, the same
-    /// transitions are published under the same ids.
+    /// The same transitions are published under the same ids, whether a reading or the schedule notices the change
+    /// first, and however often events are repeated.
     #[test]
     fn whoever_notices_the_change_publishes_the_same(
         checks in prop::collection::vec(0_u64..30, 0..4),

@@ -44,7 +44,7 @@ async fn reporting_device_rarely_moves_in_the_index() {
 async fn delayed_check_counts_from_when_it_was_sent() {
     let aws = account(json!([too_bright(60)])).await;
     deliver(&aws, &[reading("e-1", 0, 50)], 0).await;
-    // It was sent after ten minutes, and waited in the queue for almost two hours.
+    // The command was sent after ten minutes, and waited in the queue for almost two hours.
     let mut delivery = sqs_batch([check_command()]);
     delivery["Records"][0]["attributes"]["SentTimestamp"] = (START + 10 * MINUTE).to_string().into();
     deliver_to(&aws.process(), &delivery, at(120 * MINUTE)).await;

@@ -1,4 +1,4 @@
-//! Readings and documents: what is decided, and with which calls.
+//! Readings and documents: which decisions result, and which calls are made.
 
 use std::collections::BTreeMap;
 use std::fs;

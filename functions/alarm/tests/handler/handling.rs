@@ -1,4 +1,4 @@
-//! What people do with alarms.
+//! People's actions on alarms.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -64,7 +64,7 @@ async fn latched_alarm_waits_for_an_acknowledgment() {
     deliver(&aws, &[lux(4, 50)], 4000).await;
     assert!(act(&aws, "acknowledge", 5000).await.is_done());
     assert_eq!((alarm_state(&aws), attribute(&aws.state(), "severity")), ("NORMAL".to_owned(), None));
-    // Given again, it is in place.
+    // Given again, it changes nothing.
     let before = record(&aws);
     assert!(act(&aws, "acknowledge", 6000).await.is_done());
     assert_eq!(record(&aws), before);
@@ -224,7 +224,7 @@ async fn version_1_alarms_are_acknowledged_too() {
     );
 }
 
-/// A batch of an alarm that is raised, and what a person does with it.
+/// A batch with readings that raise an alarm, and a person's action on it.
 fn delivery() -> Value {
     sqs_batch([lux(1, 250), action_command("acknowledge"), lux(2, 50)])
 }
@@ -271,10 +271,10 @@ async fn any_failed_call_loses_no_action_and_no_history() {
     }
 }
 
-/// A message, or an entry of the history.
+/// A message, or a history entry.
 type Message = (u64, String, String, String);
 
-/// Readings, and what a person does after them.
+/// Readings, and a person's action after them.
 type Segment = (Vec<u64>, Option<&'static str>);
 
 /// Delivers segments to a new account. With `sizes`, readings arrive in batches of these sizes, and everything arrives

@@ -1,4 +1,4 @@
-//! Any history of several things, in any batches, against a reference.
+//! Arbitrary histories of several things, in arbitrary batches, compared with a reference.
 
 use std::collections::VecDeque;
 
@@ -8,7 +8,7 @@ use tokio::runtime::Builder;
 
 use crate::setup::*;
 
-/// One thing's history: gaps in seconds, and values. Each is one event.
+/// One thing's history: a gap in seconds and a value for each event.
 type History = Vec<(u64, u64)>;
 
 /// The same rules in their simplest form: raises above 100 for a minute, clears below 100 for a minute.

@@ -1,4 +1,4 @@
-//! The whole function except for the Lambda runtime: deliveries are passed in, calls reach a fake AWS.
+//! The whole function except for the Lambda runtime, against the fake AWS.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

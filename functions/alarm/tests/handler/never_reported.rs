@@ -54,7 +54,7 @@ async fn admitted_thing_that_never_reports_is_stale_once() {
     check_each(&aws, 96..=200).await;
     assert_eq!(found(&aws).len(), 2);
     assert_eq!(history(&aws.state()), [entry(due, "never-reported", "NORMAL", "NORMAL")]);
-    // Its first reading ends that.
+    // The first reading ends the stale state.
     deliver(&aws, &[reading("e-2", 4 * HOUR, 50)], 4 * HOUR).await;
     assert_eq!(transitions(&aws), [to("STALE", due), to("OK", 4 * HOUR)]);
     let text = aws.state().published.last().map(Published::text);
@@ -86,7 +86,7 @@ async fn devices_are_read_only_if_a_rule_asks_and_rarely() {
     assert!(put_rules(&aws, json!([rule()]), 31 * MINUTE).await.is_done());
     aws.reset_calls();
     check_each(&aws, 32..=61).await;
-    // Nine items on pages of two, every ten minutes.
+    // Nine items in pages of two, every ten minutes.
     let scans = aws.state().calls_to("Scan").len();
     assert!((15..=20).contains(&scans), "{scans}");
 }

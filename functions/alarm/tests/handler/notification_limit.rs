@@ -5,7 +5,6 @@ use test_support::{Fault, Published, State, sqs_batch};
 
 use crate::setup::*;
 
-/// The texts of the summaries that were published.
 fn summaries(state: &State) -> Vec<String> {
     let summaries = state.published.iter().filter(|published| published.data()["summary"].is_string());
     summaries.map(Published::text).collect()
@@ -33,7 +32,7 @@ async fn storm_sends_twenty_messages_and_a_summary_to_people() {
     assert_eq!((summary.text(), summary.subject), (text, "too-bright: 287 more".to_owned()));
     assert!(!summary.attributes.contains_key("to"), "no actuator may take it for a transition");
     assert_eq!(data["changes"], json!({"ALARM": 280, "OK": 7}));
-    // The next window is a new one.
+    // The next window starts at zero.
     deliver(&aws, &storm(1, 10 * MINUTE, 150), 10 * MINUTE).await;
     assert_eq!(people(&aws), 22);
     assert!(!has_pending(&aws.state()));

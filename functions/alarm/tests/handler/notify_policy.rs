@@ -1,4 +1,4 @@
-//! Repeats, quiet hours, and texts of an operator's own.
+//! Repeats, quiet hours, and custom texts.
 
 use serde_json::{Value, json};
 use test_support::{FakeAws, Published};
@@ -17,7 +17,7 @@ fn lux(millis: u64, lux: u64) -> Value {
     reading(&format!("e-{millis}"), millis, lux)
 }
 
-/// What people received, without messages for machines only.
+/// What people received, without messages that are only for machines.
 fn texts(aws: &FakeAws) -> Vec<String> {
     aws.state().published.iter().filter(|published| is_for_people(published)).map(Published::text).collect()
 }

@@ -1,4 +1,4 @@
-//! An account with the function, and what the tests deliver to it and look for in it.
+//! An account with the function, the events that tests deliver to it, and the results that they check.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use test_support::{Delivered, FakeAws, Index, Item, NOW, Process, Published, Sta
 pub const START: u64 = NOW.millis();
 pub const MINUTE: u64 = 60_000;
 
-/// How long the queue waits before it delivers a message again.
+/// How long the queue waits before it redelivers a message.
 pub const VISIBILITY_TIMEOUT: Duration = Duration::from_mins(6);
 
 const ALARMS: Table = Table::new("alarms", &["id", "part"], &["GetItem", "BatchGetItem", "PutItem"])
@@ -69,12 +69,12 @@ pub fn check_command() -> Value {
     json!({"check": "due"})
 }
 
-/// Delivers the schedule's command by itself.
+/// Delivers the schedule's command alone.
 pub async fn check(aws: &FakeAws, millis: u64) -> Delivered {
     deliver_to(&aws.process(), &check_command(), at(millis)).await
 }
 
-/// A threshold that raises above 100 and clears below 100, both sustained for these seconds; stale after an hour.
+/// A threshold that raises above 100 and clears below 100, each sustained for this many seconds; stale after an hour.
 pub fn too_bright(seconds: u64) -> Value {
     json!({"name": "too-bright", "things": "greenhouse-*", "field": "/lux", "stale": "1 h",
            "raise": {"above": 100, "for": format!("{seconds} s")},
@@ -145,7 +145,7 @@ pub fn attribute(state: &State, name: &str) -> Option<String> {
     state.attribute("alarms", &KEY, name)
 }
 
-/// The records in the index, and when they are due.
+/// The records in the index of due records, and when they are due.
 pub fn due(aws: &FakeAws) -> Vec<(String, u64)> {
     let state = aws.state();
     let items = state.items("alarms").filter(|(_, item)| item.contains_key("due"));
@@ -185,7 +185,7 @@ pub async fn act(aws: &FakeAws, action: &str, millis: u64) -> Delivered {
     deliver_to(&aws.process(), &action_command(action), at(millis)).await
 }
 
-/// The command for that; a snooze is for ten minutes.
+/// The command for such an action; a snooze lasts ten minutes.
 pub fn action_command(action: &str) -> Value {
     let mut fields = json!({"thing": "greenhouse-1", "rule": "too-bright", "by": "anna"});
     if action == "snooze" {

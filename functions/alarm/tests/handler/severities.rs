@@ -1,11 +1,10 @@
-//! Rules with several severities, and the other kinds of conditions.
+//! Rules with several severities and with all kinds of conditions.
 
 use serde_json::{Value, json};
 use test_support::Published;
 
 use crate::setup::*;
 
-/// A reading at this second.
 fn lux(second: u64, lux: u64) -> Value {
     reading(&format!("e-{second}"), second * 1000, lux)
 }

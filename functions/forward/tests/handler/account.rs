@@ -56,11 +56,11 @@ pub async fn deliver_to(process: Process, variables: &Variables<'_>, delivery: &
     config.set_endpoint_url(environment.get("AWS_ENDPOINT_URL").map(str::to_owned));
     let table = VersionedTable::new(process.dynamodb(), "devices");
     let handler = ForwardHandler::from_environment(&environment, RegionalClients::new(config), table).unwrap();
-    // Boxed, or the future's type is nested too deeply for the compiler.
+    // Boxed, because the future's type would be nested too deeply for the compiler.
     Box::pin(process.deliver_to(handler, delivery, now)).await
 }
 
-/// A message of a thing, with an offset of its time of receipt in milliseconds.
+/// A message of a thing, received this many milliseconds after the start.
 pub fn event(id: &str, thing: &str, received_after: u64, payload: &Value) -> Value {
     json!({
         "payload": payload, "thing": thing, "topic": "Weather/Corp/temperature", "traceId": id,
@@ -72,7 +72,7 @@ pub fn reading(id: &str) -> Value {
     event(id, "station-1", 0, &json!(id))
 }
 
-/// A message that makes every call fail that contains it.
+/// A message that makes every call that contains it fail.
 pub fn poison() -> Value {
     reading("poison")
 }
@@ -83,13 +83,12 @@ pub fn batch<'a>(events: impl IntoIterator<Item = &'a Value>) -> Value {
     json!({"Records": events.into_iter().map(record).collect::<Vec<_>>()})
 }
 
-/// A document of destinations, each with its name, topics, queue and policy for other payloads than JSON.
+/// A document of destinations, each with its name, topics, queue and policy for payloads that are not JSON.
 pub fn document(destinations: &[(&str, &str, &str, &str)]) -> Value {
     let destination = |(name, topics, queue, binary): &(&str, &str, &str, &str)| json!({"name": name, "topics": topics, "queueUrl": queue, "binary": binary});
     json!({"destinations": destinations.iter().map(destination).collect::<Vec<_>>()})
 }
 
-/// Uploads a document.
 pub async fn put(aws: &FakeAws, document: &Value) {
     assert_done(&deliver(aws, &[], document, NOW).await);
 }

@@ -1,4 +1,4 @@
-//! What goes wrong with calls, messages and queues.
+//! Failures of calls, messages and queues.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn only_failed_messages_are_retried() {
     let aws = aws().queue(QUEUE);
     aws.state().entry_fault = Some(Box::new(|entry| match entry["MessageBody"].as_str()? {
         "\"e-3\"" => Some(EntryFault::Failed("InternalError", false)),
-        // Throttling counts as the sender's fault, but passes.
+        // Throttling counts as the sender's fault, but is temporary.
         "\"e-5\"" => Some(EntryFault::Failed("RequestThrottled", true)),
         "\"e-7\"" => Some(EntryFault::Omitted),
         "\"e-9\"" => Some(EntryFault::Failed("InvalidMessageContents", true)),
@@ -151,7 +151,7 @@ async fn lost_response_does_not_duplicate_on_fifo() {
 
 #[tokio::test(start_paused = true)]
 async fn no_call_starts_that_the_timeout_could_cut_off() {
-    // Seven calls start in two thirds of the time. With the poison, the first one fails, and the others have one message
+    // Seven calls start in two thirds of the time. With the poison, the first one fails; the others have one message
     // each.
     for (before, last, accepted) in [(99, reading("e-99"), 70), (9, poison(), 6)] {
         let aws = aws().queue(QUEUE).latency("SendMessageBatch", Duration::from_secs(4));

@@ -1,5 +1,5 @@
-//! The whole function except for the Lambda runtime: messages go in, and whatever fails on the way, each arrives in its
-//! queues in the end, or in quarantine.
+//! The whole function except for the Lambda runtime: whatever fails on the way, each message finally arrives in its
+//! queues or in quarantine.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a failing test panics")]
 
 mod account;

@@ -21,7 +21,7 @@ impl Chance {
     }
 }
 
-/// Delivers a thousand messages of seven things until the queue is empty. Much fails in the first rounds.
+/// Delivers a thousand messages of seven things until the queue is empty. Many calls fail in the first rounds.
 async fn deliver_thousand(queue: &str, failing_rounds: u32) -> FakeAws {
     let aws = aws().queue(queue);
     let mut chance = Chance(1);
@@ -60,7 +60,7 @@ async fn deliver_thousand(queue: &str, failing_rounds: u32) -> FakeAws {
     aws
 }
 
-/// A duplicate on FIFO takes a third attempt.
+/// A duplicate on a FIFO queue takes a third attempt.
 #[tokio::test(start_paused = true)]
 async fn none_is_lost_and_none_duplicated_on_fifo_within_two_tries() {
     let all: BTreeSet<String> = (0..1000).map(|n| n.to_string()).collect();

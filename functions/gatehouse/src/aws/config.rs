@@ -1,8 +1,8 @@
-//! The process's one `SdkConfig`.
+//! Loads the single `SdkConfig` that all clients of the process share.
 //!
 //! `aws-config` reads the environment as AWS documents it: `AWS_ENDPOINT_URL` and its variants per service, FIPS and
 //! dual-stack endpoints, retry mode and attempts. Credentials and region are passed in, so that no provider chain is
-//! walked and no call is made during INIT; TLS roots and timeouts are chosen here.
+//! walked and no call is made during INIT; TLS roots and timeouts are set here.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -23,15 +23,14 @@ use aws_types::SdkConfig;
 use crate::runtime::environment::{Environment, InitError};
 
 /// The roots that AWS endpoints chain to: Amazon Root CA 1 to 4 and Starfield Services Root G2, as published at
-/// <https://www.amazontrust.com/repository/>. Loading the system's whole store would cost more than all the rest of
+/// <https://www.amazontrust.com/repository/>. Loading the system's whole trust store would take longer than the rest of
 /// INIT.
 const AMAZON_ROOTS: &[u8] = include_bytes!("amazon-roots.pem");
 
-/// The longest that a call takes, with all its attempts, unless `OPERATION_TIMEOUT_SECONDS` is set. A handler makes at
-/// most four, one after the other, in the 20 seconds that the templates give it.
+/// The timeout of a call, all its attempts included, unless `OPERATION_TIMEOUT_SECONDS` is set. A handler makes at most
+/// four calls in sequence, within the 20 seconds that the templates give it.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What the TLS connections are encrypted with.
 #[cfg(not(feature = "tls-aws-lc"))]
 const CRYPTO: CryptoMode = CryptoMode::Ring;
 #[cfg(feature = "tls-aws-lc")]
@@ -43,14 +42,14 @@ const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
 pub(crate) async fn load(environment: &Environment) -> Result<SdkConfig, InitError> {
     let seconds = environment.optional::<NonZeroU32>("OPERATION_TIMEOUT_SECONDS")?;
     let operation_timeout = seconds.map_or(OPERATION_TIMEOUT, |seconds| Duration::from_secs(seconds.get().into()));
-    // An attempt that hangs leaves time for a pause and a second one.
+    // Leaves time for a backoff and a second attempt after one that hangs.
     let attempt_timeout = operation_timeout.saturating_sub(2 * INITIAL_BACKOFF) / 2;
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(attempt_timeout)
         .operation_attempt_timeout(attempt_timeout)
         .operation_timeout(operation_timeout)
         .build();
-    // Lambda sets them once in the life of a process.
+    // They need no refresh: Lambda sets them once in the life of a process.
     let credentials = Credentials::new(
         environment.required::<String>("AWS_ACCESS_KEY_ID")?,
         environment.required::<String>("AWS_SECRET_ACCESS_KEY")?,
@@ -63,7 +62,7 @@ pub(crate) async fn load(environment: &Environment) -> Result<SdkConfig, InitErr
         .credentials_provider(SharedCredentialsProvider::new(credentials))
         .http_client(http_client(environment, attempt_timeout)?)
         .timeout_config(timeouts)
-        // It would act after 20 seconds, when every timeout has passed, and costs something in each call.
+        // It would act only after 20 seconds, when every timeout has passed, and adds overhead to each call.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .load()
         .await;
@@ -71,17 +70,17 @@ pub(crate) async fn load(environment: &Environment) -> Result<SdkConfig, InitErr
     Ok(config.into_builder().retry_config(retries.with_initial_backoff(INITIAL_BACKOFF)).build())
 }
 
-/// Timeouts for a call that must not be made twice: one attempt gets all the time. A second one is made only if the
-/// first was rejected, or the connection broke.
+/// Returns timeouts for a call that must not be made twice: the first attempt gets all the time. The SDK makes a second
+/// one only if the first was rejected or the connection broke.
 pub(crate) fn single_attempt_timeouts(config: &SdkConfig) -> TimeoutConfig {
     let timeout = config.timeout_config().and_then(TimeoutConfig::operation_timeout).unwrap_or(OPERATION_TIMEOUT);
     TimeoutConfig::builder().operation_attempt_timeout(timeout).operation_timeout(timeout).build()
 }
 
-/// Returns one connector for all clients, whatever their timeouts are: the SDK's own HTTP client parses the roots again
-/// for each client, and for each set of timeouts.
+/// Returns an HTTP client with one connector for all SDK clients, whatever their timeouts: the SDK's default one would
+/// parse the roots again for each client and each set of timeouts.
 fn http_client(environment: &Environment, connect_timeout: Duration) -> Result<SharedHttpClient, InitError> {
-    // Takes precedence if set: other partitions, proxies, private endpoints, and a test's own endpoint.
+    // Takes precedence if set, for other partitions, proxies, private endpoints and tests.
     let roots = match environment.get("SSL_CERT_FILE") {
         Some(path) => {
             std::fs::read(path).map_err(|error| InitError::File { path: path.to_owned(), source: Box::new(error) })?

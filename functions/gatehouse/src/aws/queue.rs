@@ -8,7 +8,7 @@ use crate::runtime::environment::{Environment, InitError};
 use crate::runtime::outcome::{BoxError, Failure};
 use crate::runtime::setup::Setup;
 
-/// The queue that feeds a function, for commands that the function sends to itself for later.
+/// The queue that feeds a function, to which the function sends commands to itself for later.
 #[derive(Debug, Clone)]
 pub struct Queue {
     client: Client,
@@ -27,7 +27,7 @@ impl From<SendError> for Failure {
 }
 
 impl Queue {
-    /// The longest that Amazon SQS delays a message.
+    /// The maximum delay of an Amazon SQS message.
     pub const MAX_DELAY: Duration = Duration::from_mins(15);
 
     /// Connects to the queue that `QUEUE_URL` names, and warms up the connection.
@@ -38,7 +38,7 @@ impl Queue {
         Ok(queue)
     }
 
-    /// Reads `QUEUE_URL`.
+    /// Reads the queue's URL from `QUEUE_URL`.
     pub fn from_environment(environment: &Environment, client: Client) -> Result<Self, InitError> {
         Ok(Self { client, url: environment.required("QUEUE_URL")? })
     }
@@ -49,7 +49,7 @@ impl Queue {
         self.send_text(serde_json::to_string(message).map_err(|error| SendError(error.into()))?, delay).await
     }
 
-    /// Sends a message that is already text, in the same way.
+    /// Sends a message that is already text; otherwise the same as [`Self::send`].
     pub async fn send_text(&self, text: impl Into<String>, delay: Duration) -> Result<(), SendError> {
         let seconds = delay.min(Self::MAX_DELAY).as_millis().div_ceil(1000);
         let send = self.client.send_message().queue_url(&self.url).message_body(text);

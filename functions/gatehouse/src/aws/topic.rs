@@ -10,7 +10,7 @@ use crate::runtime::environment::{Environment, InitError};
 use crate::runtime::outcome::Failure;
 use crate::runtime::setup::Setup;
 
-/// The longest subject that Amazon SNS accepts: "less than 100 characters" of ASCII.
+/// The maximum length of a subject: Amazon SNS accepts "less than 100 characters" of ASCII.
 const MAX_SUBJECT: usize = 99;
 
 /// An Amazon SNS topic that a function publishes to.
@@ -23,12 +23,12 @@ pub struct Topic {
 /// A message to a topic's subscribers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Notification {
-    /// For email. Characters that are not printable ASCII, or beyond the 99th, are left out.
+    /// The subject of emails. Characters that are not printable ASCII, and any after the 99th, are dropped.
     pub subject: String,
     /// The text for people. Not empty.
     pub message: String,
-    /// The same as JSON for machines: queues, functions and HTTPS endpoints receive it instead of the text, emails below
-    /// it, and text messages not at all. `None` if everybody receives the text.
+    /// The same content as JSON for machines. Queues, functions and HTTPS endpoints receive it instead of the text,
+    /// emails contain it below the text, and SMS messages omit it. `None` if every subscriber receives the text.
     pub data: Option<String>,
     /// Attributes that subscribers can filter on.
     pub attributes: Vec<(&'static str, Attribute)>,
@@ -64,7 +64,7 @@ impl Topic {
         Ok(topic)
     }
 
-    /// Reads `TOPIC_ARN`.
+    /// Reads the topic's ARN from `TOPIC_ARN`.
     pub fn from_environment(environment: &Environment, client: Client) -> Result<Self, InitError> {
         Ok(Self { client, arn: environment.required("TOPIC_ARN")? })
     }
@@ -89,7 +89,7 @@ impl Topic {
     }
 }
 
-/// A message that differs by the subscription's protocol, in SNS's format.
+/// Builds a message that differs by the subscription's protocol, in SNS's format.
 /// <https://docs.aws.amazon.com/sns/latest/api/API_Publish.html>
 fn by_protocol(message: &str, data: &str) -> String {
     let both = format!("{message}\n\n{data}");

@@ -1,4 +1,4 @@
-//! What the messages of `alarm` say, in the words that `alarm` publishes and `actuator` and operators read.
+//! The vocabulary of alarm messages, which `alarm` publishes, and `actuator` and operators read.
 
 use std::fmt::{self, Display};
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MessageKind {
-    /// The state of the data has changed. A message without a kind is one of these.
+    /// The state of the data has changed. The default for a message that names no kind.
     #[default]
     Transition,
     /// The alarm has become more severe, or less.
@@ -19,22 +19,22 @@ pub enum MessageKind {
     Repeat,
 }
 
-/// What the data of a device says by a rule.
+/// The state of a device's data according to a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum DataState {
-    /// A severity's condition `raise` was met for long enough, and since then not that of `clear`.
+    /// A severity's `raise` condition was met for long enough, and its `clear` condition has not been met since.
     Alarm,
-    /// Neither of the others.
+    /// The data is current, and no severity is raised.
     Ok,
     /// No data for too long.
     Stale,
-    /// None any more: the rule's definition, by which the device was in another state than OK, was changed or removed.
-    /// What follows is a new state.
+    /// There is no state any more: the device was not OK when the rule's definition was changed or removed. Whatever
+    /// follows is a new state.
     Closed,
 }
 
-/// The state of an alarm as people work with it, beside what the data says.
+/// The state of an alarm as people work with it, as opposed to the state of the data.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum AlarmState {
@@ -63,7 +63,7 @@ pub enum Severity {
     Warning,
     /// A minor alarm.
     Minor,
-    /// A major alarm, which a version-1 threshold raises.
+    /// A major alarm. Thresholds of version 1 raise it.
     Major,
     /// A critical alarm.
     Critical,

@@ -14,7 +14,7 @@ use crate::runtime::outcome::Refusal;
 pub struct Command<T> {
     /// The event's id.
     pub id: EventId,
-    /// When the function received it, or the queue before the function.
+    /// When it was received: by the queue if it came through one, or else by the function.
     pub received_at: Timestamp,
     /// What is requested.
     pub body: T,
@@ -53,7 +53,7 @@ impl<T: DeserializeOwned> Input for Incoming<T> {
             #[serde(borrow)]
             payload_base64: Option<&'a RawValue>,
         }
-        // Almost every input is an event; it is parsed once.
+        // Almost every input is a valid event; this path parses it only once.
         let fields: Option<DeviceFields> = payload::valid_envelope(envelope.text);
         if let Some(fields) = fields.filter(DeviceFields::has_payload) {
             return DeviceEvent::from_fields(fields, envelope).map(Self::Event);

@@ -12,8 +12,8 @@ use crate::event::payload;
 use crate::event::timestamp::Timestamp;
 use crate::runtime::outcome::Refusal;
 
-/// How much later than its receipt a message's own time may be, if messages are ordered by it; AWS's clocks are more
-/// accurate. A message from the far future would stay the newest until then.
+/// How far a message's own time may be ahead of its receipt, if messages are ordered by that time. A message dated in
+/// the far future would otherwise count as the newest until then.
 const MAX_CLOCK_SKEW: Duration = Duration::from_hours(1);
 
 /// The fields of a device event's envelope, as a rule's SQL writes them.
@@ -72,16 +72,16 @@ impl DeviceEvent {
         payload::object(&self.bytes, limit)
     }
 
-    /// Returns the payload's items: the payload itself if it is one JSON object, or else the elements of its array.
-    /// The payload may have at most `limit` bytes. Each item is still to be parsed, by
-    /// [`parse_object`](crate::parse_object), so that a bad one does not fail its neighbors.
+    /// Returns the payload's items: the payload itself if it is one JSON object, or else the elements of its array. The
+    /// payload may have at most `limit` bytes. The items are not parsed yet, so that an invalid one does not affect the
+    /// others: see [`parse_object`](crate::parse_object).
     ///
     /// Refused with `payload-too-large`, `empty-payload`, `invalid-utf8`, `not-json` or `not-an-object`.
     pub fn items(&self, limit: usize) -> Result<Vec<&RawValue>, Refusal> {
         payload::items(&self.bytes, limit)
     }
 
-    /// Returns the time in field `field` of the payload, by which messages are ordered.
+    /// Checks `at`, the time in field `field` of the payload by which messages are ordered, and returns it.
     ///
     /// Refused with `invalid-value` if it is more than an hour after the receipt of the event.
     pub fn time(&self, field: &str, at: Timestamp) -> Result<Timestamp, Refusal> {
@@ -92,7 +92,7 @@ impl DeviceEvent {
         Ok(at)
     }
 
-    /// Makes the event of an envelope's fields.
+    /// Builds an event from an envelope's fields.
     pub(crate) fn from_fields(fields: DeviceFields<'_>, envelope: &Envelope<'_>) -> Result<Self, Refusal> {
         let bytes = match (fields.payload_base64, fields.payload) {
             (Some(encoded), None) => BASE64_STANDARD.decode(&*encoded.0).map_err(|_| {

@@ -19,7 +19,7 @@ pub struct Envelope<'a> {
 
 /// What a function takes as input.
 pub trait Input: Sized {
-    /// Opens an envelope.
+    /// Parses the event in an envelope, and refuses it if it is not valid.
     fn open(envelope: &Envelope<'_>) -> Result<Self, Refusal>;
 
     /// The event's id.
@@ -31,16 +31,16 @@ pub trait Input: Sized {
     }
 }
 
-/// The topic on which AWS IoT reports a new certificate. Its thing is not known yet, so the rule puts the certificate in
-/// its place.
+/// The prefix of the topic on which AWS IoT reports a new certificate. The thing is not known yet, so the rule sets the
+/// envelope's `thing` to the certificate id.
 const CERTIFICATE_TOPIC: &str = "$aws/events/certificates/registered/";
 
-/// The id, thing or certificate, and topic under which an event is logged and quarantined, as far as they can be read.
+/// The id, topic, and thing or certificate under which an event is logged and quarantined, as far as they can be read.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Label {
     pub(crate) id: String,
     pub(crate) thing: Option<String>,
-    /// What an event is about that is about a certificate, not a thing.
+    /// Set instead of `thing` if the event is about a certificate.
     pub(crate) certificate_id: Option<String>,
     pub(crate) topic: Option<String>,
 }

@@ -2,11 +2,11 @@ use std::fmt;
 
 use crate::runtime::outcome::Refusal;
 
-/// The id of an event, which idempotency and quarantine use as their key: the same for every retry of one event.
+/// The id of an event, the same for every retry. Idempotency and quarantine use it as their key.
 ///
-/// For a device's event it is the `traceId` that AWS IoT gave the message. Where that is absent (AWS gives none to a
-/// message published over HTTP), and for a command, it is the SQS message id or the Lambda request id. It cannot
-/// distinguish a device's own resend from a second message.
+/// A device's event has the `traceId` that AWS IoT assigned to the message. Without one (messages published over HTTP
+/// have none), and for a command, the id is the SQS message id or the Lambda request id. It does not reveal that a
+/// message is a device's own resend of an earlier one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EventId(String);
 

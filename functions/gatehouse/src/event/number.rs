@@ -7,14 +7,14 @@ use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-/// The most characters that a [`Number`] may have: notifications repeat it. 38 digits, which is what DynamoDB stores,
-/// fit with a sign, a point and an exponent.
+/// The maximum length of a [`Number`] in characters, because notifications repeat it. The 38 digits that DynamoDB
+/// stores fit, with a sign, a point and an exponent.
 const MAX_CHARACTERS: usize = 64;
 
 /// A JSON number, exactly as it was written: it is serialized with the same characters.
 ///
-/// Comparison is exact, too. The nearest floats decide if they differ, because rounding never changes an order; if they
-/// are equal, the decimal digits decide.
+/// Comparison is exact, too: by the nearest floats if they differ, because rounding never reverses an order, or else by
+/// the decimal digits.
 #[derive(Debug, Clone)]
 pub struct Number {
     text: Box<str>,
@@ -36,12 +36,12 @@ pub enum ParseNumberError {
 }
 
 impl Number {
-    /// What a number must be that is out of range.
+    /// The expectation to report for a number that is out of range.
     pub(crate) const RANGE: &str = "a number between -1.8e308 and 1.8e308";
-    /// What a number must be that is too long.
+    /// The expectation to report for a number that is too long.
     pub(crate) const LENGTH: &str = "a number of at most 64 characters";
 
-    /// The value of a JSON text that is known to be well-formed.
+    /// Parses well-formed JSON that may be any value.
     pub fn of(json: &RawValue) -> Result<Self, ParseNumberError> {
         let text = json.get();
         if !text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
@@ -58,7 +58,7 @@ impl Number {
         Ok(Self { text: text.into(), nearest })
     }
 
-    /// Deserializes a JSON text, with a deserializer's errors.
+    /// Does the same as [`Self::of`], with a deserializer's error type.
     pub fn deserialize_raw<E: de::Error>(json: &RawValue) -> Result<Self, E> {
         Self::of(json).map_err(|error| match error {
             ParseNumberError::NotANumber => E::invalid_type(Unexpected::Other("another value"), &"a number"),
@@ -77,7 +77,7 @@ impl Number {
         self.nearest
     }
 
-    /// A text that is the same for all ways to write this number.
+    /// Returns a text that is the same however the number was written, such as `10`, `10.0` or `1e1`.
     pub fn canonical(&self) -> String {
         Decimal::parse(&self.text).map_or_else(String::new, |decimal| {
             let sign = if decimal.is_negative { "-" } else { "" };
@@ -145,7 +145,8 @@ impl<'de> Deserialize<'de> for Number {
     }
 }
 
-/// A number's sign, its digits without zeros at either end, and the position of the decimal point before the first.
+/// A number's sign, its digits without zeros at either end, and its decimal exponent: the value is `0.<digits>` ×
+/// 10^`point`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Decimal {
     is_negative: bool,

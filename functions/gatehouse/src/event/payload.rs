@@ -35,8 +35,8 @@ pub fn parse_object<'a, T: Deserialize<'a>>(value: &'a RawValue, noun: &str) -> 
     strict_json::parse(value).map_err(|error| error.refusal("Field", None))
 }
 
-/// Returns the fields of a JSON value that must be an object, each with its text, in their order. `noun` names the value
-/// in the refusal if it is of another kind.
+/// Returns the fields of a JSON value that must be an object, each with its text, in their order. `noun` names the
+/// value in the refusal if it is of another kind.
 ///
 /// A name that appears twice is not refused. A number anywhere in the object that no float can approximate is, with
 /// `number-out-of-range`.
@@ -76,7 +76,7 @@ impl<'a> IntoIterator for ObjectFields<'a> {
     }
 }
 
-/// Returns what a step of a JSON pointer (RFC 6901) leads to: the value of an object's field, the last one if the name
+/// Follows one step of a JSON pointer (RFC 6901): returns the value of an object's field, the last one if the name
 /// appears twice, or an element of an array.
 pub fn json_child<'a>(value: &'a RawValue, step: &str) -> Option<&'a RawValue> {
     match kind(value) {
@@ -120,13 +120,13 @@ pub(crate) fn json(bytes: &[u8], limit: usize) -> Result<&RawValue, Refusal> {
     })
 }
 
-/// Parses an envelope, whose fields are texts, numbers and unparsed JSON; `None` if anything is wrong with it.
+/// Parses an envelope, whose fields are strings, numbers and unparsed JSON; `None` if it is invalid in any way.
 pub(crate) fn valid_envelope<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
     // Checked here because serde accepts an array for a struct.
     text.trim_start().starts_with('{').then(|| serde_json::from_str(text).ok())?
 }
 
-/// Parses an envelope. Whatever is wrong with it, the code is `bad-envelope`: the sender is at fault, not the device.
+/// Parses an envelope. Every refusal has the code `bad-envelope`: the rule or the sender is at fault, not the device.
 pub(crate) fn envelope<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Refusal> {
     if let Some(envelope) = valid_envelope(text) {
         return Ok(envelope);
@@ -136,7 +136,7 @@ pub(crate) fn envelope<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Refus
     if kind(json) != "an object" {
         return Err(bad("The envelope is not a JSON object."));
     }
-    // Only an error needs the path.
+    // Parsed a second time only to find the path of the error.
     let parsed = strict_json::parse(json);
     parsed.map_err(|error| Refusal { code: "bad-envelope", ..error.refusal("Envelope field", None) })
 }

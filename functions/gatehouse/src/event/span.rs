@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// The units with their lengths in seconds, longest first.
+/// The units and their lengths in seconds, longest first.
 const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)];
 
 /// A duration as people write it: a whole number and a unit, such as `90 s`, `15 min`, `2 h` or `1 d`.
@@ -25,7 +25,7 @@ impl Span {
         Self(Duration::from_secs(seconds))
     }
 
-    /// The same as a standard duration.
+    /// Converts it to a standard duration.
     pub const fn duration(self) -> Duration {
         self.0
     }

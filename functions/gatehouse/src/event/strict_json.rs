@@ -1,8 +1,8 @@
 //! Deserializes JSON strictly, and says in a user's terms what is wrong and where.
 //!
-//! With the deserializer of `serde_json`, serde's derived code accepts an array for a struct and an object for the value
-//! of an enum, calls some valid JSON a syntax error, and describes the rest in Rust's terms. Here an object must be an
-//! object and a value a string, at any depth, and an error has a kind and a path.
+//! With the deserializer of `serde_json`, serde's derived code accepts an array for a struct and an object for an enum
+//! value, calls some valid JSON a syntax error, and describes other errors in Rust's terms. Here, at any depth, a
+//! struct must be an object and an enum value a string, and an error has a kind and a path.
 
 use std::borrow::Cow;
 use std::fmt::{self, Display, Write};
@@ -19,13 +19,12 @@ use serde_json::value::RawValue;
 use crate::event::number::{Decimal, Number};
 use crate::runtime::outcome::Refusal;
 
-/// The name under which [`RawValue`] asks for its text, and which only `serde_json` can answer.
+/// The newtype name by which [`RawValue`] requests its text, which only `serde_json` supports.
 const RAW_VALUE: &str = "$serde_json::private::RawValue";
 
-/// The maximum nesting of a value without a type of its own.
 const MAX_DEPTH: usize = 127;
 
-/// The longest name of a field that a refusal repeats.
+/// The maximum length of a field name that a refusal repeats.
 const MAX_NAME_LENGTH: usize = 64;
 
 /// Parses a value.
@@ -33,7 +32,7 @@ pub(crate) fn parse<'de, T: Deserialize<'de>>(json: &'de RawValue) -> Result<T, 
     T::deserialize(Json { json, depth: 0 })
 }
 
-/// Returns the kind of a value, for people.
+/// Returns the kind of a value, as text for people.
 pub(crate) fn kind(value: &RawValue) -> &'static str {
     match value.get().bytes().next() {
         Some(b'{') => "an object",
@@ -45,7 +44,7 @@ pub(crate) fn kind(value: &RawValue) -> &'static str {
     }
 }
 
-/// Returns an object's fields in their order. A name that appears twice is not an error.
+/// Returns an object's fields in order. A name that appears twice is not an error.
 pub(crate) fn entries(json: &RawValue) -> Result<Vec<(Cow<'_, str>, &RawValue)>, JsonError> {
     struct Entries;
     impl<'de> Visitor<'de> for Entries {
@@ -76,7 +75,7 @@ pub(crate) fn elements(json: &RawValue) -> Result<Vec<&RawValue>, JsonError> {
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// A struct that is deserialized from an object only, by a deserializer that is not strict itself.
+/// A struct that even a deserializer that is not strict deserializes only from an object.
 #[derive(Debug, Default)]
 pub(crate) struct Object<T>(pub(crate) T);
 
@@ -98,7 +97,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// Why a value cannot be deserialized, and where it is.
+/// Why and where a value cannot be deserialized.
 #[derive(Debug)]
 pub(crate) struct JsonError {
     problem: Problem,
@@ -112,7 +111,7 @@ enum Step {
     Index(usize),
 }
 
-/// What is wrong. Texts say what the value must be.
+/// What is wrong. The strings say what the value must be, or name a field.
 #[derive(Debug)]
 enum Problem {
     Missing(&'static str),
@@ -122,7 +121,7 @@ enum Problem {
     UnknownValue(String),
     OutOfRange(String),
     Invalid(String),
-    /// Valid by its syntax, but an escape is not a character.
+    /// The syntax is valid, but an escape does not denote a character.
     Unparsable,
     TooDeep,
     Other,
@@ -158,8 +157,8 @@ impl JsonError {
         path
     }
 
-    /// Returns the refusal, which repeats names of fields but no values. `noun` is what a field is called, `entry` the
-    /// name of the document's entry that it belongs to.
+    /// Returns the refusal, which repeats field names but no values. `noun` is the word for a field, and `entry` the
+    /// name of the document's entry that contains it.
     pub(crate) fn refusal(&self, noun: &str, entry: Option<&str>) -> Refusal {
         let of = entry.map_or_else(String::new, |entry| format!(" of `{entry}`"));
         let path = self.path();
@@ -195,7 +194,7 @@ impl JsonError {
     }
 }
 
-/// Appends a step to a path. A name that is not an ordinary one is replaced by `…`.
+/// Appends a step to a path. A name that is not presentable is replaced by `…`.
 fn append(path: &mut String, step: &Step) {
     // Writing to a String cannot fail.
     let _ = match step {
@@ -267,7 +266,6 @@ impl de::Error for JsonError {
     }
 }
 
-/// A value to be deserialized.
 #[derive(Clone, Copy)]
 struct Json<'de> {
     json: &'de RawValue,
@@ -487,8 +485,8 @@ impl<'de, I: Iterator<Item = (Cow<'de, str>, &'de RawValue)>> MapAccess<'de> for
     }
 }
 
-/// Finds a number that no float can approximate. Numbers are rarely so large that they need a closer look, so this is
-/// one pass over the bytes.
+/// Checks that a float can approximate every number. Scans the text once, and locates the number in the structure only
+/// for an error.
 pub(crate) fn check_numbers(json: &RawValue) -> Result<(), JsonError> {
     let mut rest = json.get();
     while let Some(start) = rest.find(|c: char| c == '"' || c == '-' || c.is_ascii_digit()) {

@@ -4,12 +4,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::event::ids::ThingName;
 
-/// Selects things by name: each `*` matches any characters, or none, such as `greenhouse-*`.
+/// Selects things by name, such as `greenhouse-*`: each `*` matches any characters, or none.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ThingPattern(String);
 
 impl ThingPattern {
-    /// A pattern of 1 to 128 characters of a thing's name and `*`; `None` for anything else.
+    /// A pattern of 1 to 128 characters, each `*` or valid in a thing's name; `None` for anything else.
     pub fn new(pattern: impl Into<String>) -> Option<Self> {
         let pattern = pattern.into();
         ThingName::new(pattern.replace('*', "-")).is_ok().then_some(Self(pattern))
@@ -17,8 +17,8 @@ impl ThingPattern {
 
     /// Whether the pattern matches a thing's name.
     ///
-    /// The first part of the pattern must start the name, the last must end it, and the others must follow each other
-    /// in between. The first place where a part fits is as good as any later one, so there is no backtracking.
+    /// The pattern's first part must start the name, its last part must end it, and the others must follow each other
+    /// in between. The earliest match of a part is as good as any later one, so there is no backtracking.
     pub fn matches(&self, thing: &ThingName) -> bool {
         let name = thing.as_str();
         let Some((first, rest)) = self.0.split_once('*') else { return name == self.0 };

@@ -30,12 +30,12 @@ impl Timestamp {
         self.0 / 1000
     }
 
-    /// How far apart two times are, whichever comes first.
+    /// The time between two points in time, in either order.
     pub const fn distance(self, other: Self) -> Duration {
         Duration::from_millis(self.0.abs_diff(other.0))
     }
 
-    /// How long after `earlier` this is; zero if it is not later.
+    /// The time since `earlier`; zero if this is not later.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }

@@ -1,4 +1,4 @@
-//! X.509 certificates (RFC 5280): a CA's key and name, serial numbers, and which signatures can be verified.
+//! X.509 certificates (RFC 5280): parsing, a CA's key and name, serial numbers, and signature verification.
 
 use std::fmt;
 
@@ -57,10 +57,10 @@ impl fmt::Display for Serial {
 /// Why a certificate cannot be parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateError {
-    /// It is not PEM, not of this kind, or followed by something else.
+    /// It is not PEM, not a certificate, or followed by something else.
     #[error("it is not a single PEM block with a certificate")]
     Pem,
-    /// It is not DER of this kind.
+    /// It is not the DER of a certificate.
     #[error("it is not valid DER")]
     Der,
     /// It is followed by other bytes.
@@ -82,16 +82,17 @@ pub enum SignatureError {
     Invalid,
 }
 
-/// Why a CA's certificate cannot be used, although its key may have signed a device's: RFC 5280, sections 4.2 and 6.1.4.
+/// Why a CA's certificate cannot be used, although its key may have signed a device's: RFC 5280, sections 4.2 and
+/// 6.1.4.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CaError {
     /// Its extensions cannot be parsed, or one appears twice.
     #[error("the extensions of the CA's certificate cannot be parsed: {0}")]
     Malformed(String),
-    /// Its basic constraints do not say that it is one.
+    /// Its basic constraints do not say that it is a CA.
     #[error("the certificate is not a CA's: its basic constraints lack CA:TRUE")]
     NotACa,
-    /// Its key usage does not include it.
+    /// Its key usage does not include signing certificates.
     #[error("the CA may not sign certificates: its key usage lacks keyCertSign")]
     MayNotSignCertificates,
     /// It limits the names in certificates, which is not enforced and must not be ignored.
@@ -102,7 +103,7 @@ pub enum CaError {
     CriticalExtension(String),
 }
 
-/// Returns the DER in a certificate's PEM. Only white space may follow.
+/// Returns the DER in a certificate's PEM. Nothing but white space may follow the block.
 pub fn parse_pem(pem: &str) -> Result<Vec<u8>, CertificateError> {
     let (rest, pem) = parse_x509_pem(pem.as_bytes()).map_err(|_| CertificateError::Pem)?;
     let is_one = pem.label == "CERTIFICATE" && rest.iter().all(u8::is_ascii_whitespace);
@@ -121,11 +122,11 @@ pub fn parse_certificate(der: &[u8]) -> Result<X509Certificate<'_>, CertificateE
     Ok(certificate)
 }
 
-/// Whether this is the canonical DER of the signed part, the algorithm that it names, and the signature.
+/// Whether `der` is the canonical encoding of the signed part, the algorithm that it names, and the signature.
 ///
 /// The parser accepts lengths with leading zeros, tags of other classes, and extra bytes in many places. Outside the
-/// signed part anybody could add them, and each variant would be another certificate, with another id, for the same key
-/// and name.
+/// signed part anybody could add these, and each variant would be a certificate with another id for the same key and
+/// name.
 pub(crate) fn is_canonical(der: &[u8], signed: &[u8], signature: &BitString<'_>) -> bool {
     let parts = || {
         let algorithm = algorithm_of(signed)?;
@@ -158,7 +159,7 @@ fn algorithm_of(signed: &[u8]) -> Option<&[u8]> {
 pub struct CaCertificate {
     subject: Vec<u8>,
     key: Vec<u8>,
-    /// What its extensions allow: whether it may sign CRLs.
+    /// Whether its extensions allow it to sign CRLs, or why it may not even sign certificates.
     usage: Result<bool, CaError>,
     /// The start of its validity.
     pub not_before: Timestamp,
@@ -189,7 +190,7 @@ impl CaCertificate {
         self.subject == name.as_raw()
     }
 
-    /// Checks that the certificate allows its key to sign certificates, and has no limit that is not enforced.
+    /// Checks that the certificate allows its key to sign certificates, and sets no limits that are not enforced here.
     pub fn check_usage(&self) -> Result<(), CaError> {
         self.usage.clone().map(drop)
     }
@@ -245,7 +246,7 @@ fn unsupported(name: String) -> Result<(), SignatureError> {
     Err(SignatureError::UnsupportedAlgorithm(name))
 }
 
-/// Checks a key that is to have made a signature with RSA. One for elliptic curves cannot have made it.
+/// Checks the key for an RSA signature. An elliptic-curve key cannot have made one.
 fn check_rsa_key(key: &SubjectPublicKeyInfo<'_>) -> Result<(), SignatureError> {
     match key.parsed() {
         Ok(PublicKey::RSA(key)) if (2048..=8192).contains(&rsa_bits(&key)) => Ok(()),
@@ -255,7 +256,7 @@ fn check_rsa_key(key: &SubjectPublicKeyInfo<'_>) -> Result<(), SignatureError> {
     }
 }
 
-/// Checks a key that is to have made a signature with ECDSA. One for RSA cannot have made it.
+/// Checks the key for an ECDSA signature. An RSA key cannot have made one.
 fn check_elliptic_key(key: &SubjectPublicKeyInfo<'_>) -> Result<(), SignatureError> {
     match (curve(key), key.parsed()) {
         (Some(curve), _) if curve == OID_EC_P256 || curve == OID_NIST_EC_P384 => Ok(()),
@@ -287,7 +288,7 @@ fn usage(certificate: &X509Certificate<'_>) -> Result<bool, CaError> {
         }
     }
     let is_ca = certificate.basic_constraints().map_err(malformed)?.is_some_and(|found| found.value.ca);
-    // Before version 3 there are no extensions. That AWS IoT has it registered as a CA says then that it is one.
+    // Certificates before version 3 have no extensions. Then the registration with AWS IoT is what makes this a CA.
     if !is_ca && certificate.version() == X509Version::V3 {
         return Err(CaError::NotACa);
     }
@@ -298,8 +299,8 @@ fn usage(certificate: &X509Certificate<'_>) -> Result<bool, CaError> {
     Ok(key_usage.is_none_or(KeyUsage::crl_sign))
 }
 
-/// Whether the parameters name one hash throughout and a salt as long as the digest, which is what the parser verifies
-/// whatever they say.
+/// Whether the parameters name one hash throughout and a salt as long as the digest: the parser assumes this when it
+/// verifies, whatever they say.
 fn is_plain_pss(algorithm: &AlgorithmIdentifier<'_>) -> bool {
     let Some(Ok(parameters)) = algorithm.parameters().map(RsaSsaPssParams::try_from) else { return false };
     let hash = parameters.hash_algorithm_oid();

@@ -15,7 +15,8 @@ use x509_parser::revocation_list::{CertificateRevocationList, RevokedCertificate
 use crate::event::timestamp::Timestamp;
 use crate::pki::certificate::{CaCertificate, Serial, SignatureError, is_canonical, timestamp};
 
-/// The maximum size of a CRL in bytes: about 100,000 certificates. Parsing takes about ten times as much memory.
+/// The maximum size of a CRL in bytes, enough for about 100,000 certificates. Parsing takes about ten times as much
+/// memory.
 pub const MAX_CRL_BYTES: usize = 4 * 1024 * 1024;
 
 /// A CRL whose signature has been verified.
@@ -23,17 +24,17 @@ pub const MAX_CRL_BYTES: usize = 4 * 1024 * 1024;
 pub struct Crl {
     /// Its number, as 40 hexadecimal digits, so that the text sorts like the number.
     pub number: String,
-    /// When a newer one must have been published.
+    /// When a newer one must have been published at the latest.
     pub next_update: Timestamp,
     /// When it was issued.
     pub this_update: Timestamp,
-    /// The names of the distribution point that it is for; empty if it is for all certificates.
+    /// The names of its distribution point; empty if it covers all certificates.
     distribution_points: Vec<String>,
     /// Sorted.
     serials: Vec<Serial>,
 }
 
-/// Why a CRL cannot be trusted. A certificate is not admitted because of that; it has to wait.
+/// Why a CRL cannot be trusted. A certificate then has to wait; it is neither admitted nor rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CrlError {
     /// It has more than [`MAX_CRL_BYTES`] bytes.
@@ -60,7 +61,7 @@ pub enum CrlError {
     /// It is a delta, or has another extension that must not be ignored.
     #[error("the CRL has a critical extension that is not supported: {0}")]
     CriticalExtension(String),
-    /// It does not cover all certificates of devices, or covers those of other CAs too.
+    /// It does not cover all device certificates, or covers those of other CAs too.
     #[error("the CRL does not cover all certificates of devices: its issuing distribution point says so")]
     Partial,
     /// It covers only certificates that name another distribution point.
@@ -75,7 +76,7 @@ pub enum CrlError {
 }
 
 impl Crl {
-    /// Parses a CRL of this CA, in DER or PEM, and verifies its signature, but not that it is current: see
+    /// Parses a CRL of this CA, in DER or PEM, and verifies its signature. Does not check that it is current: see
     /// [`Self::check_current`].
     pub fn parse(bytes: &[u8], ca: &CaCertificate) -> Result<Self, CrlError> {
         if bytes.len() > MAX_CRL_BYTES {
@@ -115,7 +116,7 @@ impl Crl {
             [OID_X509_EXT_CRL_NUMBER, OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER, OID_X509_EXT_ISSUER_DISTRIBUTION_POINT];
         let list_extensions = extensions.into_values().filter(|extension| !supported.contains(&extension.oid));
         let entry_extensions = crl.iter_revoked_certificates().flat_map(RevokedCertificate::iter_extensions);
-        // A delta is a partial list, even if that is not marked as critical.
+        // A delta CRL is a partial list, even if its indicator is not marked as critical.
         let matters =
             |extension: &&X509Extension<'_>| extension.critical || extension.oid == OID_X509_EXT_DELTA_CRL_INDICATOR;
         if let Some(unsupported) = list_extensions.chain(entry_extensions).find(matters) {
@@ -123,7 +124,7 @@ impl Crl {
         }
 
         let number = crl.crl_number().map(|number| format!("{number:040x}")).filter(|digits| digits.len() == 40);
-        // Whatever the reason for revocation: a certificate on hold is not accepted either.
+        // The reason for revocation does not matter: a certificate on hold is not accepted either.
         let mut serials: Vec<_> =
             crl.iter_revoked_certificates().map(|entry| Serial::new(entry.raw_serial())).collect();
         serials.sort_unstable();
@@ -147,13 +148,13 @@ impl Crl {
         }
     }
 
-    /// How many certificates it lists.
+    /// The number of certificates on the list.
     pub fn count(&self) -> usize {
         self.serials.len()
     }
 
-    /// Checks that the CRL is for a certificate with these distribution points (RFC 5280, section 6.3.3 b). One without
-    /// any is covered: the CA has one list.
+    /// Checks that the CRL covers a certificate with these distribution points (RFC 5280, section 6.3.3 b). A
+    /// certificate without any is covered: its CA has only one list.
     pub fn check_covers(&self, distribution_points: &[String]) -> Result<(), CrlError> {
         let Self { distribution_points: ours, .. } = self;
         let is_covered = ours.is_empty()
@@ -168,9 +169,9 @@ impl Crl {
     }
 }
 
-/// Returns the names of the distribution point that a CRL is for. It must cover all certificates of devices there.
+/// Returns the names of a CRL's distribution point. The CRL must cover all device certificates there.
 fn covered_points(extension: &X509Extension<'_>) -> Result<Vec<String>, CrlError> {
-    // `distributionPoint` and `onlyContainsUserCerts`. Whatever follows them leaves certificates out, or adds others.
+    // Tags 0 and 1 are `distributionPoint` and `onlyContainsUserCerts`. Later ones exclude certificates or add others.
     const LAST_SUPPORTED_TAG: u32 = 1;
     let (_, fields) = Any::from_der(extension.value).map_err(|_| CrlError::Malformed)?;
     let mut rest = fields.data;

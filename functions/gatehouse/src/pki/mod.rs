@@ -1,6 +1,6 @@
-//! X.509 certificates (RFC 5280) and certificate revocation lists, as admission and revocation both read them.
+//! X.509 certificates (RFC 5280) and certificate revocation lists, for both admission and revocation.
 //!
-//! Parsing and signature verification only: what to do about a certificate is decided in `jitr` and `revoke`.
+//! Parsing and signature verification only: `jitr` and `revoke` decide what to do about a certificate.
 
 mod certificate;
 mod certificate_id;

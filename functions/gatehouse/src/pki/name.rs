@@ -3,7 +3,7 @@
 use x509_parser::asn1_rs::{Any, Class, Tag};
 use x509_parser::x509::X509Name;
 
-/// Why a name has no common name that can be read.
+/// Why a common name cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CommonNameError {
     /// It has none.
@@ -17,7 +17,7 @@ pub enum CommonNameError {
     NotAString,
 }
 
-/// Returns the only common name in a name, whichever string type it is written in.
+/// Returns the only common name in a distinguished name, whatever its string type.
 pub fn common_name(name: &X509Name<'_>) -> Result<String, CommonNameError> {
     let mut names = name.iter_common_name();
     match (names.next(), names.next()) {
@@ -27,7 +27,7 @@ pub fn common_name(name: &X509Name<'_>) -> Result<String, CommonNameError> {
     }
 }
 
-/// Decodes a string of any type that names have in practice; `None` if it is not one.
+/// Decodes a string of any type that names use in practice; `None` for any other value.
 fn decode(value: &Any<'_>) -> Option<String> {
     let (header, data) = (&value.header, value.data);
     if header.class() != Class::Universal || header.is_constructed() {
@@ -37,7 +37,7 @@ fn decode(value: &Any<'_>) -> Option<String> {
         Tag::Utf8String | Tag::PrintableString | Tag::Ia5String | Tag::NumericString | Tag::VisibleString => {
             std::str::from_utf8(data).ok().map(str::to_owned)
         }
-        // Latin-1, as OpenSSL and others write it: ASCII is the same in T.61 but for a few symbols.
+        // Latin-1, as OpenSSL and others write it. T.61 itself agrees with ASCII except for a few symbols.
         Tag::T61String => Some(data.iter().copied().map(char::from).collect()),
         Tag::BmpString => {
             let (units, []) = data.as_chunks() else { return None };

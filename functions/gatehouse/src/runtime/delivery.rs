@@ -26,7 +26,7 @@ const MAX_QUARANTINE_WRITES: usize = 8;
 /// Time left to hand the response to Lambda after everything else.
 const RESPONSE_RESERVE: Duration = Duration::from_millis(200);
 
-/// A function: its name, its handler, and the quarantine for what the handler refuses.
+/// A function: its name, its handler, and the quarantine for refused events.
 #[derive(Debug)]
 pub struct Function<H> {
     name: String,
@@ -34,7 +34,7 @@ pub struct Function<H> {
     quarantine: Quarantine,
 }
 
-/// The function's error for a bare event to be retried: AWS Lambda retries it, then hands it to the function's
+/// The function's error for a bare event that must be retried. AWS Lambda retries it, then sends it to the function's
 /// `OnFailure` destination.
 #[derive(Debug, thiserror::Error)]
 #[error("the event could not be handled and must be retried: {0}")]
@@ -48,8 +48,8 @@ impl From<RetryError> for Diagnostic {
 
 /// What Lambda passes to the function: a batch that SQS delivered, or a bare event.
 ///
-/// Deserialized while Lambda's buffer is still borrowed: a batch may be megabytes, and two or three copies of it would
-/// be most of the memory that a function needs.
+/// Deserialized straight from Lambda's buffer: a batch may be megabytes, and two or three copies of it would dominate
+/// the function's memory use.
 #[derive(Debug)]
 pub(crate) enum Delivery {
     Batch(Vec<SqsRecord>),
@@ -102,8 +102,8 @@ fn is_sqs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> 
 }
 
 impl SqsRecord {
-    /// Whether the record can be handed back by its id: an empty or unknown `itemIdentifier` in the response would fail
-    /// the whole batch, or delete other messages.
+    /// Whether the record can be reported as failed by its id: an empty or unknown `itemIdentifier` in the response
+    /// would fail the whole batch, or delete other messages.
     fn is_complete(&self) -> bool {
         self.is_from_sqs && !self.message_id.is_empty()
     }
@@ -160,9 +160,10 @@ impl<H: BatchHandler> Function<H> {
         }
     }
 
-    /// Handles events, quarantines refused ones, and reports. Returns one outcome per envelope, in their order.
+    /// Handles events, quarantines refused ones, and writes logs and metrics. Returns one outcome per envelope, in
+    /// order.
     async fn settle(&self, envelopes: &[Envelope<'_>], invocation: &Invocation) -> Vec<Outcome> {
-        // Boxed, because it would be copied on the stack, page by page for the first time.
+        // Boxed, because the large future would otherwise be copied on the stack, touching new pages.
         let mut outcomes = Box::pin(self.run_handler(envelopes, invocation)).await;
         let failed = outcomes.iter_mut().zip(envelopes).filter(|(outcome, _)| outcome.is_err());
         stream::iter(failed)
@@ -176,7 +177,7 @@ impl<H: BatchHandler> Function<H> {
                 log_outcome(&label, outcome, invocation);
             })
             .await;
-        // Off by default: log ingestion costs most at volume.
+        // Off by default: at volume, log ingestion is the largest cost.
         if tracing::enabled!(Level::DEBUG) {
             let done = envelopes.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok());
             done.for_each(|(envelope, outcome)| log_outcome(&Label::read(envelope), outcome, invocation));
@@ -217,12 +218,13 @@ impl<H: BatchHandler> Function<H> {
         invocation: &Invocation,
     ) -> Result<(), QuarantineError> {
         let put = self.quarantine.put(envelope, label, refusal, invocation);
-        // A response must still go out: without it, the events of this batch that are done would be delivered again.
+        // Leaves time to respond: without a response, events of this batch that are done would be delivered again.
         let limit = invocation.deadline().minus(RESPONSE_RESERVE).since(invocation.now());
         timeout(limit, put).await.unwrap_or(Err(QuarantineError::Timeout))
     }
 
-    /// Writes one log line and one metric record for the whole delivery: log ingestion costs most at volume.
+    /// Writes one log line and one metric record for the whole delivery, because log ingestion is the largest cost at
+    /// volume.
     fn report(&self, envelopes: &[Envelope<'_>], outcomes: &[Outcome], invocation: &Invocation) {
         let (mut done, mut refused, mut retried) = (0_u64, 0_u64, 0_u64);
         for outcome in outcomes {
@@ -263,7 +265,7 @@ impl<H: BatchHandler> Function<H> {
     }
 }
 
-/// Writes one line per event, at DEBUG if it is done.
+/// Logs one event's outcome, at DEBUG if it is done.
 fn log_outcome(label: &Label, outcome: &Outcome, invocation: &Invocation) {
     let Label { id, thing, certificate_id, .. } = label;
     let (request_id, certificate_id) = (invocation.request_id(), certificate_id.as_deref());

@@ -45,7 +45,7 @@ impl fmt::Debug for Environment {
 }
 
 impl Environment {
-    /// The variables that this process was started with. A variable that is not Unicode counts as not set.
+    /// The variables of this process. A variable that is not Unicode counts as not set.
     pub(crate) fn of_process() -> Self {
         std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
     }

@@ -12,7 +12,7 @@ use crate::runtime::outcome::{Failure, Outcome};
 pub trait EventHandler {
     /// What it takes as input.
     type Input: Input;
-    /// What can go wrong; maps to Refused or Retry in one place.
+    /// The handler's error. Its conversion into [`Failure`] decides between Refused and Retry.
     type Error: Into<Failure>;
 
     /// Performs the event's effect. `Ok` is Done: the effect is in place, and doing it again changes nothing.
@@ -24,7 +24,7 @@ pub trait BatchHandler {
     /// What it takes as input.
     type Input: Input;
 
-    /// Sets each event's outcome by its index. An event whose outcome is not set is handed back.
+    /// Handles the events, and sets each one's outcome by its index. An event whose outcome is not set is retried.
     fn handle_batch(
         &self,
         inputs: &[Self::Input],
@@ -63,8 +63,8 @@ impl Outcomes {
     }
 }
 
-/// Turns an [`EventHandler`] into a [`BatchHandler`] that handles several events concurrently. A panic makes that event
-/// a Retry and affects no other.
+/// Turns an [`EventHandler`] into a [`BatchHandler`] that handles several events concurrently. An event whose handling
+/// panics becomes a Retry; the others are not affected.
 #[derive(Debug)]
 pub struct Concurrent<H> {
     handler: H,
@@ -88,7 +88,7 @@ impl<H: EventHandler> BatchHandler for Concurrent<H> {
                 (index, result.map_or_else(|_| Err(Failure::retry(Panicked)), |result| result.map_err(Into::into)))
             })
             .buffer_unordered(self.limit.get());
-        // Set one by one: when time runs out, every outcome known by then is kept.
+        // Set one by one, so that every outcome known when time runs out is kept.
         while let Some((index, outcome)) = handled.next().await {
             outcomes.set(index, outcome);
         }

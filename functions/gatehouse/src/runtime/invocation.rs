@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::event::timestamp::Timestamp;
 
-/// Time that handlers leave at the end of an invocation, to quarantine and to respond.
+/// Time reserved at the end of an invocation, after the handler, to quarantine and to respond.
 const RESPONSE_RESERVE: Duration = Duration::from_secs(1);
 
 /// One invocation of the function: when it started, when it must end, and what it counted.
@@ -21,7 +21,7 @@ pub struct Invocation {
 }
 
 impl Invocation {
-    /// An invocation that starts now, by this clock, and that Lambda ends at `deadline`.
+    /// An invocation that starts at `now` and that Lambda ends at `deadline`.
     pub fn new(request_id: impl Into<String>, now: Timestamp, deadline: Timestamp) -> Self {
         let cutoff = now.plus(deadline.since(now).mul_f32(0.8)).max(deadline.minus(RESPONSE_RESERVE));
         Self {
@@ -41,7 +41,7 @@ impl Invocation {
         self
     }
 
-    /// Whether this is the first invocation of its process, which Lambda started for it.
+    /// Whether this is the first invocation of its process.
     pub fn is_cold_start(&self) -> bool {
         self.is_cold_start
     }
@@ -62,14 +62,14 @@ impl Invocation {
         self.deadline
     }
 
-    /// How long handlers may continue: until a second before the deadline, or until a fifth of the whole time is left
-    /// if that is less, so that there is time to quarantine and to respond.
+    /// How long handlers may continue. The last second before the deadline, or the last fifth of the invocation if that
+    /// is less, is reserved to quarantine and to respond.
     pub fn time_left(&self) -> Duration {
         self.cutoff.since(self.now())
     }
 
-    /// Whether a new effect is better left to the next attempt, because too little time may be left to perform it and
-    /// to record it. That is so in the last third of an invocation.
+    /// Whether a new effect should be left to the next attempt, because there may be too little time to perform and
+    /// record it. True in the last third of the handlers' time.
     pub fn is_running_late(&self) -> bool {
         let (started, _) = self.started;
         self.time_left() < self.cutoff.since(started) / 3

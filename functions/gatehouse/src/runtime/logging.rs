@@ -8,19 +8,19 @@ use tracing_subscriber::layer::SubscriberExt;
 
 use crate::runtime::environment::Environment;
 
-/// The only crate whose lines at DEBUG are written: those of the SDK and of its HTTP client are many, and may show what
-/// a device sent.
+/// The only crate whose DEBUG lines are written: the SDK and its HTTP client write many, and may log what a device
+/// sent.
 const DEBUG_TARGET: &str = "gatehouse";
 
-/// Writes to stdout, at the level of the function's `LoggingConfig`.
+/// Starts logging to stdout, at the level of the function's `LoggingConfig`.
 pub(crate) fn init(environment: &Environment) {
     let level = environment.get("AWS_LAMBDA_LOG_LEVEL").and_then(|level| level.parse().ok());
     let subscriber = subscriber(level.unwrap_or(LevelFilter::INFO), std::io::stdout);
-    // It fails only if there is a subscriber already, and this is the first thing that a process does.
+    // Fails only if a subscriber is already set; this is the first thing that a process does.
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
-/// Returns what writes the log, at this level or at DEBUG if it is finer.
+/// Returns the subscriber that writes the log at this level, or at DEBUG if the level is more verbose.
 pub fn subscriber<W>(level: LevelFilter, writer: W) -> impl Subscriber + Send + Sync
 where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
@@ -38,6 +38,6 @@ where
         .with_max_level(level)
         .with_writer(writer)
         .finish()
-        // The hint keeps lines that are off as cheap as without the filter.
+        // The hint keeps disabled lines as cheap as they are without the filter.
         .with(filter_fn(is_written).with_max_level_hint(level))
 }

@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 
 use crate::event::timestamp::Timestamp;
 
-/// Returns the record's text: each count is a metric of namespace `Gatehouse` with the dimension `function`; properties
-/// can be searched for, but are no metrics.
+/// Returns the record's text. Each count is a metric in the namespace `Gatehouse` with the dimension `function`;
+/// properties are searchable, but not metrics.
 pub(crate) fn record(
     function: &str,
     now: Timestamp,

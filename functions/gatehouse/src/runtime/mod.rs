@@ -1,4 +1,4 @@
-//! What runs a handler: INIT, deliveries, outcomes, metrics and logs.
+//! Everything around a handler: INIT, deliveries, outcomes, metrics and logs.
 //!
 //! Everything that knows about AWS Lambda belongs here. A handler sees an event and an [`Invocation`], never Lambda.
 

@@ -1,6 +1,6 @@
 use std::borrow::Cow;
 
-/// Any error, boxed; its `source` chain is what the log shows.
+/// Any error, boxed. The log shows its `source` chain.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The result of handling one event: done (`Ok`), refused, or to be retried.
@@ -8,7 +8,7 @@ pub type Outcome = Result<(), Failure>;
 
 /// Why an event can never succeed. It is stored with the event in quarantine.
 ///
-/// Neither part repeats values that the device sent, nor names of fields that do not look like names: both are logged.
+/// Both parts are logged, so neither repeats values that the device sent, or field names that do not look like names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
 pub struct Refusal {
@@ -27,12 +27,13 @@ impl Refusal {
 
 /// Why an event is not done.
 ///
-/// The library's own errors convert into it, so that a function whose errors nobody matches on needs no error type.
+/// The library's own errors convert into it, so that a function needs no error type unless somebody matches on its
+/// errors.
 #[derive(Debug)]
 pub enum Failure {
     /// It can never succeed: quarantine it, then acknowledge it.
     Refused(Refusal),
-    /// It may succeed later: hand it back, and nothing else with it.
+    /// It may succeed later: return this event, and no other, for redelivery.
     Retry(BoxError),
 }
 
@@ -49,7 +50,7 @@ impl From<Refusal> for Failure {
     }
 }
 
-/// An error and all its sources in one line, for a log.
+/// Returns an error and all its sources in one line, for the log.
 pub fn error_chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();

@@ -1,12 +1,12 @@
 use crate::runtime::handler::Outcomes;
 use crate::runtime::outcome::{Failure, Outcome, Refusal};
 
-/// Collects the outcomes of events that consist of several parts, such as the readings of one message, which different
-/// calls write.
+/// Collects the outcomes of events that consist of several parts, such as the readings of one message that are written
+/// by different calls.
 ///
 /// An event's outcome is set as soon as all its parts are settled, so that when time runs out, every event that is
 /// complete by then stays acknowledged. A retry takes precedence over a refusal: a refused event would not be delivered
-/// again, and the part to be retried would be lost. Of several reasons the first is kept.
+/// again, and the part to be retried would be lost. Among several refusals or retries, the first is kept.
 #[derive(Debug)]
 pub struct PartialOutcomes<'a> {
     outcomes: &'a mut Outcomes,

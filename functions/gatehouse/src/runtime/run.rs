@@ -19,13 +19,12 @@ use crate::store::quarantine::Quarantine;
 /// The environment variable with the deployed version, for the log.
 const VERSION: &str = "GATEHOUSE_VERSION";
 
-/// The templates' timeout, for a runtime that names no deadline.
+/// The timeout in the templates, for a runtime that provides no deadline.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Runs a function: INIT, then one delivery after the other until Lambda ends the process.
+/// Runs a function: INIT, then one delivery after another until Lambda ends the process.
 ///
-/// `make` assembles the handler from the environment. If it fails, the process ends with a log line that names what is
-/// missing.
+/// `make` assembles the handler from the environment. If it fails, the process logs the error and exits.
 pub async fn run<H: BatchHandler>(make: impl AsyncFnOnce(&Setup) -> Result<H, InitError>) -> ExitCode {
     let started_at = Instant::now();
     let environment = Environment::of_process();
@@ -40,7 +39,7 @@ pub async fn run<H: BatchHandler>(make: impl AsyncFnOnce(&Setup) -> Result<H, In
     let is_first = AtomicBool::new(true);
     let handler = service_fn(async |event: LambdaEvent<Delivery>| {
         let (now, deadline) = (Timestamp::now(), Timestamp::from_millis(event.context.deadline));
-        // cargo-lambda's emulator names a deadline in 1970.
+        // cargo-lambda's emulator sends a deadline in 1970.
         let deadline = if deadline > now { deadline } else { now.plus(DEFAULT_TIMEOUT) };
         let is_cold_start = is_first.swap(false, Ordering::Relaxed);
         let invocation = Invocation::new(event.context.request_id, now, deadline).with_cold_start(is_cold_start);

@@ -37,7 +37,7 @@ impl Setup {
         &self.function
     }
 
-    /// The process's one SDK configuration, to make clients from.
+    /// The process's SDK configuration, to create clients from.
     pub fn sdk(&self) -> &SdkConfig {
         &self.sdk
     }
@@ -54,7 +54,7 @@ impl Setup {
 
     /// Makes one cheap call, so that the connection to an endpoint is open before the first event arrives.
     ///
-    /// INIT runs at full CPU speed, an invocation at a fraction of it, and a TLS handshake is expensive there. A
+    /// INIT runs at full CPU speed; an invocation gets a fraction of it, which makes a TLS handshake expensive. A
     /// failure is only logged: the endpoint may have recovered by the time it is needed.
     pub async fn warm_up<T, E: Into<BoxError>>(&self, endpoint: &str, call: impl Future<Output = Result<T, E>>) {
         let error = match timeout(WARM_UP_TIMEOUT, call).await {

@@ -10,7 +10,7 @@ use crate::runtime::environment::{Environment, InitError};
 use crate::store::item::{integer, is_true, string, text};
 use crate::store::versioned_table::{Key, TableError, VersionedItem, VersionedTable};
 
-/// How many CRLs a process caches; most fleets have one CA.
+/// The maximum number of CRLs that a process caches; most fleets have one CA.
 const MAX_CACHED_CRLS: usize = 4;
 
 /// The devices table: what is known of each CA, certificate and thing.
@@ -29,17 +29,18 @@ const MAX_CACHED_CRLS: usize = 4;
 /// | `thing#<name>` | `presence` | whether the device is connected |
 /// | `thing#<name>` | `shadow#<name>` | the newest state of a device shadow |
 ///
-/// Every item that expires on a date names it in `runsOutOn` (`YYYY-MM-DD`, UTC), the key of the index `runs-out`.
+/// Every item about something that expires has its date in `runsOutOn` (`YYYY-MM-DD`, UTC), the key of the index
+/// `runs-out`.
 #[derive(Debug, Clone)]
 pub struct Devices {
     table: VersionedTable,
     crls: Arc<Mutex<HashMap<CertificateId, Arc<Crl>>>>,
 }
 
-/// What the table says of a CA; the default for a CA without an entry.
+/// What the table says about a CA. The default stands for a CA without an entry.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CaStatus {
-    /// Why the CA is blocked, so that nothing it signed is admitted; `None` if it is not.
+    /// Why the CA is blocked, so that none of its certificates are admitted; `None` if it is not blocked.
     pub block_reason: Option<String>,
     /// The CRL in force.
     pub crl: Option<PublishedCrl>,
@@ -69,7 +70,7 @@ pub enum CrlFetchError {
 }
 
 impl Devices {
-    /// Reads `DEVICES_TABLE`.
+    /// Reads the table's name from `DEVICES_TABLE`.
     pub fn from_environment(environment: &Environment, client: Client) -> Result<Self, InitError> {
         let table: String = environment.required("DEVICES_TABLE")?;
         Ok(Self { table: VersionedTable::new(client, table), crls: Arc::default() })
@@ -80,7 +81,7 @@ impl Devices {
         &self.table
     }
 
-    /// Reads what the table says of a CA now.
+    /// Reads a CA's current status.
     pub async fn ca_status(&self, ca: &CertificateId) -> Result<CaStatus, TableError> {
         let VersionedItem { item, .. } = self.table.get(&Key::new(format!("ca#{ca}"), "status")).await?;
         let reason = || text(&item, "blockReason").unwrap_or("no reason was given").to_owned();

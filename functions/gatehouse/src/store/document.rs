@@ -18,7 +18,7 @@ pub const MAX_DOCUMENT_BYTES: usize = 350_000;
 const TEXT: &str = "document";
 const GIVEN_AT: &str = "givenAt";
 
-/// An operator's configuration of a function as a JSON document, such as an alarm's thresholds.
+/// A JSON document with which an operator configures a function, such as the thresholds of `alarm`.
 ///
 /// It is a record of a [`VersionedTable`] with the partition key `document#<name>` and the sort key `current`. It is
 /// changed by a command to the function, which validates it first: an invalid document is refused, and the last valid
@@ -34,7 +34,7 @@ pub struct Document<T> {
 /// A document in force, and where it comes from.
 #[derive(Debug)]
 pub struct CurrentDocument<T> {
-    /// When the command was given that put it into force.
+    /// When the command that put it into force was given.
     pub given_at: Timestamp,
     /// How many times a document has been put into force, this one included.
     pub number: u64,
@@ -42,9 +42,9 @@ pub struct CurrentDocument<T> {
     pub document: Arc<T>,
 }
 
-/// A kind of document, with the rules that its types do not express.
+/// A kind of document, with validation rules that its types do not express.
 pub trait Validate: DeserializeOwned {
-    /// The field that names an entry of the document's list, which refusals repeat.
+    /// The field with the name of an entry in the document's lists. Refusals repeat the name.
     const ENTRY_NAME: &'static str = "name";
 
     /// Checks a document that has the right types.
@@ -84,8 +84,8 @@ impl ValidationError {
 
 /// Parses and validates an operator's document.
 ///
-/// Refused with the codes of [`DeviceEvent::payload`](crate::DeviceEvent::payload), or with `bad-document`; the sentence
-/// names the path of what is wrong, and the entry of the document that it belongs to.
+/// Refused with the codes of [`DeviceEvent::payload`](crate::DeviceEvent::payload), or with `bad-document`; the
+/// sentence names the path of the invalid part and the entry of the document that contains it.
 pub fn parse_document<T: Validate>(text: &str) -> Result<T, Refusal> {
     let json = payload::json(text.as_bytes(), MAX_DOCUMENT_BYTES)?;
     payload::check_object(json, "The document")?;
@@ -96,7 +96,7 @@ pub fn parse_document<T: Validate>(text: &str) -> Result<T, Refusal> {
     Ok(document)
 }
 
-/// Returns the name of the entry that a path such as `thresholds[2].raise` leads into, if it has an ordinary one.
+/// Returns the name of the entry that contains a path such as `thresholds[2].raise`, if it looks like a name.
 fn entry_name(document: &RawValue, path: &str, name: &str) -> Option<String> {
     fn field<'a>(object: &'a RawValue, name: &str) -> Option<&'a RawValue> {
         entries(object).ok()?.into_iter().find_map(|(field, value)| (field == name).then_some(value))
@@ -142,12 +142,12 @@ impl<T: Validate> Document<T> {
 
     /// Returns the document in force; `None` if nobody has uploaded one.
     ///
-    /// One small read per call; it is parsed only when it has changed.
+    /// Reads the table on every call, but parses the document only when it has changed.
     pub async fn current(&self) -> Result<Option<Arc<T>>, DocumentError> {
         Ok(self.current_version().await?.map(|current| current.document))
     }
 
-    /// Returns the document in force with its number, and when the command was given that put it into force.
+    /// Returns the document in force with its number and time; `None` if nobody has uploaded one.
     pub async fn current_version(&self) -> Result<Option<CurrentDocument<T>>, DocumentError> {
         let record = self.table.get(&self.key).await?;
         let Some(document) = text(&record.item, TEXT) else { return Ok(None) };
@@ -166,8 +166,8 @@ impl<T: Validate> Document<T> {
         Ok(Some(CurrentDocument { given_at, number, document }))
     }
 
-    /// Puts a document into force in place of the previous one. `given_at` is when the command was given: a command that
-    /// is delivered again, or late, does not undo a later one.
+    /// Puts a document into force in place of the previous one. `given_at` is when the command was given: a command
+    /// that is delivered late or again does not undo a later one.
     ///
     /// Returns whether the document is in force now.
     pub async fn put(

@@ -16,13 +16,13 @@ use crate::store::item::{number, string, text};
 const IN_PROGRESS: &str = "INPROGRESS";
 const COMPLETED: &str = "COMPLETED";
 
-/// Time left of a handler's share when marking an effect as completed is given up.
+/// How long before the handlers' cutoff an attempt to mark an effect as completed is given up.
 const RESPONSE_RESERVE: Duration = Duration::from_millis(100);
 
-/// The table that remembers which effects have been performed.
+/// The table of effects that have been performed or claimed.
 ///
-/// An effect is claimed, performed, then marked `COMPLETED`. The claim names its owner by a token and expires with the
-/// invocation that took it, so that a process which died holding it does not block the retry. Every condition checks
+/// An effect is claimed, performed, then marked `COMPLETED`. The claim identifies its owner by a token and expires with
+/// the invocation that took it, so that a process that dies holding it does not block the retry. Every condition checks
 /// for expiry itself; DynamoDB's time to live, which may act days late, only cleans up.
 ///
 /// Amazon SNS has no idempotency of its own, so the guarantee for a notification is *at least once*: it is sent twice
@@ -55,7 +55,7 @@ pub enum IdempotencyError<E> {
     /// The claim could not be written.
     #[error("failed to write the claim to the idempotency table")]
     Claim(#[from] Box<SdkError<PutItemError>>),
-    /// Claiming took so long that the effect is left to the next attempt. The claim has been released.
+    /// Too little time was left after claiming, so the effect is left to the next attempt. The claim has been released.
     #[error("too little time is left to perform the effect")]
     TooLate,
     /// The effect itself failed. The claim has been released.
@@ -78,7 +78,6 @@ enum Claim {
     AlreadyInProgress,
 }
 
-/// A claim that this invocation holds.
 struct ClaimGuard {
     id: String,
     owner: String,
@@ -183,7 +182,8 @@ impl Idempotency {
             .await;
         match released {
             Ok(_) => Ok(()),
-            // Already gone: the response to the first attempt was lost, or the claim expired and is now another invocation's.
+            // Already gone: the response to the first attempt was lost, or the claim expired and another invocation
+            // took it.
             Err(error)
                 if error.as_service_error().is_some_and(DeleteItemError::is_conditional_check_failed_exception) =>
             {
@@ -194,11 +194,12 @@ impl Idempotency {
     }
 }
 
-/// Performs an effect under the claim `id`: marks the claim as completed if the effect succeeds, and releases it if not,
-/// so that the retry need not wait for the claim to expire.
+/// Performs an effect under the claim `id`: marks the claim as completed if the effect succeeds, and releases it if
+/// not, so that the retry need not wait for the claim to expire.
 ///
-/// An effect that is in place is done even if marking it fails or times out: handing the event back would certainly
-/// repeat the effect, acknowledging it repeats it only if AWS delivers the event again. This counts as `Unmarked`.
+/// An effect that is in place counts as done even if marking it fails or times out: a retry would certainly repeat the
+/// effect, while acknowledging the event repeats it only if AWS delivers the event again. Such cases count in the
+/// metric `Unmarked`.
 pub async fn run_claimed<E>(
     id: &str,
     invocation: &Invocation,
@@ -221,7 +222,7 @@ pub async fn run_claimed<E>(
         }
         return result;
     }
-    // Must end before the handler as a whole is cut off, which would hand the event back.
+    // Must end before the handler's cutoff, which would make the event a Retry.
     let limit = invocation.time_left().saturating_sub(RESPONSE_RESERVE);
     if let Err(error) = timeout(limit, complete).await.unwrap_or_else(|elapsed| Err(elapsed.into())) {
         invocation.count("Unmarked");

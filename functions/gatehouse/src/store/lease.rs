@@ -12,9 +12,9 @@ const OWNED_UNTIL: &str = "ownedUntil";
 /// One invocation's exclusive right to work on a record, until the invocation ends.
 ///
 /// The record names the owner (`owner`, a random token) and when its right expires (`ownedUntil`, the invocation's
-/// deadline), so that a process that died does not block the record. Others may still change the record, to block a
-/// certificate for example; the owner's own changes are then applied to what they wrote. Whoever replaces `owner` takes
-/// the lease away.
+/// deadline), so that a process that died does not block the record. Other processes may still change the record, for
+/// example to block a certificate; the owner's changes are then applied on top of theirs. Replacing `owner` takes the
+/// lease away.
 #[derive(Debug)]
 pub struct Lease {
     table: VersionedTable,

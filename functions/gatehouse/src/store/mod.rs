@@ -1,9 +1,9 @@
-//! Tables, and the guarantees that are built on them.
+//! Tables, and the guarantees built on them.
 //!
-//! There is one implementation of each: optimistic locking ([`VersionedTable::update`]), exclusive work for a while
+//! There is one implementation of each: optimistic locking ([`VersionedTable::update`]), temporary exclusive access
 //! ([`Lease`]), effects that must happen once ([`Idempotency`]), messages stored with a state change ([`Outbox`]),
-//! operators' configuration ([`Document`]), refused events ([`Quarantine`]), and the devices table ([`Devices`]).
-//! No function writes its own conflict loop or outbox.
+//! operators' configuration ([`Document`]), refused events ([`Quarantine`]), and the devices table ([`Devices`]). No
+//! function writes its own conflict loop or outbox.
 
 mod devices;
 mod document;

@@ -13,9 +13,9 @@ use crate::store::versioned_table::{Key, TableError, Update, VersionedItem, Vers
 /// A transactional outbox: messages that announce a state change are stored in the same write as the change, sent
 /// afterwards, and removed once they are sent.
 ///
-/// The process may die between any two of these steps; whoever handles the record next sends what is still pending. So
-/// each message is sent at least once, under an id that stays the same, and the [`Idempotency`] table keeps a second
-/// invocation from sending it as well.
+/// The process may die between any two of these steps; the next invocation that handles the record sends what is still
+/// pending. So each message is sent at least once, always under the same id, and the [`Idempotency`] table keeps a
+/// second invocation from sending it as well.
 ///
 /// A record holds its pending messages in one attribute, as a list of JSON strings, oldest first.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ pub struct Outbox {
     attribute: &'static str,
 }
 
-/// The pending messages of a record were changed by hand, or by a newer version of the function.
+/// The pending messages of a record cannot be parsed: they were changed by hand, or by a newer version of the function.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to parse the pending messages in attribute {attribute}")]
 pub struct ParsePendingError {
@@ -63,8 +63,8 @@ impl Outbox {
         Self { table, idempotency: Some(idempotency), attribute }
     }
 
-    /// An outbox whose messages are sent without claims, also while the invocation is running late, for a receiver that
-    /// recognizes a message it has received before.
+    /// An outbox whose messages are sent without claims, for a receiver that recognizes duplicates. They are sent even
+    /// when the invocation is running late.
     pub fn without_claims(table: VersionedTable, attribute: &'static str) -> Self {
         Self { table, idempotency: None, attribute }
     }
@@ -97,14 +97,14 @@ impl Outbox {
         Ok(())
     }
 
-    /// Sends the messages that are pending in a record, in order, and removes those that were sent; then those that
-    /// other invocations have added meanwhile.
+    /// Sends the messages that are pending in a record, in order, and removes those that were sent. Then does the same
+    /// for messages that other invocations have added meanwhile.
     ///
-    /// `id` is a message's idempotency key. `on_sent` adjusts what else in the record depends on the pending messages
-    /// that are left, an index for example.
+    /// `id` returns a message's idempotency key. `on_sent` updates whatever else in the record depends on the messages
+    /// that remain pending, such as an index.
     ///
-    /// Stops at the first message that fails, so that subscribers get them in order. A message that another invocation
-    /// is sending ([`IdempotencyError::AlreadyInProgress`]) stays pending, in case that invocation fails.
+    /// Stops at the first message that fails, so that subscribers receive messages in order. A message that another
+    /// invocation is sending ([`IdempotencyError::AlreadyInProgress`]) stays pending, in case that invocation fails.
     pub async fn flush<M: Serialize + DeserializeOwned, E>(
         &self,
         key: &Key,

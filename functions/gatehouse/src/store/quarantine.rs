@@ -16,9 +16,9 @@ const DAY: Duration = Duration::from_hours(24);
 
 /// The table of refused events, keyed by function and event id.
 ///
-/// An event is stored whole, as the function received it, with the reason, until its retention ends. Writing the same
-/// event again replaces the item, so a retry does not add a second one. An event larger than a DynamoDB item (400 KB)
-/// does not fit: the write fails, and the event stays in its queue and then in its dead-letter queue.
+/// An event is stored whole, as the function received it, together with the reason, for a retention period. Writing the
+/// same event again replaces the item, so a retry does not add a second one. An event larger than a DynamoDB item (400
+/// KB) does not fit: the write fails, and the event stays in its queue and finally moves to the dead-letter queue.
 #[derive(Debug, Clone)]
 pub struct Quarantine {
     client: Client,

@@ -14,20 +14,20 @@ use crate::runtime::invocation::Invocation;
 use crate::runtime::outcome::Failure;
 use crate::store::item::{Item, integer, number, string, text};
 
-/// The most items that Amazon DynamoDB reads in one call.
+/// The maximum number of items that Amazon DynamoDB reads in one call.
 const MAX_BATCH_KEYS: usize = 100;
 
-/// Initial pause before keys that a call left unprocessed are requested again, and how many calls are made. Each pause
-/// is twice as long as the one before.
+/// The first pause before requesting unprocessed keys again, and the maximum number of calls. Each pause is twice as
+/// long as the one before.
 const UNPROCESSED_PAUSE: Duration = Duration::from_millis(50);
 const MAX_BATCH_CALLS: usize = 6;
 
-/// How often an update is attempted while other processes keep writing the record: enough for a hundred of them, as when
-/// as many devices count against one rate limit.
+/// The maximum number of attempts to update a record that other processes keep writing: enough for a hundred writers,
+/// such as devices that count against the same rate limit.
 const MAX_ATTEMPTS: u32 = 20;
 
-/// The longest pause after the first conflict, and after any. Pauses are random, so that two processes that met once do
-/// not keep meeting.
+/// The maximum pause after the first conflict, and after any conflict. Pauses are random, so that two processes that
+/// collided once do not keep colliding.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_millis(200);
 
@@ -40,7 +40,7 @@ const WRITER: &str = "writer";
 /// has written it since it was read.
 ///
 /// Its partition key is `id`, its sort key, if it has one, `part`; both are strings. `version` counts the writes of an
-/// item. `writer` names the last write, so that a write whose response was lost recognizes itself when the SDK repeats
+/// item. `writer` identifies the last write, so that a write whose response was lost is recognized when the SDK repeats
 /// it.
 #[derive(Debug, Clone)]
 pub struct VersionedTable {
@@ -98,7 +98,7 @@ impl VersionedItem {
     }
 }
 
-/// What to do with a record, and the result for whoever asked.
+/// What to do with a record, and the value to return to the caller.
 #[derive(Debug)]
 pub enum Update<T> {
     /// Replace the record's attributes with these. The key, `version` and `writer` are added.
@@ -112,7 +112,7 @@ pub enum Update<T> {
 pub struct Updated<T> {
     /// The record, as it was written or kept.
     pub record: VersionedItem,
-    /// What the decision returned.
+    /// The value that the decision returned.
     pub value: T,
 }
 
@@ -149,7 +149,7 @@ pub(crate) enum Put {
 }
 
 impl VersionedTable {
-    /// The records in this table.
+    /// The table of this name.
     pub fn new(client: Client, name: impl Into<String>) -> Self {
         Self { client, name: name.into() }
     }
@@ -177,7 +177,7 @@ impl VersionedTable {
         &self,
         keys: impl IntoIterator<Item = &'a Key>,
     ) -> Result<HashMap<Key, VersionedItem>, TableError> {
-        // DynamoDB refuses a call in which a key appears twice.
+        // DynamoDB rejects a call in which a key appears twice.
         let keys: BTreeSet<_> = keys.into_iter().collect();
         let keys: Vec<Item> = keys.into_iter().map(Key::attributes).collect();
         let mut found = HashMap::with_capacity(keys.len());
@@ -208,9 +208,9 @@ impl VersionedTable {
         Err(TableError::Unprocessed(self.name.clone()))
     }
 
-    /// Reads a record, lets `decide` choose what to do with it, and writes that, unless another process has written the
-    /// record meanwhile: then it starts over, after a random pause, a bounded number of times. Each conflict counts in
-    /// the metric `Conflicts`.
+    /// Reads a record, lets `decide` choose what to do with it, and writes the result. If another process has written
+    /// the record meanwhile, starts over after a random pause, up to a maximum number of attempts. Each conflict counts
+    /// in the metric `Conflicts`.
     ///
     /// This is the only read-decide-write loop in the project.
     pub async fn update<T, E: From<TableError>>(
@@ -267,7 +267,8 @@ impl VersionedTable {
             let put = put.condition_expression("#version = :old");
             put.expression_attribute_values(":old", number(old.version))
         };
-        // The SDK's future has kilobytes, which the streams of futures that await this one would copy several times.
+        // The SDK's future is several kilobytes, which the streams of futures that await this one would copy
+        // repeatedly.
         let Err(error) = Box::pin(put.send()).await else { return Ok(Put::Written(VersionedItem { item, version })) };
         match error.as_service_error() {
             Some(PutItemError::ConditionalCheckFailedException(failed)) => {

@@ -1,4 +1,4 @@
-//! What an operator changes while a device is being admitted.
+//! An operator's changes while a device is being admitted.
 
 use serde_json::json;
 use test_support::pki::NOW;
@@ -51,7 +51,7 @@ async fn block_before_the_last_check_always_takes_effect() {
                 assert_eq!(fleet.reason_of(&device).as_deref(), Some(reason), "{call}");
                 assert_eq!(notified(&fleet.aws.state(), reason), 1, "{reason} {call}");
             } else {
-                // It was active before the block: `revoke` finds it in its sweep.
+                // It was active before the block: the sweep of `revoke` finds it.
                 assert!(call > last("UpdateCertificate ACTIVE"), "{reason} {call}");
                 assert_eq!(fleet.status(&device), "ACTIVE", "{reason} {call}");
             }
@@ -154,7 +154,7 @@ async fn crl_that_becomes_unusable_makes_a_new_activation_inactive() {
     for call in 1..=ADMISSION.len() {
         let (fleet, device, delivered) = admitted_while(call, expire).await;
         if call <= last("UpdateCertificate ACTIVE") - 3 {
-            // Noticed in time: it waits.
+            // Noticed in time, so the certificate waits.
             assert!(delivered.is_retried(), "{call}: {delivered:?}");
             assert_eq!(fleet.status(&device), "PENDING_ACTIVATION", "{call}");
         } else if call <= last("GetItem ca/status") {

@@ -1,4 +1,4 @@
-//! The daily check of what expires.
+//! The daily expiry check.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn daily_check_counts_what_expires_and_notifies_once_a_day() {
         (&*certificate, "admission", "2026-01-25"),
         (&ca, "status", "2026-01-15"),
         (&ca, "certificate", "2026-01-16"),
-        // Not within the ten days, and nothing that expires.
+        // Not within the ten days, and not something that expires.
         ("certificate#later", "admission", "2026-01-26"),
         ("revocation#x", "part", "2026-01-16"),
     ] {
@@ -45,7 +45,7 @@ async fn daily_check_counts_what_expires_and_notifies_once_a_day() {
         );
         assert_eq!(message.message, expected);
     }
-    // Notified again the next day, about what is left: the first has expired, another is due.
+    // The next day, a new notification has the rest: the first has expired, and another is due.
     let delivered = process().deliver(&command, NOW.plus(DAY)).await;
     assert_eq!(delivered.count("Expiring"), 3);
     assert_eq!(fleet.aws.state().published.len(), 2);

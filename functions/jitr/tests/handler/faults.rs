@@ -1,4 +1,4 @@
-//! Every call of an admission or a rejection fails, or ends its process.
+//! Every call of an admission or a rejection fails once, or its process dies.
 
 use std::iter;
 
@@ -38,7 +38,7 @@ fn process(fleet: &Fleet, variables: &[(&'static str, &'static str)]) -> Process
     variables.iter().fold(fleet.aws.process(), |process, (name, value)| process.env(name, *value))
 }
 
-/// What lasts, the number of notifications, and the calls of an undisturbed delivery.
+/// The lasting state, the number of notifications, and the calls of an undisturbed delivery.
 async fn undisturbed(
     make: fn() -> (Fleet, Device),
     variables: &[(&'static str, &'static str)],
@@ -58,7 +58,7 @@ async fn crash_between_any_two_steps_leaves_nothing_half_active() {
         let (expected, messages, calls) = undisturbed(make, variables).await;
         let deaths = |calls: usize| (1..=calls).flat_map(|call| [(call, Fault::DiesBefore), (call, Fault::DiesAfter)]);
         for (first, fault) in deaths(calls.len()) {
-            // A second death is tried at every step of an admission, and at none of the others.
+            // A second death is tried at every step of an admission, and at none of the other scenarios'.
             let seconds: Vec<_> = iter::once(None)
                 .chain((1..=calls.len()).map(Some).filter(|_| what == "admitted" && fault == Fault::DiesAfter))
                 .collect();
@@ -73,7 +73,7 @@ async fn crash_between_any_two_steps_leaves_nothing_half_active() {
                 assert!(last.is_done(), "{what} {first} {fault:?} {second:?}: {last:?}");
                 let state = fleet.aws.state();
                 assert_eq!(lasting(&state), expected, "{what} {first} {fault:?} {second:?}");
-                // Notified at least once, and twice if the process died between SNS's response and the mark.
+                // Notified at least once, and twice if the process died after SNS's response and before the mark.
                 let is_published_twice = matches!((calls[first - 1].as_str(), fault), ("Publish", Fault::DiesAfter))
                     || matches!((calls[first - 1].as_str(), fault), ("UpdateItem idempotency", Fault::DiesBefore));
                 assert_eq!(
@@ -94,10 +94,10 @@ async fn failed_call_is_retried_with_the_same_end() {
             let (fleet, device) = make();
             let failing = process(&fleet, variables).fail(index + 1, Fault::Denied);
             let delivered = failing.deliver(&device.event, NOW).await;
-            // The message is published: a retry for its mark would certainly publish it again.
+            // The message is published. A retry because of the mark would certainly publish it again.
             let is_mark = name == "UpdateItem idempotency";
             assert_eq!(delivered.is_retried(), !is_mark, "{what} {name}: {delivered:?}");
-            // Immediately: the failed invocation has given its lease and its claim back.
+            // Immediately, because the failed invocation has released its lease and its claim.
             let next = process(&fleet, variables).deliver(&device.event, NOW).await;
             assert!(next.is_done(), "{what} {name}: {next:?}");
             let state = fleet.aws.state();

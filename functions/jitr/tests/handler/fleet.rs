@@ -114,7 +114,7 @@ impl Fleet {
         Self::of(&CA)
     }
 
-    /// Checks each certificate at the moment it becomes active: it must be valid, with its policy and its thing.
+    /// An account that checks each certificate when it becomes active: it must be valid, with its policy and its thing.
     pub fn of(ca: &'static Ca) -> Self {
         let (aws, ca_id) = (account(), digest(&ca.der));
         aws.state().iot.register_ca(&ca_id, &ca.pem);
@@ -143,7 +143,7 @@ impl Fleet {
         Device { event: event(&id, &self.ca_id), id }
     }
 
-    /// A device with a valid certificate but for these changes.
+    /// A device whose certificate is valid except for these changes.
     pub fn device_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Device {
         let mut params = device_params(name);
         change(&mut params);
@@ -228,7 +228,7 @@ pub fn notified(state: &State, reason: &str) -> usize {
     state.published.iter().filter(|published| has_reason(&published.attributes)).count()
 }
 
-/// All that lasts, without what differs from one run to the next.
+/// The lasting state, without what differs from run to run.
 pub fn lasting(state: &State) -> Value {
     let transient = ["owner", "ownedUntil", "updatedAt", "claimedAt", "rejectedAt", "version", "writer"];
     let lasting = |item: &Item| -> Item {

@@ -1,5 +1,5 @@
-//! The whole function without the Lambda runtime, against the fake AWS: events go in, certificates are admitted or
-//! rejected, and whatever happens in between, none becomes active that should not.
+//! The whole function without the Lambda runtime, against the fake AWS: certificates are admitted or rejected, and
+//! whatever happens in between, none becomes active that should not.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -50,7 +50,7 @@ const ADMISSION: [&str; 22] = [
     "PutItem certificate/admission",
 ];
 
-/// The number, from 1, of an admission's last call of this name.
+/// The number, from 1, of an admission's last call with this name.
 fn last(call: &str) -> usize {
     ADMISSION.iter().rposition(|name| *name == call).unwrap() + 1
 }
@@ -196,21 +196,21 @@ async fn ids_in_capital_letters_are_the_same_ids() {
 #[tokio::test]
 async fn active_certificate_without_a_record_is_only_recorded() {
     let fleet = Fleet::new();
-    // Valid or not.
+    // Whether it is valid does not matter.
     let device = fleet.device_with("*", |params| params.not_after = date(NOW.minus(DAY)));
     fleet.aws.state().iot.set_status(&device.id, "ACTIVE");
     let delivered = fleet.deliver(&device).await;
     assert!(delivered.is_done() && delivered.count("FoundActive") == 1, "{delivered:?}");
     assert_eq!((fleet.status(&device).as_str(), fleet.state_of(&device).as_deref()), ("ACTIVE", Some("found-active")));
     assert_eq!(fleet.aws.state().calls.len(), 3);
-    // It stays like this, also after an operator has deactivated it.
+    // This does not change, even after an operator has deactivated the certificate.
     assert_eq!(fleet.deliver(&device).await.count("Duplicate"), 1);
     fleet.aws.state().iot.set_status(&device.id, "INACTIVE");
     assert_eq!(fleet.deliver(&device).await.count("Duplicate"), 1);
     assert_eq!(fleet.status(&device), "INACTIVE");
 }
 
-/// A fleet in which a device's admission was left unfinished, the certificate having this status.
+/// A fleet in which a device's admission was left unfinished, with this status of the certificate.
 fn unfinished(status: &str, name: &str) -> (Fleet, Device) {
     let fleet = Fleet::new();
     let device = fleet.device(name, 7);
@@ -308,7 +308,7 @@ async fn same_event_three_times_admits_once() {
     assert_eq!(activations, 1);
 }
 
-/// Another certificate of this name was admitted before.
+/// A fleet in which another certificate with this name was admitted before.
 fn renewed() -> (Fleet, Device) {
     let fleet = Fleet::new();
     let old = fleet.device("thermometer-1", 1);

@@ -36,7 +36,7 @@ async fn deliver_twice(turns: impl IntoIterator<Item = usize> + Clone + Debug) {
     assert_eq!(activations, 1, "{turns:?}");
 }
 
-/// Two certificates of one name reach two processes, whose calls are served in this order.
+/// Two certificates with the same name reach two processes, whose calls are served in this order.
 async fn deliver_two_of_one_name(turns: impl IntoIterator<Item = usize> + Clone + Debug) {
     let fleet = Fleet::new();
     let devices = [fleet.device("thermometer-1", 1), fleet.device("thermometer-1", 2)];
@@ -58,7 +58,7 @@ async fn deliver_two_of_one_name(turns: impl IntoIterator<Item = usize> + Clone 
     assert_eq!((notified(&state, "name-taken"), state.published.len()), (1, 1), "{turns:?}");
 }
 
-/// One process makes `first` calls, then the other `second`, then the one goes on to its end, and the other to its.
+/// One process makes `first` calls, then the other makes `second`; then the first finishes, and then the other.
 fn turns(first: usize, second: usize) -> impl Iterator<Item = usize> + Clone + Debug {
     iter::repeat_n(1, first)
         .chain(iter::repeat_n(2, second))
@@ -95,7 +95,7 @@ async fn status_is_not_read_while_another_process_works_on_the_certificate() {
     let both = tokio::join!(one.deliver(&device.event, NOW), other.deliver(&device.event, NOW));
     let counted = |name| both.0.count(name) + both.1.count(name);
     assert_eq!((counted("Admitted"), counted("Duplicate")), (1, 1), "{both:?}");
-    // Both may look before the first lease: three calls to admit, and one more when the lease is free.
+    // Both may read the status before the first lease: an admission takes three calls, and the other event one or two.
     let calls = fleet.aws.state().calls_to("DescribeCertificate").len();
     assert!(calls <= 3 + 2, "{calls} calls");
 }
@@ -129,7 +129,8 @@ async fn first_connects_of_three_hundred_devices_stay_within_the_quota() {
         |start: usize| times[start..].iter().filter(|at| at.since(times[start]) < Duration::from_secs(1)).count();
     let most = (0..times.len()).map(within).max();
     assert!(most <= Some(10), "{most:?} calls within a second");
-    // Each of 1,200 events looks once, an admission twice more, and a duplicate that lost the race for the lease once.
+    // One call for each of 1,200 events, two more for an admission, and one more for a duplicate that lost the race for
+    // the lease.
     assert!(times.len() <= 1200 + 300 * (2 + 1), "{} calls", times.len());
 }
 

@@ -1,4 +1,4 @@
-//! Every reason for which a device is rejected.
+//! Every reason for rejecting a device.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -16,7 +16,7 @@ use crate::fleet::{
     CA, Deliver, Device, ELLIPTIC, Fleet, KEY, LATER, block, crl, digest, lasting, notified, publish, record, set,
 };
 
-/// The reason for which a device of this fleet is rejected by a process with these variables.
+/// The reason for which a process with these variables rejects the device of this fleet.
 type RejectionCase = (&'static str, fn() -> (Fleet, Device), &'static [(&'static str, &'static str)]);
 
 pub fn with(change: fn(&mut CertificateParams)) -> (Fleet, Device) {

@@ -1,4 +1,4 @@
-//! An account with one CA: `revoke` is called for a command, and then for every message that it sends itself.
+//! An account with one CA, in which `revoke` receives a command, and then every message that it sends itself.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::num::NonZeroUsize;
@@ -19,7 +19,7 @@ use test_support::{
 };
 use tokio::time::{Instant, sleep};
 
-/// How long the queue waits before it delivers a message again that was not deleted.
+/// How long the queue waits before it redelivers a message that was not deleted.
 pub const VISIBILITY_TIMEOUT: Duration = Duration::from_mins(30);
 
 const QUEUE_URL: &str = "https://sqs.eu-west-1.amazonaws.com/123456789012/revoke";
@@ -124,7 +124,6 @@ impl Cloud {
         self.aws.state().item("devices", &[pk, sk]).cloned()
     }
 
-    /// The record of a certificate.
     pub fn record_of(&self, number: usize) -> Item {
         self.item(&format!("certificate#{}", id(number)), "admission").unwrap()
     }
@@ -145,7 +144,6 @@ impl Cloud {
         self.changes.lock().unwrap().clone()
     }
 
-    /// How often an operation was called.
     pub fn calls_to(&self, operation: &str) -> usize {
         self.aws.state().calls_to(operation).len()
     }
@@ -197,7 +195,7 @@ impl Cloud {
         self.aws.state().queues.get_mut(QUEUE_URL).unwrap().take()
     }
 
-    /// Delivers a command, and then every message that the function sends itself, each this many times.
+    /// Delivers a command, and then every message that the function sends itself, each `times` times.
     pub async fn play_each(&self, command: &Value, times: usize, mut after: impl FnMut(&Self, usize)) -> Played {
         let mut played = Played::default();
         let mut queue = VecDeque::from([("message-0".to_owned(), command.to_string(), self.now(), times, 0)]);
@@ -241,7 +239,7 @@ impl Cloud {
     }
 }
 
-/// What a call changed that matters to devices.
+/// A change by a call that matters to devices.
 fn change_of(state: &State, call: &Call) -> Option<String> {
     match call.name.as_str() {
         "UpdateItem ca/status" => Some("blocked".to_owned()),

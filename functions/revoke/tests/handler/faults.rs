@@ -1,4 +1,5 @@
-//! Each call of a run fails once, in each way: an error, an unconfirmed response, the process's death before and after it.
+//! Each call of a run fails once, in each way: an error, a lost response, or the death of the process before or after
+//! the call.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::{text, whole_ca};
 
 const FAULTS: [Fault; 4] = [Fault::Denied, Fault::Unconfirmed, Fault::DiesBefore, Fault::DiesAfter];
 
-/// Five certificates on three pages, two of them revoked before, in an invocation that has time for two.
+/// Five certificates on three pages, two of them already revoked; an invocation has time for two.
 fn small() -> Cloud {
     let mut cloud = Cloud::with(4);
     cloud.register(&id(4), "PENDING_ACTIVATION", "");
@@ -60,7 +61,6 @@ async fn run_ends_the_same_whichever_of_its_calls_fails() {
     }
 }
 
-/// The stored runs, as JSON.
 fn runs(cloud: &Cloud) -> Vec<String> {
     let state = cloud.aws.state();
     let runs = state.items("devices").filter(|(key, _)| key[1].starts_with("revocation#"));
@@ -85,7 +85,7 @@ async fn one_certificate_is_blocked_first_whichever_call_fails() {
     }
 }
 
-/// DynamoDB writes the run, but the response is lost: the SDK repeats the request, and finds its own write.
+/// DynamoDB stores the run, but the response is lost: the SDK repeats the request, and finds its own write.
 #[tokio::test(start_paused = true)]
 async fn lease_whose_response_was_lost_is_still_ours() {
     let cloud = Cloud::with(1);
@@ -111,7 +111,7 @@ async fn unsent_continuation_is_sent_by_the_next_delivery() {
     }
 }
 
-/// Older versions of the function stored when the continuation is due in the run itself.
+/// Older versions of the function stored the time at which the continuation is due in the run itself.
 #[tokio::test(start_paused = true)]
 async fn continuation_that_an_older_version_left_is_sent() {
     let cloud = Cloud::with(1);

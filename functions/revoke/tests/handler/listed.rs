@@ -1,4 +1,4 @@
-//! Only what is on a CA's revocation list.
+//! Revoking only the certificates on a CA's revocation list.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ fn issue(ca: &Ca, serial: u64) -> String {
     pki::pem("CERTIFICATE", &ca.issue(&params, &rcgen::KeyPair::generate().unwrap()))
 }
 
-/// A CRL with number 7. It has expired; what it revokes stays revoked.
+/// A CRL with number 7. It has expired, but its certificates stay revoked.
 fn list(ca: &Ca, serials: &[&[u8]]) -> Vec<u8> {
     ca.crl_with(serials, |params| {
         params.crl_number = SerialNumber::from(7);
@@ -51,7 +51,7 @@ async fn only_certificates_on_the_list_are_revoked() {
     admitted(&cloud, 2, "22", "REVOKED");
     admitted(&cloud, 3, "33", "INACTIVE");
     admitted(&cloud, 5, "55", "ACTIVE");
-    // These two have no record: their certificates have to be fetched.
+    // These two have no record, so their certificates must be fetched.
     cloud.register(&id(4), "PENDING_ACTIVATION", &issue(&authority, 0x44));
     cloud.register(&id(6), "ACTIVE", &issue(&authority, 0x66));
     cloud.register(&id(7), "REVOKED", "");
@@ -63,7 +63,7 @@ async fn only_certificates_on_the_list_are_revoked() {
     assert_eq!([status(5), status(6)], ["ACTIVE"; 2]);
     let changes = cloud.changes();
     assert!(changes.iter().all(|change| change.starts_with("REVOKED")), "{changes:?}");
-    // The two without a record in the first sweep; in the second, the one that is not on the list again.
+    // The two without a record in the first sweep, and in the second, again the one that is not on the list.
     assert_eq!(cloud.calls_to("DescribeCertificate"), 3);
     let record = cloud.record_of(1);
     assert_eq!((text(&record, "state"), text(&record, "reason")), (Some("revoked"), Some("revoked-by-crl")));

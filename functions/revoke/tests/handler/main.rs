@@ -145,7 +145,7 @@ async fn five_thousand_certificates_are_each_revoked_once() {
     let state = cloud.aws.state();
     let revocations = state.calls_to("UpdateCertificate");
     assert_eq!(revocations.len(), 4_900);
-    // Eight a second, within each invocation.
+    // Eight per second, within each invocation.
     let pace = Duration::from_millis(125);
     let too_fast = |pair: &&[&Call]| pair[0].process == pair[1].process && pair[1].at.since(pair[0].at) < pace;
     assert_eq!(revocations.windows(2).filter(too_fast).count(), 0);
@@ -193,7 +193,7 @@ async fn leased_step_is_retried_until_the_lease_expires() {
 async fn second_sweep_catches_what_was_activated_during_the_first() {
     let cloud = Cloud::with(3);
     let began = cloud.now();
-    // What an admission does that was under way, and whose process died before it looked again.
+    // Admissions in progress activate certificates, but their processes die before the last check.
     let activate = |cloud: &Cloud, deliveries| {
         if deliveries == 1 {
             assert_eq!(cloud.status(&id(1)), "REVOKED");

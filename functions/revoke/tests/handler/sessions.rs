@@ -9,13 +9,13 @@ use test_support::{Call, Fault};
 use crate::cloud::{Cloud, id};
 use crate::{counts_with_sessions, whole_ca};
 
-/// The things whose sessions were ended, or not found, in order.
+/// The things whose sessions were ended or not found, in order.
 fn disconnected(cloud: &Cloud) -> Vec<String> {
     let state = cloud.aws.state();
     state.calls_to("DeleteConnection").iter().filter(|call| !call.is_refused).map(|call| call.path[1].clone()).collect()
 }
 
-/// What a certificate's record says of its session.
+/// What a certificate's record says about its session.
 fn recorded(cloud: &Cloud, number: usize) -> Option<bool> {
     cloud.record_of(number).get("disconnected").map(|value| value["BOOL"].as_bool().unwrap())
 }
@@ -63,7 +63,7 @@ async fn dry_run_disconnects_nobody() {
 
 #[tokio::test(start_paused = true)]
 async fn session_that_could_not_be_ended_is_ended_by_the_next_sweep() {
-    // Once, and in each sweep.
+    // It fails once, or in each sweep.
     for (failures, is_ended) in [(1, true), (2, false)] {
         let cloud = Cloud::with(1);
         cloud.admit(0, "online", true);

@@ -47,7 +47,7 @@ async fn readings_left_unprocessed_at_the_end_are_retried() {
     table.fail_next(WRITE, [Fault::Unprocessed(3)]);
     table.fail_each(WRITE, Fault::Unprocessed(1));
     let delivered = deliver(&table, &numbered(25)).await;
-    // Two of the three were taken in the second and third call; the last one never was.
+    // Two of the three were stored by the second and third call; the last one never was.
     assert_eq!(retried(&delivered).len(), 25 - stored(&table));
     assert_eq!(retried(&delivered), ids([24]));
 }
@@ -111,13 +111,13 @@ async fn hanging_call_does_not_affect_other_calls() {
 async fn event_is_done_only_when_all_its_readings_are_written() {
     let readings: Vec<_> = (0..30).map(|n| json!({"n": n})).collect();
     let array = json!(readings).to_string();
-    // The array's last five readings are in the call that fails, with a neighbor.
+    // The array's last five readings are in the call that fails, with another event's reading.
     let table = account();
     fail_next_call_of(&table, "e-2", Fault::Denied);
     let delivered = deliver(&table, &sqs_batch(&[event("e-1", &array), event("e-2", r#"{"n":1}"#)])).await;
     assert_eq!(retried(&delivered), ids([0, 1]));
     assert_eq!(stored(&table), 25);
-    // Both are delivered again.
+    // Both events are delivered again.
     deliver(&table, &sqs_batch(&[event("e-1", &array), event("e-2", r#"{"n":1}"#)])).await;
     assert_eq!(stored(&table), 31);
 }

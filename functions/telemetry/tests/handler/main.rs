@@ -1,5 +1,5 @@
-//! The whole function except for the Lambda runtime: however the table behaves, each reading is stored once in the end,
-//! or its event is retried or quarantined.
+//! The whole function except for the Lambda runtime: however the table behaves, each reading is finally stored once, or
+//! its event is retried or quarantined.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

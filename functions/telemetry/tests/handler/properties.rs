@@ -1,4 +1,4 @@
-//! Any payloads, and any failures.
+//! Arbitrary payloads and failures.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +22,7 @@ fn fault() -> impl Strategy<Value = Option<Fault>> {
     ]
 }
 
-/// The events of a run: the numbers of their readings, and whether one more is invalid.
+/// The events of a run: the numbers of their readings, and whether there is another, invalid reading.
 fn payloads() -> impl Strategy<Value = Vec<(Vec<u8>, bool)>> {
     prop::collection::vec((prop::collection::vec(any::<u8>(), 0..40), prop::bool::weighted(0.1)), 1..40)
 }
@@ -38,7 +38,7 @@ proptest! {
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         let table = account();
         table.fail_next(WRITE, faults);
-        // A number is a reading's identity: readings with the same number are the same, in whichever event.
+        // A number is a reading's identity: readings with the same number are the same, even in different events.
         let body = |(index, (numbers, is_invalid)): (usize, &(Vec<u8>, bool))| {
             let mut readings: Vec<_> = numbers.iter().map(|n| json!({"seq": n, "time": 1_763_715_599})).collect();
             if *is_invalid {

@@ -1,4 +1,4 @@
-//! An account with the function, and what the tests deliver to it and look for in it.
+//! An account with the function, the events that tests deliver to it, and the results that they check.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub const READINGS: &str = "readings";
 /// The call that writes readings.
 pub const WRITE: &str = "BatchWriteItem";
 
-/// An account whose table rejects a reading with the field `poison`, for a reason that the function cannot know.
+/// An account whose table rejects readings with the field `poison`, for a reason unknown to the function.
 pub fn account() -> FakeAws {
     let aws = FakeAws::new("telemetry")
         .timeout(Duration::from_secs(20))
@@ -44,7 +44,7 @@ pub fn retried(delivered: &Delivered) -> Vec<String> {
     messages.into_iter().map(str::to_owned).collect()
 }
 
-/// Makes the next call fail that writes a reading of this event.
+/// Makes the next call that writes a reading of this event fail.
 pub fn fail_next_call_of(aws: &FakeAws, event: &'static str, fault: Fault) {
     let mut fault = Some(fault);
     aws.fail_when(WRITE, move |call| {
@@ -102,7 +102,6 @@ pub fn call_sizes(table: &FakeAws) -> Vec<usize> {
     table.state().calls_to(WRITE).iter().map(|call| puts(call).len()).collect()
 }
 
-/// How many readings are stored.
 pub fn stored(table: &FakeAws) -> usize {
     table.state().items(READINGS).count()
 }

@@ -240,7 +240,8 @@ impl Admission<'_> {
         let Self { jitr, ids, invocation, .. } = self;
         let registered = jitr.registry.ca(&ids.ca).await?.filter(|ca| ca.is_active);
         let ca = registered.ok_or(RejectionReason::CaInactive)?.certificate()?;
-        if ca.not_before > invocation.now().plus(jitr.rules.clock_skew) || ca.not_after < invocation.now() {
+        let (now, skew) = (invocation.now(), jitr.rules.clock_skew);
+        if ca.not_before > now.plus(skew) || ca.not_after.plus(skew) < now {
             return Err(RejectionReason::CaExpired.into());
         }
         ca.check_usage().map_err(RejectionReason::from)?;

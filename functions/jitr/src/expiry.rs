@@ -2,7 +2,6 @@
 //! time.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::time::Duration;
 
 use gatehouse::pki::CertificateId;
@@ -43,12 +42,6 @@ struct Expiring {
     what: String,
 }
 
-impl fmt::Display for Expiring {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.on, self.what)
-    }
-}
-
 impl Expiring {
     fn read(item: &Item) -> Option<Self> {
         let (kind, id) = text(item, "id")?.split_once('#')?;
@@ -63,30 +56,33 @@ impl Expiring {
 }
 
 /// The notification's text; `None` if nothing expires.
-fn message_text(expiring: &BTreeSet<Expiring>, within: Duration) -> Option<String> {
+fn message_text(expiring: &BTreeSet<Expiring>, within: Duration, today: &str) -> Option<String> {
     let days = within.as_secs() / DAY.as_secs();
     let first = expiring.first()?;
     let mut lines = vec![format!("{} to renew within {days} days, the first by {}:", expiring.len(), first.on)];
-    lines.extend(expiring.iter().take(MAX_LISTED).map(ToString::to_string));
+    lines.extend(expiring.iter().take(MAX_LISTED).map(|one| {
+        let state = if *one.on < *today { " (expired)" } else { "" };
+        format!("{}{state}: {}", one.on, one.what)
+    }));
     let more = expiring.len().saturating_sub(MAX_LISTED);
     lines.extend((more > 0).then(|| format!("and {more} more.")));
     Some(lines.join("\n"))
 }
 
 impl JitrHandler {
-    /// Counts what expires soon, for the alarm, and notifies people once a day.
+    /// Counts what expires soon or has expired recently, for the alarm, and notifies people once a day.
     pub(crate) async fn report_expiring(&self, event_id: &EventId, invocation: &Invocation) -> Result<(), Failure> {
         let within = self.rules.expiry_warning;
         let mut expiring = BTreeSet::new();
-        let mut ahead = Duration::ZERO;
-        while ahead <= within {
-            let on = day(invocation.now().plus(ahead));
-            expiring.extend(expiring_on(self.devices.table(), &on).await.map_err(Failure::Retry)?);
-            ahead += DAY;
+        let today = invocation.now();
+        let (mut at, last) = (today.minus(within), today.plus(within));
+        while at <= last {
+            expiring.extend(expiring_on(self.devices.table(), &day(at)).await.map_err(Failure::Retry)?);
+            at = at.plus(DAY);
         }
         // Counted even if zero, which ends the alarm.
         invocation.add("Expiring", u64::try_from(expiring.len()).unwrap_or(u64::MAX));
-        let Some(message) = message_text(&expiring, within) else { return Ok(()) };
+        let Some(message) = message_text(&expiring, within, &day(today)) else { return Ok(()) };
         let notification = Notification {
             subject: format!("{} certificates or revocation lists expire soon", expiring.len()),
             message,

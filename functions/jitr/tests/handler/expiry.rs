@@ -23,8 +23,9 @@ async fn daily_check_counts_what_expires_and_notifies_once_a_day() {
         (&*certificate, "admission", "2026-01-25"),
         (&ca, "status", "2026-01-15"),
         (&ca, "certificate", "2026-01-16"),
-        // Not within the ten days, and not something that expires.
+        // Not within ten days, and not something that expires.
         ("certificate#later", "admission", "2026-01-26"),
+        ("certificate#long-ago", "admission", "2026-01-04"),
         ("revocation#x", "part", "2026-01-16"),
     ] {
         expiring(&mut fleet.aws.state(), id, part, on);
@@ -45,10 +46,12 @@ async fn daily_check_counts_what_expires_and_notifies_once_a_day() {
         );
         assert_eq!(message.message, expected);
     }
-    // The next day, a new notification has the rest: the first has expired, and another is due.
+    // The next day, the first has expired, which does not end the alarm, and another is due.
     let delivered = process().deliver(&command, NOW.plus(DAY)).await;
-    assert_eq!(delivered.count("Expiring"), 3);
-    assert_eq!(fleet.aws.state().published.len(), 2);
+    assert_eq!(delivered.count("Expiring"), 4);
+    let state = fleet.aws.state();
+    let expired = format!("\n2026-01-15 (expired): the revocation list of CA {}\n", fleet.ca_id);
+    assert!(state.published.len() == 2 && state.published[1].message.contains(&expired), "{:?}", state.published);
 }
 
 #[tokio::test]
@@ -58,7 +61,7 @@ async fn daily_check_counts_zero_and_notifies_nobody() {
     assert!(delivered.is_done() && delivered.count("Expiring") == 0, "{delivered:?}");
     assert_eq!(fleet.aws.state().published.len(), 0);
     let queries = fleet.aws.state().calls_to("Query runs-out").len();
-    assert_eq!(queries, 31, "today and thirty days more");
+    assert_eq!(queries, 61, "today, and thirty days before and after it");
 }
 
 #[tokio::test]

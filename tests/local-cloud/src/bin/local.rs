@@ -214,7 +214,7 @@ fn introduction(cloud: &Cloud, account: &Account, directory: &Path, console: &Co
             quote(payload),
         );
     }
-    let _ = writeln!(out, "\nUse the AWS CLI and the scripts in infra/:\n");
+    let _ = writeln!(out, "\nUse the AWS CLI and the operator tool:\n");
     for (name, value) in isolation::variables(cloud.endpoint, account) {
         let _ = writeln!(out, "  export {name}={}", quote(&value));
     }

@@ -83,7 +83,7 @@ fn only_the_actions_that_failed_get_the_event() {
     let both = [("SqsAction", arn("telemetry")), ("SqsAction", arn("alarm"))];
     let both: Vec<_> = both.iter().map(|(action, arn)| (*action, arn.as_str())).collect();
     assert_eq!(targets(&both), [Target::Queue("telemetry"), Target::Queue("alarm")]);
-    // Which of the two queues lacks it is unknown.
+    // It is unknown which of the two queues did not receive it.
     assert_eq!(targets(&[("SqsAction", "")]), []);
 }
 

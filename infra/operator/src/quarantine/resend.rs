@@ -100,8 +100,8 @@ impl Resend {
     }
 
     /// Removes the old copy of an event that was refused again. The function writes an event under the same ID, but a
-    /// command under a new one, that of the request, so its old copy remains. The table decides what is removed, not the
-    /// function's response.
+    /// command under a new one, that of the request, so its old copy remains. This decides by the table's content, not
+    /// by the function's response.
     async fn refused(&self, event: &RefusedEvent, reason: String, why: String) -> Result<Resent> {
         let RefusedEventSummary { function, event_id, refused_at, .. } = &event.summary;
         let is_rewritten =

@@ -33,7 +33,7 @@ pub struct RingClaim {
 /// The recent rings of one doorbell.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecentRings {
-    /// Rings that were sent. Stored as `told`.
+    /// Rings that were sent.
     #[serde(rename = "told")]
     sent: Vec<Ring>,
     claim: Option<RingClaim>,

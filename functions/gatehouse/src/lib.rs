@@ -8,7 +8,7 @@
 //! - An **envelope** is the JSON object around a device's bytes. AWS IoT writes it, in the rule's SQL. What the
 //!   envelope says (thing, topic, time) can be trusted; what the device says cannot.
 //! - A **delivery** is how events reach the function: one bare event, or a batch of Amazon SQS records. A handler
-//!   cannot tell the difference.
+//!   does not see the difference.
 //! - An [`Outcome`] is the result of handling one event. *Done*: the effect is in place, and doing it again changes
 //!   nothing. *Refused*: the event can never succeed; it goes to quarantine, whole, with a [`Refusal`] that says why.
 //!   *Retry*: it may succeed later; only this event is returned for redelivery. No event is logged and dropped.

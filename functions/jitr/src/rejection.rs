@@ -52,8 +52,8 @@ pub enum RejectionReason {
     /// The CRL was replaced, while the certificate was being admitted, by one that is not usable.
     #[error("The CA's revocation list can no longer be used: {0}.")]
     CrlUnclear(String),
-    /// The same signed content is known under another certificate id: a signature can be encoded in several ways, each
-    /// of which gives the certificate another id. A decision about one of them must hold for all.
+    /// The same signed content is known under another certificate id: a signature can be encoded in several ways, and
+    /// each gives the certificate another id. A decision about one of them must hold for all.
     #[error("The same certificate is known already, with another encoding of its signature.")]
     AnotherEncoding,
     /// Its subject has no common name that can be read, or more than one.

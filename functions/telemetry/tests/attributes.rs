@@ -210,8 +210,8 @@ fn largest_growth_stays_within_the_limit() {
         let mut out = Vec::new();
         append(&list, &mut [], &mut out).unwrap();
         assert!(out.len() <= 5 * list.len() + 9, "{json}");
-        // A payload of 128 KB has room for this many values; an item has 400 KB, of which the metadata of a reading
-        // takes one.
+        // A payload of 128 KB has room for this many values; an item has 400 KB, and the metadata of a reading
+        // takes one of them.
         let largest = (128 * 1024 / part) * size(&serde_json::from_slice(&out).unwrap()) / 10_000;
         assert!(largest < 399 * 1024, "{json} takes {largest} bytes");
     }

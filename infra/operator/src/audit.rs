@@ -23,10 +23,10 @@ use crate::quarantine::QuarantineTable;
 use crate::selection::{PointInTime, Selection};
 use crate::status::Status;
 
-/// The shortest period of CloudWatch's metrics, by the age of the oldest.
+/// Shortest period in seconds that CloudWatch still has for metrics up to an age, also in seconds.
 const PERIODS: [(u64, i32); 3] = [(15 * 86_400, 60), (63 * 86_400, 300), (455 * 86_400, 3600)];
 
-/// Metrics end within a period that has not ended yet.
+/// How far past now the query ends, so that it includes the current period.
 const MINUTE: Duration = Duration::from_mins(1);
 
 /// The arguments of `gatehouse audit`.
@@ -47,7 +47,7 @@ enum Source {
     Logs,
 }
 
-/// What the functions report.
+/// Counts of the outcomes that a function reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 struct Outcomes {
     source: Source,
@@ -60,20 +60,20 @@ struct Outcomes {
 #[serde(rename_all = "camelCase")]
 struct Row {
     function: &'static str,
-    /// What its rules matched, by `AWS/IoT`.
+    /// Messages that its rules matched, from `AWS/IoT`.
     matched: Option<u64>,
-    /// What its rules failed to deliver, by `AWS/IoT`.
+    /// Messages that its rules failed to deliver, from `AWS/IoT`.
     rule_failures: Option<u64>,
-    /// What its work queue received, by `AWS/SQS`, or its asynchronous invocations, by `AWS/Lambda`.
+    /// Messages that its work queue received, from `AWS/SQS`, or its asynchronous invocations, from `AWS/Lambda`.
     arrived: Option<u64>,
     outcomes: Option<Outcomes>,
     /// Messages in the work queue now.
     queued: u64,
     /// Messages in the dead-letter queues now.
     dead_letters: u64,
-    /// Events in quarantine that were refused since then.
+    /// Events in quarantine that were refused within the time range.
     quarantined: u64,
-    /// What arrived and has no outcome. Negative if there are more outcomes.
+    /// Events that arrived and have no outcome. Negative if there are more outcomes than events.
     difference: Option<i64>,
 }
 
@@ -243,7 +243,7 @@ struct Metrics {
     sums: Vec<(String, f64)>,
 }
 
-/// The rules of a function, without the deployment's prefix. `alarm` is fed by those of `telemetry`.
+/// Returns the rules that feed a function, without the deployment's prefix. `alarm` shares those of `telemetry`.
 fn rules(function: &str) -> &'static [&'static str] {
     match function {
         "button" => &["button"],
@@ -303,7 +303,7 @@ impl Metrics {
         Ok(Self { sums })
     }
 
-    /// Returns the sum of the metrics with this label; `None` if there is none.
+    /// Returns the sum of a function's metrics with this label; `None` if there are none.
     fn sum(&self, function: &str, what: &str) -> Option<u64> {
         let label = format!("{function} {what}");
         let mut found = self.sums.iter().filter(|(name, _)| *name == label).map(|(_, sum)| *sum).peekable();
@@ -338,7 +338,7 @@ impl Metrics {
     }
 }
 
-/// The shortest period, in seconds, for which CloudWatch has data that is this old.
+/// Returns the shortest period, in seconds, that CloudWatch has for data of this age.
 fn period(age_seconds: u64) -> i32 {
     PERIODS.into_iter().find(|(oldest, _)| age_seconds < *oldest).map_or(3600, |(_, period)| period)
 }

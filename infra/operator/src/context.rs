@@ -1,4 +1,4 @@
-//! What every subcommand works with: SDK clients, names and output.
+//! The context that subcommands share: SDK clients, names and output.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use crate::cli::GlobalOptions;
 use crate::names::Names;
 use crate::output::Output;
 
-/// The longest that a function runs is five minutes.
+/// Timeout of an invocation: a function runs for at most five minutes.
 const INVOCATION_TIMEOUT: Duration = Duration::from_secs(310);
 
-/// The longest that one attempt of any other call takes.
+/// Timeout of one attempt of any other call.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// SDK clients, names and output.
+/// The SDK clients, names and output of a deployment.
 #[derive(Debug, Clone)]
 pub struct Context {
     config: SdkConfig,
@@ -32,9 +32,9 @@ pub struct Context {
 }
 
 impl Context {
-    /// Reads the configuration as the AWS CLI does. Makes no call.
+    /// Reads the configuration as the AWS CLI does. Fails if no region is configured.
     pub async fn connect(options: &GlobalOptions) -> Result<Self> {
-        // The same TLS as the functions have, with the system's roots (or `SSL_CERT_FILE`), and the environment's proxy.
+        // TLS as in the functions, with the system's roots (or `SSL_CERT_FILE`), and the environment's proxy.
         let http = Builder::new().build_with_connector_fn(|settings, _components| {
             let mut connector = Connector::builder()
                 .proxy_config(ProxyConfig::from_env())
@@ -49,7 +49,7 @@ impl Context {
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(http)
             .timeout_config(timeouts)
-            // It would end an invocation that takes its time.
+            // It would abort a slow invocation.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
         if let Some(region) = &options.region {
             loader = loader.region(Region::new(region.clone()));
@@ -67,71 +67,71 @@ impl Context {
         Ok(Self { config, names: Names::new(options.prefix.clone()), output: Output::of(options) })
     }
 
-    /// The region.
+    /// Returns the region.
     pub fn region(&self) -> &str {
         self.config.region().map_or_else(Default::default, AsRef::as_ref)
     }
 
-    /// Whether requests go to an endpoint other than AWS's own, such as the local cloud.
+    /// Returns the endpoint that requests go to instead of AWS's own, such as that of the local cloud.
     pub fn endpoint_url(&self) -> Option<&str> {
         self.config.endpoint_url()
     }
 
-    /// The SDK's configuration, for a client of another service.
+    /// Returns the SDK's configuration, for a client of another service.
     pub fn config(&self) -> &SdkConfig {
         &self.config
     }
 
-    /// DynamoDB.
+    /// Returns a client of DynamoDB.
     pub fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
         aws_sdk_dynamodb::Client::new(&self.config)
     }
 
-    /// Lambda. It never repeats a request: an attempt that timed out may have been handled.
+    /// Returns a client of Lambda. It never repeats a request: the function may have handled one that timed out.
     pub fn lambda(&self) -> aws_sdk_lambda::Client {
         let timeouts = TimeoutConfig::builder().operation_attempt_timeout(INVOCATION_TIMEOUT).build();
         let config = aws_sdk_lambda::config::Builder::from(&self.config);
         aws_sdk_lambda::Client::from_conf(config.retry_config(RetryConfig::disabled()).timeout_config(timeouts).build())
     }
 
-    /// SNS.
+    /// Returns a client of SNS.
     pub fn sns(&self) -> aws_sdk_sns::Client {
         aws_sdk_sns::Client::new(&self.config)
     }
 
-    /// SQS.
+    /// Returns a client of SQS.
     pub fn sqs(&self) -> aws_sdk_sqs::Client {
         aws_sdk_sqs::Client::new(&self.config)
     }
 
-    /// SQS for sending, which never repeats a request.
+    /// Returns a client of SQS for sending, which never repeats a request.
     pub fn sqs_without_retries(&self) -> aws_sdk_sqs::Client {
         let config = aws_sdk_sqs::config::Builder::from(&self.config);
         aws_sdk_sqs::Client::from_conf(config.retry_config(RetryConfig::disabled()).build())
     }
 
-    /// AWS IoT.
+    /// Returns a client of AWS IoT.
     pub fn iot(&self) -> aws_sdk_iot::Client {
         aws_sdk_iot::Client::new(&self.config)
     }
 
-    /// The data plane of AWS IoT.
+    /// Returns a client of the data plane of AWS IoT.
     pub fn iot_data(&self) -> aws_sdk_iotdataplane::Client {
         aws_sdk_iotdataplane::Client::new(&self.config)
     }
 
-    /// STS, which says who the caller is. It is asked once, and what it does not say is known otherwise.
+    /// Returns a client of STS, which identifies the caller. It never repeats a request, because there is a fallback.
     pub fn sts(&self) -> aws_sdk_sts::Client {
         let config = aws_sdk_sts::config::Builder::from(&self.config);
         aws_sdk_sts::Client::from_conf(config.retry_config(RetryConfig::disabled()).build())
     }
 
-    /// CloudWatch.
+    /// Returns a client of CloudWatch.
     pub fn cloudwatch(&self) -> aws_sdk_cloudwatch::Client {
         aws_sdk_cloudwatch::Client::new(&self.config)
     }
 
-    /// CloudWatch Logs.
+    /// Returns a client of CloudWatch Logs.
     pub fn logs(&self) -> aws_sdk_cloudwatchlogs::Client {
         aws_sdk_cloudwatchlogs::Client::new(&self.config)
     }

@@ -87,7 +87,7 @@ pub async fn run(arguments: Arguments, context: &Context) -> Result<Status> {
     Ok(Status::Success)
 }
 
-/// Looks up the thing, and the certificates that are attached to it.
+/// Looks up the thing, and the certificates attached to it.
 async fn registry(thing: &str, certificates: &mut BTreeSet<String>, findings: &mut Findings, context: &Context) {
     let client = context.iot();
     match client.describe_thing().thing_name(thing).send().await {
@@ -126,7 +126,7 @@ async fn describe_certificate(certificate: &str, findings: &mut Findings, contex
     }
 }
 
-/// Describes the record of a certificate's admission, in today's words.
+/// Describes the record of a certificate's admission, in current terms: names in the table are older.
 fn admission(certificate: &str, item: &Item) -> String {
     let state = match text(item, "state") {
         Some("refused") => "was rejected",
@@ -150,7 +150,7 @@ async fn get(pk: &str, sk: &str, context: &Context) -> Result<Option<Item>> {
     Ok(found.with_context(|| format!("failed to read table {table}"))?.item)
 }
 
-/// Looks up what the devices table holds about the thing.
+/// Looks up the thing's records in the devices table.
 async fn records(thing: &str, certificates: &mut BTreeSet<String>, findings: &mut Findings, context: &Context) {
     let table = context.names.of("devices");
     let query = context.dynamodb().query().table_name(&table).consistent_read(true);
@@ -212,7 +212,7 @@ fn presence(item: &Item) -> (Option<Timestamp>, String) {
     (at, state + &offline)
 }
 
-/// Looks up the version of the classic shadow, which may be newer than the recorded one.
+/// Looks up the current version of the classic shadow, which may be newer than the recorded one.
 async fn shadow(thing: &str, findings: &mut Findings, context: &Context) {
     match context.iot_data().get_thing_shadow().thing_name(thing).send().await {
         Ok(found) => {

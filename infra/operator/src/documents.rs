@@ -1,6 +1,6 @@
-//! `gatehouse documents`: validates, compares and uploads what operators configure, and prints what is in force.
+//! `gatehouse documents`: validates, compares, uploads and prints the documents that operators configure.
 //!
-//! A document is validated by the code of the function that reads it, and uploaded by a command to that function.
+//! A document is validated by the code of the function that reads it, and uploaded through a command to that function.
 
 use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -63,10 +63,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 3] = [Self::Thresholds, Self::Actions, Self::Destinations];
 
-    /// The name, which is that of the document's list in its first version.
+    /// Returns the name: that of the list in the document's first version.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Thresholds => "thresholds",
@@ -75,7 +75,7 @@ impl Kind {
         }
     }
 
-    /// The function that reads the document.
+    /// Returns the function that reads the document.
     pub fn function(self) -> &'static str {
         match self {
             Self::Thresholds => "alarm",
@@ -84,7 +84,7 @@ impl Kind {
         }
     }
 
-    /// The table, and the partition key in it.
+    /// Returns the table and the partition key of the document in force.
     fn place(self) -> (&'static str, &'static str) {
         match self {
             Self::Thresholds => ("alarms", "document#thresholds"),
@@ -94,14 +94,14 @@ impl Kind {
         }
     }
 
-    /// The kind of a document's text.
+    /// Returns the kind of a document, from its fields.
     fn of(document: &str) -> Option<Self> {
         let document: serde_json::Map<String, Value> = serde_json::from_str(document).ok()?;
         let is_of = |kind: &Self| kind.lists().iter().any(|list| document.contains_key(*list));
         Self::ALL.into_iter().find(is_of)
     }
 
-    /// The fields that may have the document's list. Rules are version 2 of thresholds.
+    /// Returns the fields that can contain the document's list. Rules are version 2 of thresholds.
     fn lists(self) -> &'static [&'static str] {
         match self {
             Self::Thresholds => &["thresholds", "rules"],
@@ -134,7 +134,7 @@ pub struct Current {
     pub document: String,
     /// When the upload was received.
     pub given_at: Timestamp,
-    /// How often it has been replaced, from 1.
+    /// The number of the upload, from 1.
     pub version: u64,
 }
 
@@ -198,9 +198,9 @@ pub fn validate(files: &[PathBuf], output: Output) -> Result<Status> {
     Ok(if results.iter().all(|result| result.faults.is_empty()) { Status::Success } else { Status::Difference })
 }
 
-/// Returns everything that is wrong with a document.
+/// Returns all faults of a document; empty if it is valid.
 ///
-/// The function's own validation stops at the first fault. So each entry is validated alone as well.
+/// The function's own validation stops at the first fault, so each entry is also validated alone.
 fn faults(document: &str) -> Vec<String> {
     let Some(kind) = Kind::of(document) else {
         let fields: Vec<_> = Kind::ALL.iter().flat_map(|kind| kind.lists()).map(|list| format!("`{list}`")).collect();
@@ -222,10 +222,10 @@ fn faults(document: &str) -> Vec<String> {
             Some((index, refusal.why.replacen(&format!("{list}[0]"), &format!("{list}[{index}]"), 1)))
         })
         .collect();
-    // What concerns several entries, or none.
+    // A fault that concerns several entries, or none.
     let is_of_an_entry = alone.iter().any(|(_, why)| *why == first.why);
     let whole = (!is_of_an_entry).then(|| first.why.into_owned());
-    // A few sentences name no path.
+    // A few messages contain no path.
     let alone = alone.into_iter().map(|(index, why)| {
         let path = format!("{list}[{index}]");
         if why.contains(&path) { why } else { format!("`{path}`: {why}") }
@@ -233,7 +233,7 @@ fn faults(document: &str) -> Vec<String> {
     whole.into_iter().chain(alone).collect()
 }
 
-/// The document with this entry only. Overrides are left out: they may be of other entries.
+/// Returns the document with this entry only. Omits overrides, which may concern other entries.
 fn with_one_entry(document: &Value, list: &str, entry: &Value) -> String {
     let mut alone = serde_json::Map::from_iter([(list.to_owned(), Value::from([entry.clone()].to_vec()))]);
     for field in ["version", "groups"] {
@@ -246,7 +246,7 @@ fn read(file: &Path) -> Result<String> {
     std::fs::read_to_string(file).with_context(|| format!("failed to read {}", file.display()))
 }
 
-/// Reads a file, which must be valid.
+/// Reads a file. An invalid document is a [`UsageError`].
 fn read_valid(file: &Path) -> Result<(Kind, String)> {
     let document = read(file)?;
     let faults = faults(&document);
@@ -267,14 +267,14 @@ async fn get(kind: Kind, context: &Context) -> Result<Status> {
     Ok(Status::Success)
 }
 
-/// The same JSON, one field per line, so that two documents can be compared.
+/// Formats JSON with one field per line, so that two documents can be compared.
 fn pretty(document: &str) -> String {
     let value: Option<Value> = serde_json::from_str(document).ok();
     let pretty = value.and_then(|value| serde_json::to_string_pretty(&value).ok());
     pretty.unwrap_or_else(|| document.to_owned()) + "\n"
 }
 
-/// Returns the differences, or nothing if there are none.
+/// Returns the differences as a unified diff; `None` if there are none.
 fn difference(old: &str, new: &str, file: &Path) -> Option<String> {
     let (old, new) = (pretty(old), pretty(new));
     if old == new {

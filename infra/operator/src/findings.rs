@@ -1,4 +1,4 @@
-//! What is known about an event or a device, and from where.
+//! Findings about an event or a device, with their sources.
 
 use std::fmt::Write as _;
 
@@ -7,35 +7,35 @@ use serde::Serialize;
 
 use crate::output::{self, Output, escape, escape_line, utc};
 
-/// Everything that was found.
+/// All findings about a subject.
 #[derive(Debug, Serialize)]
 pub struct Findings {
-    /// What was looked for.
+    /// The event or device that was looked up.
     pub subject: String,
-    /// What was found, by time; what has no time comes first.
+    /// The findings; printed by time, those without a time first.
     pub findings: Vec<Finding>,
-    /// What was not found, or could not be looked up.
+    /// Notes on failed look-ups and on the limits of the search.
     pub notes: Vec<String>,
 }
 
-/// One thing that was found.
+/// One finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Where: a table, a queue, the logs of a function.
+    /// Its source: a table, a queue, or the log of a function.
     pub place: String,
-    /// When, if that is known.
+    /// When it happened, if that is known.
     pub at: Option<Timestamp>,
-    /// What.
+    /// What was found.
     pub text: String,
 }
 
 impl Findings {
-    /// Nothing yet.
+    /// Creates an empty collection.
     pub fn new(subject: impl Into<String>) -> Self {
         Self { subject: subject.into(), findings: Vec::new(), notes: Vec::new() }
     }
 
-    /// Adds something that was found.
+    /// Adds a finding.
     pub fn add(&mut self, place: impl Into<String>, at: Option<Timestamp>, text: impl Into<String>) {
         self.findings.push(Finding { place: place.into(), at, text: text.into() });
     }
@@ -45,12 +45,12 @@ impl Findings {
         self.notes.push(note.into());
     }
 
-    /// Takes the value of a look-up. A failure is noted, so that one denied call does not hide the rest.
+    /// Returns the value of a look-up. A failure becomes a note, so that one denied call does not hide the rest.
     pub fn take<T>(&mut self, what: &str, result: anyhow::Result<T>) -> Option<T> {
         result.map_err(|error| self.note(format!("{what}: {error:#}"))).ok()
     }
 
-    /// Prints everything.
+    /// Prints the findings and notes.
     pub fn print(&mut self, output: Output) -> anyhow::Result<()> {
         self.findings.sort_by_key(|finding| finding.at);
         output.print(self, || self.text())

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::status::MissingError;
 
-/// How often an invocation that Lambda throttles is tried, and the first pause, which doubles.
+/// Maximum attempts of an invocation that Lambda throttles, and the first pause, which doubles.
 const MAX_ATTEMPTS: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -27,12 +27,12 @@ pub enum Invoked {
         /// The reason in one sentence.
         why: String,
     },
-    /// The function failed, or its response is not understood.
+    /// The function failed, or its response is not an outcome.
     Failed(String),
 }
 
-/// Invokes a function, by its full name, and waits for its response. The client must not repeat requests: an attempt
-/// that timed out may have been handled. Only what Lambda throttled, and so did not run, is tried again.
+/// Invokes a function, by its full name, and waits for its response. Retries only what Lambda throttled, and so did not
+/// run. The client must not repeat requests: the function may have handled one that timed out.
 pub async fn invoke(client: &Client, function: &str, event: &str) -> Result<Invoked> {
     let mut pause = FIRST_PAUSE;
     for attempt in 1.. {

@@ -1,16 +1,16 @@
-//! The operator tool `gatehouse`: what people do to a deployment of Gatehouse, on AWS or on the local cloud.
+//! The operator tool `gatehouse`, for a deployment of Gatehouse on AWS or on the local cloud.
 //!
 //! Each subcommand is a module with its arguments, `Arguments`, and a function `run` that returns the [`Status`] with
 //! which the program exits. To add one: write the module, then add it to [`cli::Command`] and to the `match` below.
 //!
-//! What the subcommands share:
+//! Shared modules:
 //!
 //! - [`cli`]: the command line, with the options that every subcommand has.
 //! - [`context`]: SDK clients, names and output, from these options.
-//! - [`findings`]: what is known about an event or a device, and from where.
+//! - [`findings`]: findings about an event or a device, with their sources.
 //! - [`invoke`]: invocations of functions.
 //! - [`logs`]: log lines of the functions.
-//! - [`names`]: the functions of a deployment, and the names of what belongs to them.
+//! - [`names`]: the functions of a deployment, and the names of its resources.
 //! - [`output`]: tables, JSON, times, and text that cannot control a terminal.
 //! - [`pace`]: many steps at a limited rate, with progress, that an operator can interrupt.
 //! - [`selection`]: the options that select events.

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::context::Context;
 use crate::names::FUNCTIONS;
 
-/// How many pages of a log group are read: CloudWatch Logs returns empty ones while it searches.
+/// Maximum number of pages to read of a log group: CloudWatch Logs returns empty ones while it searches.
 const MAX_PAGES: usize = 100;
 
 /// A log line.
@@ -18,18 +18,18 @@ const MAX_PAGES: usize = 100;
 pub struct LogLine {
     /// The function that wrote it.
     pub function: &'static str,
-    /// When.
+    /// Its time.
     pub at: Timestamp,
     /// Its fields.
     pub fields: Value,
 }
 
-/// What was found.
+/// The result of a search.
 #[derive(Debug, Default)]
 pub struct LogLines {
     /// The lines, oldest first.
     pub lines: Vec<LogLine>,
-    /// What could not be searched, or not to the end.
+    /// Notes on logs that could not be searched, or only in part.
     pub notes: Vec<String>,
 }
 
@@ -53,7 +53,7 @@ pub async fn batches(function: &'static str, since: Timestamp, context: &Context
     read(function, &pattern("message", "batch"), since, &is_batch, context).await
 }
 
-/// Reads a function's lines that match a pattern, and checks them: the local cloud ignores patterns on JSON.
+/// Reads a function's lines that match a pattern, and filters them again: the local cloud ignores patterns on JSON.
 async fn read(
     function: &'static str,
     pattern: &str,
@@ -103,7 +103,7 @@ fn pattern(field: &str, value: &str) -> String {
     format!("{{ $.{field} = {} }}", Value::from(value))
 }
 
-/// The fields of a line that matter to a reader, in one line.
+/// Formats the informative fields of a line as text.
 pub fn summary(fields: &Value) -> String {
     const KNOWN: [&str; 6] = ["timestamp", "level", "message", "eventId", "thing", "requestId"];
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);

@@ -1,4 +1,4 @@
-//! The functions of a deployment, and the names of what belongs to them.
+//! The functions of a deployment, and the names of its resources.
 
 use crate::status::MissingError;
 
@@ -9,44 +9,44 @@ pub const FUNCTIONS: [&str; 10] =
 /// The functions that AWS IoT invokes directly. All others have a work queue.
 pub const INVOKED_DIRECTLY: [&str; 2] = ["button", "doorbell"];
 
-/// The names in a deployment, which all start with its prefix.
+/// The names of a deployment's resources, which all start with its prefix.
 #[derive(Debug, Clone)]
 pub struct Names {
     prefix: String,
 }
 
 impl Names {
-    /// The names of the deployment with this prefix.
+    /// Returns the names of the deployment with this prefix.
     pub fn new(prefix: impl Into<String>) -> Self {
         Self { prefix: prefix.into() }
     }
 
-    /// The prefix itself.
+    /// Returns the prefix itself.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// A name of the deployment. A function, its work queue and its own table are named for the function.
+    /// Returns a resource's full name. A function, its work queue and its table share the function's name.
     pub fn of(&self, what: &str) -> String {
         format!("{}-{what}", self.prefix)
     }
 
-    /// The log group of a function.
+    /// Returns the log group of a function.
     pub fn log_group(&self, function: &str) -> String {
         format!("/aws/lambda/{}", self.of(function))
     }
 
-    /// A rule of AWS IoT.
+    /// Returns the full name of an AWS IoT rule, which cannot contain hyphens.
     pub fn rule(&self, rule: &str) -> String {
         format!("{}_{rule}", self.prefix.replace('-', "_"))
     }
 
-    /// Returns what comes after the prefix of a name of this deployment.
+    /// Returns a full name without the prefix; `None` if it is not of this deployment.
     pub fn suffix<'a>(&self, name: &'a str) -> Option<&'a str> {
         name.strip_prefix(self.prefix.as_str())?.strip_prefix('-')
     }
 
-    /// Returns what comes after the prefix in the name of an AWS IoT rule, which cannot contain hyphens.
+    /// Returns the full name of an AWS IoT rule without the prefix; `None` if it is not of this deployment.
     pub fn rule_suffix<'a>(&self, rule: &'a str) -> Option<&'a str> {
         rule.strip_prefix(self.prefix.replace('-', "_").as_str())?.strip_prefix('_')
     }

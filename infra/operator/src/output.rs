@@ -26,7 +26,7 @@ pub enum Output {
 }
 
 impl Output {
-    /// As the options say.
+    /// Returns the format that the options select.
     pub fn of(options: &GlobalOptions) -> Self {
         if options.json { Self::Json } else { Self::Text }
     }
@@ -43,7 +43,7 @@ impl Output {
     }
 }
 
-/// Writes to standard output. A reader that has seen enough, such as `head`, is no error.
+/// Writes to standard output. Ignores a closed pipe, such as to `head`.
 pub fn write(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -52,7 +52,7 @@ pub fn write(text: &str) -> Result<()> {
     }
 }
 
-/// Asks on the terminal. Without one, nobody can answer.
+/// Asks on the terminal whether to continue. Returns `false` if standard input is not a terminal.
 pub fn confirm(question: &str) -> Result<bool> {
     if !io::stdin().is_terminal() {
         return Ok(false);
@@ -70,7 +70,7 @@ pub fn table<const N: usize>(headers: [&str; N]) -> Table {
     table
 }
 
-/// Returns a table's text, without spaces at the ends of lines.
+/// Formats a table without spaces around its lines.
 pub fn text(table: &Table) -> String {
     let mut text = String::new();
     for line in table.to_string().lines() {
@@ -88,7 +88,7 @@ pub fn utc(time: Timestamp) -> String {
     formatted.unwrap_or_else(|| time.to_string())
 }
 
-/// Replaces every character that a terminal could act on by its escape, such as `\u{1b}`: devices choose names.
+/// Escapes every character that can control a terminal, as in `\u{1b}`, because devices choose names.
 pub fn escape(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut escaped, c| {
         match c {
@@ -105,7 +105,7 @@ pub fn escape_line(text: &str) -> String {
     escape(text).replace('\n', "\\n")
 }
 
-/// Shows bytes that a device sent: text as it is, anything else escaped.
+/// Formats bytes that a device sent: valid UTF-8 like [`escape`], other bytes as `\xff`.
 pub fn escape_bytes(bytes: &[u8]) -> String {
     bytes.utf8_chunks().fold(String::new(), |mut escaped, chunk| {
         escaped.push_str(&escape(chunk.valid()));
@@ -116,13 +116,13 @@ pub fn escape_bytes(bytes: &[u8]) -> String {
     })
 }
 
-/// Control characters of ASCII and Latin-1, and those that change the direction of text or are invisible.
+/// Returns whether a character is a control character, changes the direction of text, or is invisible.
 fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-/// JSON has escaped the control characters of ASCII, but not the others.
+/// Escapes the unsafe characters that JSON does not require to escape.
 fn escape_json(json: &str) -> String {
     json.chars().fold(String::with_capacity(json.len()), |mut escaped, c| {
         if c != '\n' && is_unsafe(c) {

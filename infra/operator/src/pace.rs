@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-/// How many steps run concurrently.
+/// Maximum number of concurrent steps.
 const CONCURRENCY: usize = 4;
 
 /// How fast, and whether at all.
@@ -26,7 +26,7 @@ pub struct PaceOptions {
 }
 
 impl PaceOptions {
-    /// The time from one event to the next.
+    /// Returns the time from one event to the next.
     pub fn interval(&self) -> Duration {
         Duration::from_secs_f64(1.0 / self.rate)
     }
@@ -37,7 +37,7 @@ fn rate(text: &str) -> Result<f64, &'static str> {
     rate.ok_or("it must be a number from 0.1 to 1000")
 }
 
-/// A rate limit, a progress bar, and the operator's wish to stop.
+/// A rate limit, a progress bar, and the operator's interrupt.
 #[derive(Debug)]
 pub struct Pace {
     ticks: Mutex<Interval>,
@@ -46,16 +46,16 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Starts. From now on the first Ctrl-C (or SIGTERM) lets steps that have begun end, and the second one ends the
-    /// process.
+    /// Shows the progress bar, and listens for signals: after the first Ctrl-C or SIGTERM no more steps start, and the
+    /// second one ends the process.
     pub fn start(options: &PaceOptions, steps: usize) -> Result<Self> {
         let mut ticks = interval(options.interval());
-        // A slow step does not make the next ones faster than the rate.
+        // No steps faster than the rate to catch up after a slow one.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self { ticks: Mutex::new(ticks), bar: bar(steps), interrupted: listen()? })
     }
 
-    /// Waits for the next step's turn. Returns whether there is one: not after an interrupt.
+    /// Waits for the next step's turn. Returns `false` after an interrupt.
     pub async fn next(&self) -> bool {
         tokio::select! {
             biased;
@@ -64,12 +64,12 @@ impl Pace {
         }
     }
 
-    /// Whether the operator wants it to stop.
+    /// Returns whether the operator has interrupted it.
     pub fn is_interrupted(&self) -> bool {
         *self.interrupted.borrow()
     }
 
-    /// Waits until the operator wants it to stop.
+    /// Waits until the operator interrupts it.
     pub async fn interrupt(&self) {
         let mut interrupted = self.interrupted.clone();
         if interrupted.wait_for(|interrupted| *interrupted).await.is_err() {
@@ -82,7 +82,7 @@ impl Pace {
         self.bar.inc(1);
     }
 
-    /// Runs a step for each item. Returns the results; those of items that were not begun are missing.
+    /// Runs a step for each item. Returns the results of the steps that were started before an interrupt, in any order.
     pub async fn for_each<T, R>(&self, items: Vec<T>, step: impl AsyncFn(T) -> R) -> Vec<R> {
         let step = &step;
         let begun = stream::iter(items).map(|item| async move {

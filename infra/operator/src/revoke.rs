@@ -1,4 +1,4 @@
-//! `gatehouse revoke`: commands the function `revoke`, and follows its run.
+//! `gatehouse revoke`: sends a command to the function `revoke`, and follows its run.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::context::Context;
 use crate::output::{self, escape};
 use crate::status::{Status, UsageError};
 
-/// How often the run's record is read.
+/// Interval between two reads of the run's record.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The arguments of `gatehouse revoke`.
@@ -66,7 +66,7 @@ fn id(text: &str) -> Result<CertificateId, &'static str> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Report {
-    /// The run's ID, by which logs and the report refer to it.
+    /// The run's ID, which also appears in logs and in the notification.
     run: String,
     is_over: bool,
     dry_run: bool,
@@ -102,7 +102,7 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Result<Status> {
             return Ok(Status::Interrupted);
         }
     };
-    // The text that people get by the admissions topic, too.
+    // The same text as in the notification to the admissions topic.
     let text = escape(&report::notification(&target, &run_id, &followed).message);
     let report = Report::new(run_id, arguments.dry_run, Some(&followed));
     context.output.print(&report, || text)?;
@@ -118,7 +118,7 @@ impl Arguments {
             .context("--ca or --certificate is required")
     }
 
-    /// The command's text, which the function accepts: its own code has parsed it.
+    /// Returns the command as JSON, validated by the function's own code.
     fn command(&self) -> Result<String> {
         let mut fields = Map::new();
         let mut set = |name: &str, value: Value| drop(fields.insert(name.to_owned(), value));
@@ -149,13 +149,13 @@ async fn send(command: &str, context: &Context) -> Result<String> {
     let sqs = context.sqs();
     let url = sqs.get_queue_url().queue_name(&name).send().await;
     let url = url.with_context(|| format!("failed to find queue {name}"))?.queue_url.unwrap_or_default();
-    // A second copy would start a second run, which finds everything revoked: a retry is harmless.
+    // A retry is harmless: a second copy starts a second run, which finds everything revoked.
     let sent = sqs.send_message().queue_url(url).message_body(command).send().await;
     let sent = sent.with_context(|| format!("failed to send to queue {name}"))?;
     sent.message_id.context("SQS returned no message ID")
 }
 
-/// Waits until a run is over, and shows how far it is.
+/// Waits until a run is over, and shows its progress.
 async fn follow(
     target: &RevocationTarget,
     run_id: &str,

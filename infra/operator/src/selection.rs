@@ -49,7 +49,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Fails if nothing is selected. Everything must be asked for.
+    /// Returns an error if no events are selected: selecting all of them needs `--all`.
     pub fn check(&self) -> Result<(), UsageError> {
         if self.ids.is_empty() && self.selection.is_empty() && !self.all {
             let why = "name IDs, select events with options such as --function, or use --all";
@@ -59,7 +59,7 @@ impl Batch {
     }
 }
 
-/// What a [`Selection`] looks at.
+/// The properties that a [`Selection`] matches.
 #[derive(Debug, Clone, Copy)]
 pub struct Subject<'a> {
     /// The reason code, or the kind of dead letter.
@@ -71,18 +71,18 @@ pub struct Subject<'a> {
 }
 
 impl Selection {
-    /// Whether there is any option.
+    /// Returns whether there is no option.
     pub fn is_empty(&self) -> bool {
         let Self { function, reason, thing, since, until } = self;
         function.is_empty() && reason.is_empty() && thing.is_none() && since.is_none() && until.is_none()
     }
 
-    /// Returns the selected functions; none is for all. An unknown function is an error.
+    /// Returns the selected functions; empty for all. An unknown function is an error.
     pub fn functions(&self, names: &Names) -> Result<Vec<&'static str>, MissingError> {
         self.function.iter().map(|name| names.function(name)).collect()
     }
 
-    /// Whether the options other than the function select this.
+    /// Returns whether the options, except `function`, select this.
     pub fn matches(&self, subject: Subject<'_>) -> bool {
         let Self { function: _, reason, thing, since, until } = self;
         let has_thing = |pattern: &ThingPattern| {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-/// How a subcommand ended, if not by an error.
+/// The result of a subcommand that did not end with an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     /// Everything that was asked for is done.
@@ -12,18 +12,18 @@ pub enum Status {
     Problems,
     /// A function refused an event again.
     RefusedAgain,
-    /// An event was not accepted, or not recognized. It is where it was.
+    /// An event was not accepted, or not recognized. It stays where it was.
     NotAccepted,
-    /// Nothing is known about what was named.
+    /// Nothing is known about the named event.
     Missing,
     /// A difference was found, or a document is invalid.
     Difference,
-    /// The operator interrupted it. What was done stays done; running it again continues.
+    /// The operator interrupted it. Running it again continues.
     Interrupted,
 }
 
 impl Status {
-    /// The process's exit code.
+    /// Returns the process's exit code.
     pub fn code(self) -> u8 {
         match self {
             Self::Success => 0,
@@ -43,7 +43,7 @@ impl From<Status> for ExitCode {
     }
 }
 
-/// What the operator named does not exist.
+/// Something that the operator named does not exist.
 #[derive(Debug)]
 pub struct MissingError(pub String);
 
@@ -55,7 +55,7 @@ impl fmt::Display for MissingError {
 
 impl std::error::Error for MissingError {}
 
-/// The command line is valid by its form, but not by its content.
+/// The command line is well-formed, but its values are not valid.
 #[derive(Debug)]
 pub struct UsageError(pub String);
 

@@ -99,7 +99,7 @@ pub async fn run(arguments: Arguments, context: &Context) -> Result<Status> {
     Ok(if is_known { Status::Success } else { Status::Missing })
 }
 
-/// Returns the effects that are recorded under the event's ID.
+/// Returns the idempotency records of the event, with their functions.
 async fn effects(event_id: &str, context: &Context) -> Result<Vec<(&'static str, Item)>> {
     let table = context.names.of("idempotency");
     let client = context.dynamodb();
@@ -113,7 +113,7 @@ async fn effects(event_id: &str, context: &Context) -> Result<Vec<(&'static str,
     Ok(found)
 }
 
-/// Returns the record of the destinations that have accepted a message, if others have not.
+/// Returns the record of the destinations that have accepted a message; it exists while others have not.
 async fn delivery(event_id: &str, context: &Context) -> Result<Option<Item>> {
     let table = context.names.of("devices");
     let get = context.dynamodb().get_item().table_name(&table).consistent_read(true);
@@ -140,8 +140,7 @@ async fn find_by_thing(event_id: &str, thing: &str, since: Timestamp, findings: 
     }
 }
 
-/// Returns the sort keys of the readings of an event. A reading with an identity of its own is not stored under the
-/// event's ID.
+/// Returns the sort keys of the readings of an event. Does not find readings that have an ID of their own.
 async fn readings(event_id: &str, thing: &str, since: Timestamp, context: &Context) -> Result<Vec<String>> {
     let table = context.names.of("telemetry");
     let query = context.dynamodb().query().table_name(&table).projection_expression("#at");

@@ -1,4 +1,4 @@
-//! `gatehouse ca` without AWS: a CA, its devices' certificates, and which CAs and CRLs can be used.
+//! Tests `gatehouse ca` without AWS: a CA, its devices' certificates, and which CAs and CRLs can be used.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what it expects by failing there")]
 
@@ -97,7 +97,7 @@ fn key_is_never_written_where_git_could_commit_it() {
     stdout(&ca(home.path(), &["create"]));
 }
 
-/// Makes `ca.pem` with these extensions, signed by `ca.key`, or by a root on P-521.
+/// Creates `ca.pem` with these extensions, signed with `ca.key`, or by a root CA on P-521.
 fn make_ca(directory: &Path, extensions: &str, is_signed_by_root: bool) {
     fs::write(directory.join("ext"), extensions).unwrap();
     openssl(directory, "genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out ca.key");

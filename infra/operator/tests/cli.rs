@@ -1,4 +1,4 @@
-//! The command line. This integration test also makes `cargo test --workspace` build the program, which the journeys run.
+//! Tests the command line. It also makes `cargo test --workspace` build the program, which the journeys run.
 
 #![allow(clippy::expect_used, reason = "a helper of tests may panic")]
 

@@ -1,4 +1,4 @@
-//! `gatehouse cost`: the examples in docs/cost.md are what the program prints.
+//! Tests `gatehouse cost`: the examples in docs/cost.md are its output.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a helper of tests may panic")]
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{dynamodb::ACTUATOR_TABLE, event::Turn, expected::ExpectedCall, sqs};
 
-/// Returns the document of actions: a shade for each greenhouse.
+/// Returns the actions document: a shade for each greenhouse.
 pub fn actions() -> Value {
     let action = |to: &str, position: &str| {
         json!({
@@ -18,7 +18,7 @@ pub fn actions() -> Value {
     json!({ "actions": [action("ALARM", "closed"), action("OK", "open")] })
 }
 
-/// Returns a batch of alarms, each of another thing.
+/// Returns a batch of alarms, each of a different thing.
 pub fn delivery(turn: &Turn) -> Value {
     let record = |index| {
         let thing = thing(turn, index);
@@ -40,7 +40,7 @@ pub fn delivery(turn: &Turn) -> Value {
     sqs::delivery(&(0..turn.size.messages).map(record).collect::<Vec<_>>())
 }
 
-/// Returns the calls: each message reads the document and its device's record, and commands its device.
+/// Returns the calls: for each message, `actuator` reads the document and the device's record, and commands the device.
 pub fn calls(turn: &Turn) -> Vec<ExpectedCall> {
     let calls = |index| {
         let shade = format!("{}-shade", thing(turn, index));

@@ -1,5 +1,5 @@
-//! A fake AWS that responds immediately: DynamoDB, SNS, SQS and AWS IoT over TLS on loopback, one port per service, since
-//! AWS has one address per service. It records every call, so that no benchmark measures a failure.
+//! A fake AWS that responds immediately: DynamoDB, SNS, SQS and AWS IoT over TLS on loopback, one port per service,
+//! since AWS has one address per service. It records every call, so that no benchmark measures a failure.
 
 use std::{
     net::Ipv4Addr,
@@ -104,8 +104,8 @@ impl FakeAws {
 }
 
 /// Creates a certificate chain like that of AWS's endpoints: root, intermediate, server. The CAs have RSA keys, because
-/// verifying signatures is most of a client's cost of a handshake. The server has an elliptic curve key, which costs the
-/// client slightly more than AWS's RSA key, but does not make it wait for a slow signature.
+/// most of what a handshake costs a client is the verification of signatures. The server has an elliptic curve key,
+/// which costs the client slightly more than AWS's RSA key, but does not make it wait for a slow signature.
 fn server_config(ca_file: &Path) -> Result<ServerConfig> {
     let ca = |name: &str| -> Result<CertificateParams> {
         let mut params = CertificateParams::new([])?;

@@ -18,12 +18,12 @@ use crate::{
 /// The queue that messages are forwarded to.
 pub const DESTINATION: &str = "weather";
 
-/// The number of things, and of houses that they are in.
+/// The number of things, and of the houses that contain them.
 const THINGS: usize = 100;
 const HOUSES: usize = 50;
 
-/// The number of thresholds in the document. The first of them apply to things by a letter in their names: to those of
-/// one house, or to all things of a batch to which many thresholds apply.
+/// The number of thresholds in the document. Each of the first 50 applies to the things with its letter in their names:
+/// those in one house, or all things of a batch with many thresholds per thing. The others apply to names with `_`.
 const THRESHOLDS: usize = 200;
 const LETTERS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx";
 
@@ -39,7 +39,7 @@ pub struct Size {
 }
 
 impl Size {
-    /// One message of one reading.
+    /// One message with one reading.
     pub const ONE: Self = Self::of(1);
 
     /// Returns the size of a batch of messages with one reading each.
@@ -52,7 +52,7 @@ impl Size {
         Self { messages, each, thresholds: 1 }
     }
 
-    /// Returns the size of a batch of things to which this many thresholds apply.
+    /// Returns the size of a batch with one reading per message and this many thresholds per thing.
     pub const fn with_thresholds(messages: usize, thresholds: usize) -> Self {
         Self { messages, each: 1, thresholds }
     }
@@ -174,7 +174,7 @@ impl Batch {
         Ok(())
     }
 
-    /// Ensures that the calls send each message once, unmodified, and do nothing else but read a document.
+    /// Ensures that the calls send each message once, unmodified, and otherwise only read a document.
     pub fn ensure_forwarded(&self, calls: &[&Call]) -> Result<()> {
         let mut missing: BTreeMap<String, Message> =
             self.messages().map(|message| (message.trace_id.clone(), message)).collect();
@@ -221,7 +221,8 @@ pub fn thresholds() -> Value {
     json!({ "thresholds": patterns.enumerate().map(threshold).collect::<Vec<_>>() })
 }
 
-/// Returns a sensor's reading of about 200 bytes. Every other one is above the threshold, so no alarm is ever raised.
+/// Returns a sensor's reading of about 200 bytes. A thing's readings are above and below the threshold in turn, so no
+/// alarm is ever raised.
 fn reading(seq: usize, round: usize, at: u64) -> Value {
     let lux = if round.is_multiple_of(2) { 35_123.5 } else { 34_876.25 };
     json!({

@@ -8,9 +8,9 @@ use std::{
     time::Duration,
 };
 
-/// Lambda's share for 128 MB: 128 / 1769 of a CPU.
+/// Lambda's share for 128 MB in microseconds per period: 128 / 1769 of a CPU.
 const QUOTA_US: u32 = 1440;
-/// With the kernel's default of 100 ms a short invocation would never be throttled.
+/// The period in microseconds. With the kernel's default of 100 ms, a short invocation would never be throttled.
 const PERIOD_US: u32 = 20_000;
 
 /// A place where cgroups can be created.
@@ -21,7 +21,7 @@ pub struct Cgroups {
 }
 
 impl Cgroups {
-    /// Finds a place by trying, because it differs between distributions, containers and users.
+    /// Finds a place by trial, because it differs between distributions, containers and users.
     pub fn find() -> Result<Self, String> {
         let mut errors = Vec::new();
         for found in candidates() {
@@ -100,7 +100,7 @@ impl Cgroup {
         self.dir.join("cgroup.procs")
     }
 
-    /// Limits the CPU to that of a 128 MB function.
+    /// Limits the CPU to the share of a 128 MB function.
     pub fn limit(&self) -> io::Result<()> {
         if self.unified {
             fs::write(self.dir.join("cpu.max"), format!("{QUOTA_US} {PERIOD_US}"))

@@ -1,4 +1,4 @@
-//! A clock that two processes share: the launcher notes the start of a function, the host its first poll.
+//! A clock shared by two processes: the launcher notes the start of a function, and the host notes its first poll.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! The part of DynamoDB that the functions use. Only the alarms table stores items, and documents are put by the
-//! benchmark; no benchmark reads what it has written to the others, so their reads return nothing and every condition
-//! holds.
+//! The part of DynamoDB that the functions use. Only the alarms table stores what functions write. No benchmark reads
+//! what it has written to other tables, so reads of those return only documents that the benchmark has put there, and
+//! every condition holds.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +22,7 @@ pub const DEVICES_TABLE: &str = "gatehouse-devices";
 /// The table of the commands to devices and the actions document.
 pub const ACTUATOR_TABLE: &str = "gatehouse-actuator";
 
-/// The limits of batch calls.
+/// The maximum numbers of items in batch calls.
 const MAX_PUTS: usize = 25;
 const MAX_GETS: usize = 100;
 
@@ -197,7 +197,7 @@ fn well_formed(item: &Item) -> Result<()> {
     Ok(())
 }
 
-/// Whether this is an attribute value of a type that the functions use.
+/// Returns whether this is an attribute value of a type that the functions use.
 fn is_attribute(value: &Value) -> bool {
     let Some((kind, value)) = value.as_object().filter(|it| it.len() == 1).and_then(|it| it.iter().next()) else {
         return false;

@@ -30,7 +30,7 @@ pub fn topic_arn(function: &str) -> String {
     format!("arn:aws:sns:{REGION}:{ACCOUNT}:{PREFIX}-{function}")
 }
 
-/// What an event is built from.
+/// The data that an event is built from.
 #[derive(Clone, Copy)]
 pub struct Turn<'a> {
     /// The number of the subject's event.
@@ -58,7 +58,7 @@ impl Turn<'_> {
         format!("6f1c1d0c-7c5b-4c1e-9a3e-{:012x}", self.n)
     }
 
-    /// Returns the event that a rule builds of a published message.
+    /// Returns the event that a rule builds from a published message.
     pub fn device_event(&self, topic: &str, thing: &str, payload: &Value) -> Value {
         json!({
             "payloadBase64": STANDARD.encode(payload.to_string()),
@@ -71,7 +71,7 @@ impl Turn<'_> {
         })
     }
 
-    /// Returns the event that a rule builds of a message that AWS IoT published.
+    /// Returns the event that a rule builds from a message that AWS IoT published.
     pub fn system_event(&self, thing: &str, topic: &str, payload: &Value) -> Value {
         json!({
             "payload": payload,

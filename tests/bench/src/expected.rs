@@ -14,13 +14,13 @@ pub enum Expected {
     Unordered(Vec<ExpectedCall>),
     /// Every reading of the batch is stored, once.
     Stored(Batch),
-    /// Every thing of the batch is evaluated against its threshold, and its state written once.
+    /// Every thing of the batch is evaluated against its thresholds, and its state is written once.
     Evaluated(Batch),
     /// Every message of the batch is sent to the destination, once.
     Forwarded(Batch),
 }
 
-/// An expected call, and texts that its body must contain.
+/// An expected call and the texts that its body must contain.
 #[derive(Debug)]
 pub struct ExpectedCall {
     operation: &'static str,
@@ -29,7 +29,7 @@ pub struct ExpectedCall {
 }
 
 impl ExpectedCall {
-    /// Returns a call of this operation on a table, topic, queue, or AWS IoT resource.
+    /// Returns a call of this operation on a table, topic, queue, or AWS IoT resource. Its body contains these texts.
     pub fn new(operation: &'static str, target: &str, contains: impl IntoIterator<Item = String>) -> Self {
         Self { operation, target: target.to_owned(), contains: contains.into_iter().collect() }
     }

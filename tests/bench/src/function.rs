@@ -26,7 +26,7 @@ pub struct Function {
     pub event: fn(&Turn) -> Result<(Value, Expected)>,
     /// Whether each event needs a new device.
     pub needs_devices: bool,
-    /// What it is compared with: implementations in other languages, or another build of it.
+    /// The subjects that it is compared with: implementations in other languages, or another build of it.
     pub peers: &'static [Peer],
     /// The batch sizes to compare; single events are compared if there are none.
     pub batches: &'static [Size],
@@ -38,7 +38,7 @@ pub struct Function {
 pub const FUNCTIONS: &[Function] =
     &[BUTTON, DOORBELL, JITR, REVOKE, TELEMETRY, ALARM, ACTUATOR, FORWARD, PRESENCE, SHADOW];
 
-/// `button`, whose events the empty function gets too.
+/// `button`. The empty function receives the same events.
 pub const BUTTON: Function = Function {
     name: "button",
     environment: &[],
@@ -116,12 +116,12 @@ const JITR: Function = Function {
 
 const REVOKE: Function = Function {
     name: "revoke",
-    // As fast as the function can go; AWS IoT allows about 10 revocations per second.
+    // So high that the pace does not limit the function; AWS IoT allows about 10 revocations per second.
     environment: &[("DEVICES_TABLE", DEVICES_TABLE), ("REVOCATIONS_PER_SECOND", "1000")],
     event: |turn| Ok((revocation::delivery(turn), Expected::Calls(revocation::calls(turn)))),
     needs_devices: false,
     peers: &[],
-    // A page of AWS IoT's list.
+    // The maximum page size of `ListCertificatesByCA`.
     batches: &[Size::of(250)],
     note: Some("A batch of revoke is one command for a CA that has signed this many certificates."),
 };
@@ -169,7 +169,7 @@ const FORWARD: Function = Function {
     event: |turn| Ok((turn.batch().delivery("forward"), Expected::Forwarded(turn.batch()))),
     needs_devices: false,
     peers: &[Peer::Python, Peer::Node],
-    // The entries of one call, and the batch size of the template.
+    // The maximum number of entries in one call, and the batch size in the template.
     batches: &[Size::of(10), Size::of(100)],
     note: None,
 };
@@ -266,7 +266,7 @@ fn admission(device: &Device, is_first: bool) -> Vec<ExpectedCall> {
         calls.push(table("PutItem", format!("\"ca#{ca}\""), &["notAfter"]));
     }
     calls.extend([
-        // Keyed by the digest of the signed content, which detects another encoding of the same certificate.
+        // Its key is the digest of the signed content, which detects another encoding of the same certificate.
         table("PutItem", "\"signed\"".to_owned(), &[certificate]),
         table("PutItem", format!("\"thing#{thing}\""), &[certificate]),
         iot("ListThingPrincipals", thing, &[]),
@@ -274,7 +274,7 @@ fn admission(device: &Device, is_first: bool) -> Vec<ExpectedCall> {
         iot("AttachThingPrincipal", thing, &[&device.arn()]),
         iot("AttachPolicy", DEVICE_POLICY, &[&device.arn()]),
     ]);
-    // Everything is checked again just before the activation, and just after.
+    // The CA, the record and the status are checked again immediately before and after the activation.
     let again = || authority().into_iter().chain([record("GetItem", &[]), status()]);
     calls.extend(again());
     calls.push(iot("UpdateCertificate", certificate, &["newStatus=ACTIVE"]));
@@ -283,7 +283,7 @@ fn admission(device: &Device, is_first: bool) -> Vec<ExpectedCall> {
     calls
 }
 
-/// Returns the calls of the commonly copied sample, for any device.
+/// Returns the calls of the commonly copied sample, which are the same for every device.
 fn admission_of_the_sample(device: &Device) -> Vec<ExpectedCall> {
     let policy = format!("Policy_{}", device.certificate);
     vec![

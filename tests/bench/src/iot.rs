@@ -1,5 +1,5 @@
-//! The part of AWS IoT that the functions use: one CA and real certificates of its devices, each of which is admitted
-//! once; CAs with invented certificates, to be revoked; and device shadows.
+//! The part of AWS IoT that the functions use: one CA with real certificates of devices, each of which is admitted
+//! once; CAs with invented certificates, which are revoked; and device shadows.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -42,7 +42,7 @@ fn arn(kind: &str, id: &str) -> String {
     format!("arn:aws:iot:{REGION}:{ACCOUNT}:{kind}/{id}")
 }
 
-/// The certificates that AWS IoT knows.
+/// The certificates that are registered with AWS IoT.
 #[derive(Debug, Clone)]
 pub struct Registry(Arc<State>);
 
@@ -152,7 +152,7 @@ impl Registry {
     }
 }
 
-/// Returns the id of a CA that is to be revoked with this many certificates.
+/// Returns the id of the CA that has signed this many certificates, which event `n` revokes.
 pub fn compromised_ca(n: usize, certificates: usize) -> String {
     format!("{n:032x}{certificates:032x}")
 }
@@ -162,7 +162,7 @@ pub fn compromised_certificate(n: usize, index: usize) -> String {
     format!("{n:032x}{index:032x}")
 }
 
-/// Returns the only page of the certificates of such a CA.
+/// Returns the only page of the list of such a CA's certificates.
 fn signed_by(ca: &str) -> Result<Value> {
     let (n, certificates) = ca.split_at_checked(32).context("the id of the CA is too short")?;
     let (n, certificates) = (usize::from_str_radix(n, 16)?, usize::from_str_radix(certificates, 16)?);

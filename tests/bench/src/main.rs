@@ -1,10 +1,10 @@
-//! `make bench`: measures every function as it ships, compared with an empty function and with implementations in Node and
-//! Python.
+//! `make bench`: measures every function as it ships, compared with an empty function and with implementations in Node
+//! and Python.
 //!
-//! Each subject is a real process that gets events from a Lambda Runtime API host and calls a fake AWS over TLS, both in
-//! this program. Cold starts use a new process per event and alternate between subjects, so that other load on the machine
-//! affects all alike. Warm events share a process. Batches use a process per size. The effects of every event are checked,
-//! and an unexpected one ends the benchmark.
+//! Each subject is a real process. It receives events from a Lambda Runtime API host and calls a fake AWS over TLS;
+//! both run in this program. Cold starts use a new process per event and alternate between subjects, so that other load
+//! on the machine affects all alike. Warm events share a process. Batches use a process per size. The effects of every
+//! event are checked, and an unexpected effect ends the benchmark.
 
 #![allow(clippy::cast_precision_loss, reason = "no measurement here is exact to 52 bits")]
 
@@ -93,7 +93,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs on one thread, so that the functions get the other cores and no response waits for a thread to wake up.
+/// Runs on one thread, which leaves the other cores to the functions; no response waits for a thread to wake up.
 #[tokio::main(flavor = "current_thread")]
 async fn run(options: &Options) -> Result<()> {
     tokio::select! {
@@ -222,7 +222,7 @@ async fn measure_batches<'a>(
     for function in FUNCTIONS {
         let mut running = Vec::new();
         for size in function.batches {
-            // The peers are compared where one threshold applies.
+            // Peers are compared only with one threshold per thing.
             let is_compared = |it: &&Subject| it.peer == Peer::Rust || size.thresholds == 1;
             let of_function = subjects.iter().filter(|it| it.function_name() == function.name);
             for subject in of_function.filter(is_compared) {
@@ -262,7 +262,7 @@ fn batches_per_round(size: Size) -> usize {
     (5000 / (size.readings() * size.thresholds)).clamp(1, 50)
 }
 
-/// Reports progress: on a terminal, in one line that is overwritten; elsewhere, in a line each.
+/// Reports progress: on a terminal, in one line that is overwritten; elsewhere, in one line per report.
 fn progress(what: &str) {
     let mut out = std::io::stderr();
     if out.is_terminal() {

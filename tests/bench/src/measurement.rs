@@ -45,9 +45,9 @@ pub struct EventMeasurements<'a> {
     pub mode: Mode,
     init_ms: Vec<f64>,
     first_ms: Vec<f64>,
-    /// Times of warm events.
+    /// The times of warm events, in milliseconds.
     pub warm_ms: Vec<f64>,
-    /// CPU time per warm event.
+    /// The CPU time per warm event, in microseconds.
     pub cpu_us_per_event: f64,
     /// The peak memory.
     pub peak_mib: f64,
@@ -94,17 +94,17 @@ impl<'a> EventMeasurements<'a> {
         median(&self.first_ms)
     }
 
-    /// Returns the latency of the first event, including the start.
+    /// Returns the latency of the first event including the start, in milliseconds.
     pub fn cold_ms(&self) -> f64 {
         self.init() + self.first()
     }
 
-    /// Returns the size of the deployment package.
+    /// Returns the size of the deployment package in MiB.
     pub fn zip_mib(&self) -> f64 {
         self.subject.zip_bytes as f64 / f64::from(1 << 20)
     }
 
-    /// Whether these are the measurements of this subject and mode.
+    /// Returns whether these are the measurements of this subject and mode.
     pub fn is(&self, function: &str, peer: Peer, mode: Mode) -> bool {
         self.subject.function_name() == function && self.subject.peer == peer && self.mode == mode
     }
@@ -130,7 +130,7 @@ pub struct BatchMeasurements<'a> {
     pub subject: &'a Subject,
     /// The size of the batches.
     pub size: Size,
-    /// CPU time per reading of each round.
+    /// The CPU time per reading in each round, in microseconds.
     cpu_us: Vec<f64>,
     /// The peak memory.
     pub peak_mib: f64,
@@ -142,12 +142,13 @@ impl<'a> BatchMeasurements<'a> {
         Self { subject, size, cpu_us: Vec::new(), peak_mib: 0.0 }
     }
 
-    /// Adds a round of batches and its total CPU time.
+    /// Adds a round of batches with its total CPU time in microseconds.
     pub fn add_round(&mut self, cpu_us: f64, batches: usize) {
         self.cpu_us.push(cpu_us / (batches * self.size.readings()) as f64);
     }
 
-    /// Returns the minimum of all rounds, because other work on the machine can only increase the CPU time.
+    /// Returns the minimum of all rounds in microseconds, because other work on the machine can only increase the CPU
+    /// time.
     pub fn cpu_us_per_reading(&self) -> f64 {
         self.cpu_us.iter().copied().fold(f64::NAN, f64::min)
     }

@@ -1,4 +1,4 @@
-//! The resources that a process and its children used, from `/proc`.
+//! The resources that a process and its descendants have used, from `/proc`.
 
 use std::{collections::HashMap, fs};
 

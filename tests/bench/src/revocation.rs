@@ -10,10 +10,10 @@ use crate::{
     sqs,
 };
 
-/// The most keys of a `BatchGetItem` call.
+/// The maximum number of keys in a `BatchGetItem` call.
 const MAX_GETS: usize = 100;
 
-/// Returns a command to revoke all certificates of a CA. The number of messages of the turn is that of the certificates.
+/// Returns a command to revoke all certificates of a CA; there are as many as the turn has messages.
 pub fn delivery(turn: &Turn) -> Value {
     let command = json!({ "caCertificateId": ca(turn), "reason": "its key has leaked" });
     sqs::delivery(&[sqs::record("revoke", &turn.trace_id(), turn.received_at, &command)])

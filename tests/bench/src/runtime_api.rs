@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::clock;
 
-/// A request of the function's process.
+/// A request from the function's process.
 #[derive(Debug)]
 pub enum RuntimeRequest {
     /// It polls for its next event.
@@ -127,7 +127,7 @@ impl Host {
 
     /// Handles the long poll.
     async fn next(&self) -> Result<Response<Full<Bytes>>> {
-        /// The timeout of `alarm` as deployed, the longest one of a function.
+        /// The longest timeout of a deployed function, which is that of `alarm`.
         const TIMEOUT: Duration = Duration::from_mins(1);
         let at = clock::now();
         let (sender, event) = oneshot::channel();

@@ -29,7 +29,7 @@ use crate::{
 
 /// The argument that turns this program into the launcher.
 pub const LAUNCH: &str = "launch-function";
-/// How long a process may take to respond. A throttled process is slow, but not that slow.
+/// How long a process may take to respond; even a throttled process is faster.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Joins the cgroup, notes the time, and replaces this process with the function, so that only its `exec` counts as its

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::aws::{ACCOUNT, AWS_JSON, Call, FakeResponse, REGION};
 
-/// The limits of a `SendMessageBatch` call.
+/// The maximum number of entries, and of bytes, in a `SendMessageBatch` call.
 const MAX_ENTRIES: usize = 10;
 const MAX_BYTES: usize = 1 << 20;
 
@@ -23,7 +23,7 @@ pub fn delivery(records: &[Value]) -> Value {
 pub fn record(function: &str, id: &str, sent_at: u64, body: &Value) -> Value {
     json!({
         "messageId": id,
-        // As long as real ones are.
+        // About as long as a real one.
         "receiptHandle": "AQEBwJnKyrHigUMZj6rYigCgxlaS3SLy0a".repeat(12),
         "body": body.to_string(),
         "attributes": {

@@ -23,7 +23,7 @@ use crate::{
 pub enum Peer {
     /// A function as it ships.
     Rust,
-    /// The same with the SDK's default TLS provider.
+    /// The same function with the SDK's default TLS provider.
     AwsLc,
     /// An empty Rust function.
     Empty,
@@ -49,7 +49,7 @@ impl Peer {
 /// An implementation of a function to measure.
 #[derive(Debug)]
 pub struct Subject {
-    /// `None` is the empty function.
+    /// The function; `None` for the empty one.
     pub function: Option<&'static Function>,
     /// Its language.
     pub peer: Peer,
@@ -59,7 +59,7 @@ pub struct Subject {
     pub arguments: Vec<OsString>,
     /// `/var/task`
     pub task_root: PathBuf,
-    /// The size of its deployment package.
+    /// The size of its deployment package in bytes.
     pub zip_bytes: u64,
     /// Additional environment variables.
     pub environment: Vec<(&'static str, String)>,
@@ -85,7 +85,7 @@ impl Subject {
         format!("arn:aws:lambda:{REGION}:{ACCOUNT}:function:{PREFIX}-{}", self.function_name())
     }
 
-    /// Whether each event needs a new device.
+    /// Returns whether each event needs a new device.
     pub fn needs_devices(&self) -> bool {
         self.function.is_some_and(|function| function.needs_devices)
     }
@@ -95,7 +95,7 @@ impl Subject {
         self.function.map(|function| function.batches).unwrap_or_default()
     }
 
-    /// Whether it is measured with single events. Peers of batch functions are measured with batches only.
+    /// Returns whether it is measured with single events. Peers of batch functions are measured with batches only.
     pub fn is_measured_with_single_events(&self) -> bool {
         self.batches().is_empty() || self.peer == Peer::Rust
     }

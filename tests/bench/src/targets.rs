@@ -1,4 +1,4 @@
-//! The goals, and whether they are met.
+//! Performance goals, and whether they are met.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use crate::{
     subject::Peer,
 };
 
-/// Goals for batches: how many times the CPU time of the function each peer takes at least.
+/// Goals for batches: the minimum CPU time of the Python peer and of the Node peer, as multiples of the function's.
 const BATCHES: [(&str, Size, f64, f64); 4] = [
     ("telemetry", Size::of(1000), 30.0, 12.0),
     ("telemetry", Size::of_arrays(1000, 10), 40.0, 15.0),
@@ -51,7 +51,7 @@ pub fn table(events: &[EventMeasurements], batches: &[BatchMeasurements]) -> Str
     out
 }
 
-/// Returns the goals of `button` at 128 MB, including its first TLS handshakes.
+/// Returns the goals for `button` at 128 MB; its cold start includes the first TLS handshakes.
 fn cold_start(events: &[EventMeasurements]) -> Vec<Goal> {
     let find = |function: &str, peer| events.iter().find(|it| it.is(function, peer, Mode::Throttled));
     let (Some(button), Some(empty)) = (find("button", Peer::Rust), find("empty", Peer::Empty)) else {
@@ -72,7 +72,7 @@ fn cold_start(events: &[EventMeasurements]) -> Vec<Goal> {
     goals
 }
 
-/// Returns the goals of batches.
+/// Returns the goals for batches.
 fn cpu(batches: &[BatchMeasurements]) -> Vec<Goal> {
     let find = |function: &str, size, peer| {
         let is_it = |it: &&BatchMeasurements| it.subject.peer == peer && it.size == size;

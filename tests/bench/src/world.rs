@@ -1,4 +1,4 @@
-//! The environment of all subjects: a fake AWS, and their deployment packages.
+//! The environment of all subjects: a fake AWS and the deployment packages.
 
 use std::{
     cell::Cell,
@@ -32,7 +32,7 @@ pub struct World {
 }
 
 impl World {
-    /// Starts a fake AWS with the documents of thresholds and actions, and creates an empty directory.
+    /// Starts a fake AWS with a thresholds document and an actions document, and creates an empty directory.
     pub async fn new() -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("gatehouse-bench-").tempdir()?;
         let aws = FakeAws::start(dir.path()).await?;
@@ -145,8 +145,8 @@ impl World {
         })
     }
 
-    /// Returns the peer in `tests/bench/peers/python`, run by AWS's runtime client. Its zip is the handler only, since
-    /// Lambda's image contains boto3.
+    /// Returns the peer in `tests/bench/peers/python`, run by AWS's runtime client. Its zip contains only the handler,
+    /// since Lambda's image contains boto3.
     fn python(&self, root: &Path, function: &'static Function) -> Result<Result<Subject, String>> {
         let program = root.join(".tools/peers/bin/python");
         if !program.is_file() {

@@ -1,5 +1,5 @@
-//! Parses and validates a device certificate as `jitr` does. The first byte selects whether the rest is DER, PEM, or content
-//! for the CA to sign.
+//! Parses and validates a device certificate as `jitr` does. The first byte selects whether the rest is DER, PEM, or
+//! content for the CA to sign.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -28,7 +28,7 @@ fuzz_target!(init: fuzz::seeds::write_certificates(), |input: &[u8]| {
         let validated = DeviceCertificate::validate(&der, ca, NOW, Duration::from_secs(300));
         Some((der, unverified, validated.map(|certificate| (certificate.thing(&ANY), certificate))))
     });
-    // Most of a certificate is borrowed. What is copied, and error messages, are at most as long as the input or a name.
+    // Most of a certificate is borrowed. Copies and error messages are at most as long as the input or a name.
     assert!(peak <= 64 * input.len() + 64 * 1024, "{peak} bytes for {}", input.len());
     let Some((der, unverified, Ok((thing, certificate)))) = found else { return };
     assert!(is_signed(&der), "the CA did not sign this");

@@ -13,7 +13,7 @@ fuzz_target!(init: fuzz::seeds::write_rules(), |input: &[u8]| {
     let Ok(text) = std::str::from_utf8(text) else { return };
     let Some((value, text)) = text.split_once('\n') else { return };
     let (parsed, peak) = measure(|| parse_document::<RulesDocument>(text));
-    // A condition of nine bytes, `{"not":{}}`, takes some hundred bytes.
+    // A condition of ten bytes, `{"not":{}}`, takes a few hundred bytes.
     assert!(peak <= 512 * text.len() + 256 * 1024, "{peak} bytes for {}", text.len());
     let is_valid = parse_document::<AlarmRules>(text).is_ok();
     let Ok(document) = parsed else {

@@ -17,7 +17,7 @@ pub const NOW: Timestamp = Timestamp::from_millis(1_768_435_200_000);
 /// ECDSA with SHA-256, as an algorithm identifier.
 const ALGORITHM: &[u8] = b"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02";
 
-/// A PKCS #8 key on P-256: the number 1, whose public key is the curve's generator. It is not secret, and constant.
+/// A PKCS #8 key on P-256: the number 1, whose public key is the curve's generator. It is constant and not secret.
 const KEY: [&[u8]; 4] = [
     b"\x30\x81\x87\x02\x01\x00\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\
       \x04\x6d\x30\x6b\x02\x01\x01\x04\x20",
@@ -43,7 +43,7 @@ fn issuer() -> &'static Issuer<'static, KeyPair> {
     &ISSUER.0
 }
 
-/// The CA, as the functions know it.
+/// Returns the CA certificate as the functions parse it.
 pub fn ca_certificate() -> &'static CaCertificate {
     &ISSUER.1
 }
@@ -54,8 +54,8 @@ pub fn sign(signed: &[u8]) -> Vec<u8> {
     sequence(&[signed, ALGORITHM, &bit_string(&signature)])
 }
 
-/// Whether this is a sequence of content, algorithm and valid signature, encoded as by `sign`. Shares no code with the
-/// functions.
+/// Returns whether this is a sequence of content, algorithm and valid signature, encoded as by `sign`. Shares no code
+/// with the functions.
 pub fn is_signed(der: &[u8]) -> bool {
     let parts = || {
         let (0x30, content, []) = element(der)? else { return None };

@@ -1,4 +1,4 @@
-//! `actuator` keeps trying a gateway that fails, notifies the operators once, and delays commands that come too fast.
+//! `actuator` retries a gateway that fails, notifies the operators once, and delays commands that follow too soon.
 
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ async fn failing_gateway(suite: Arc<Suite>) -> Result<()> {
     stage.invoke("actuator", &json!({"actions": [action]})).await?;
 
     let event = transition("ALARM", now());
-    // The first failure is recorded; the later ones are by then of a gateway that has been failing.
+    // The first failure is only recorded; by the second one, the gateway has been failing for long enough.
     for _ in 0..3 {
         ensure!(stage.invoke("actuator", &event).await.is_err(), "a command was sent to a gateway that is down");
     }

@@ -1,4 +1,4 @@
-//! `alarm` limits the notifications to people.
+//! `alarm` limits the number of notifications to people.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ async fn notifications_are_limited(suite: Arc<Suite>) -> Result<()> {
     const THINGS: usize = 120;
     const LIMIT: usize = 20;
     let stage = suite.stage().await?;
-    // However slow the machine is, all alarms are in one window.
+    // Long enough for all alarms, even on a slow machine.
     set_window(&stage, 86_400).await?;
     let threshold = json!({
         "name": "too-bright",
@@ -50,7 +50,7 @@ async fn notifications_are_limited(suite: Arc<Suite>) -> Result<()> {
     });
     let response = stage.invoke("alarm", &json!({"thresholds": [threshold]})).await?;
     ensure!(response == json!({"outcome": "done"}), "alarm returned {response}");
-    // Sent as the rule sends them: this many devices would be a test of the broker.
+    // Sent to the queue, as the rule does: real devices in this number would test the broker.
     let queue = stage.output("alarm", "QueueUrl")?;
     for number in 0..THINGS {
         let thing = format!("house-{number}");

@@ -1,4 +1,4 @@
-"""Uses the console in a headless browser, as a person would: one journey per panel.
+"""Uses the console in a headless browser, as a person would, with one journey per panel.
 
     console.py ADDRESS CHROMIUM CHROMEDRIVER [SCREENSHOTS]
 
@@ -17,7 +17,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-# Seconds per step, on a busy machine too.
+# Seconds per step, enough even for a busy machine.
 PATIENCE = 120
 BUTTON = "G030JF055364XVRB"
 RULES = {
@@ -55,7 +55,7 @@ class Page:
         return WebDriverWait(self.driver, PATIENCE, 0.1, [Exception]).until(lambda _: condition(), f"{what} did not appear")
 
     def wait_for_text(self, selector, *texts):
-        """Waits until an element has these texts, in any of its states."""
+        """Waits until one of the elements contains all these texts."""
         def has_texts():
             shown = [element.get_attribute("textContent") for element in self.driver.find_elements(By.CSS_SELECTOR, selector)]
             return any(all(text in one for text in texts) for one in shown)
@@ -85,7 +85,7 @@ class Page:
             self.driver.save_screenshot(str(Path(self.screenshots) / f"{name}.png"))
 
     def publish(self, device, sample=None, topic=None, payload=None):
-        """Publishes a message, and returns the number of events before."""
+        """Publishes a message, and waits until AWS IoT has acknowledged it."""
         self.open("publish")
         self.select("#thing", device)
         self.select("#sample", sample or "write your own")
@@ -151,7 +151,7 @@ def malformed_message_is_resent(page):
     page.save("queues")
     page.click("#quarantine tr .resend")
     page.wait_for_text("#toasts", "Not accepted")
-    # The list may be drawn anew between the two clicks.
+    # The list may be redrawn between finding a button and the click.
     def is_discarded():
         for button in page.driver.find_elements(By.CSS_SELECTOR, "#quarantine tr .discard"):
             button.click()

@@ -42,7 +42,7 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     vec![page, api]
 }
 
-/// The console that both tests use, one after the other. The first starts it.
+/// The console that both tests use, one after the other. The first one starts it.
 #[derive(Default)]
 struct LazyConsole(Mutex<()>, OnceLock<Result<RunningConsole, String>>);
 
@@ -53,10 +53,10 @@ impl LazyConsole {
     }
 }
 
-/// `make console`.
+/// A running `make console`.
 struct RunningConsole {
     child: Child,
-    /// The address to open.
+    /// The URL to open.
     url: String,
     host: String,
     token: String,
@@ -81,7 +81,7 @@ impl RunningConsole {
         Ok(Self { child, url, host, token })
     }
 
-    /// Sends a request as it is, and returns the status and what follows it.
+    /// Sends a raw request, and returns the status and the whole response.
     fn send(&self, head: &str, body: &str) -> Result<(u16, String)> {
         let mut stream = TcpStream::connect(&self.host)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -193,7 +193,7 @@ fn poll<T>(mut find: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     }
 }
 
-/// The unit tests of the console have more cases. These are sent over the network.
+/// Sends requests without the right to use the console. Its unit tests have more cases, but do not use the network.
 fn refuses_strangers(console: &RunningConsole) -> Result<()> {
     let RunningConsole { host, token, .. } = console;
     let bearer = format!("Authorization: Bearer {token}");

@@ -28,7 +28,7 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     ]
 }
 
-/// Whoever runs `infra/stack`, on one stack in an account of its own.
+/// Runs `infra/stack` for one stack in its own account.
 struct Operator {
     cloud: Arc<Cloud>,
     account: Account,
@@ -56,7 +56,7 @@ impl Operator {
         tokio::process::Command::from(tool).kill_on_drop(true).output().await.context("failed to run infra/stack")
     }
 
-    /// Deploys with these parameters, which must succeed. Returns what the tool wrote for people.
+    /// Deploys with these parameters, which must succeed. Returns the tool's standard error.
     async fn deploy(&self, parameters: &str) -> Result<String> {
         let output = self.run("deploy", parameters, &[("CONFIRM", "yes")]).await?;
         let text = String::from_utf8(output.stderr)?;
@@ -80,7 +80,7 @@ fn ensure_ended(output: &Output, code: i32, text: &str) -> Result<()> {
 async fn life_cycle(suite: Arc<Suite>) -> Result<()> {
     let operator = Operator::new(&suite, "400000000000", "gatehouse-tool").await?;
     let clients = Clients::new(operator.cloud.endpoint, &operator.account);
-    // As in a terminal: nobody is there to answer.
+    // There is no terminal to confirm on.
     let output = operator.run("deploy", "RequireTls=false LocalCloud=true", &[]).await?;
     ensure_ended(&output, 2, "set CONFIRM=yes")?;
 
@@ -95,7 +95,7 @@ async fn life_cycle(suite: Arc<Suite>) -> Result<()> {
     let deployed = variables.get("SERIAL_NUMBER_PATTERN").map(String::as_str);
     ensure!(deployed == Some(pattern), "the pattern arrived as {deployed:?}");
 
-    // A parameter that is not given again keeps its value.
+    // A parameter keeps its value if it is not set again.
     operator.deploy("ButtonSerialNumberPattern=.*").await?;
     let configuration = clients.lambda.get_function_configuration().function_name(button).send().await?;
     ensure!(configuration.memory_size() == Some(128), "the memory size is {:?}", configuration.memory_size());
@@ -104,7 +104,7 @@ async fn life_cycle(suite: Arc<Suite>) -> Result<()> {
     let response = invoked.payload().map(|blob| serde_json::from_slice(blob.as_ref())).transpose()?;
     ensure!(response == Some(json!({"outcome": "done"})), "button returned {response:?}");
 
-    // A device that still has the policy keeps the stack.
+    // A device that still has the policy prevents the deletion of the stack.
     let identity = local_cloud::device::Identity::register(&clients, "front-gate", deployment.output("DevicePolicy")?);
     identity.await?;
     let output = operator.run("destroy", "", &[("CONFIRM", "yes")]).await?;
@@ -161,7 +161,7 @@ async fn invalid_settings(suite: Arc<Suite>) -> Result<()> {
     for (parameters, message) in [
         ("Memory=128", "'Memory=128' is not the name of a parameter"),
         ("MemorySize=128 Retention=5", "there is no parameter Retention"),
-        ("MemorySize=12", "parameter MemorySize must be from 128"),
+        ("MemorySize=12", "parameter MemorySize must be at least 128 and at most 10240"),
         ("OperatorEmail=me", "parameter OperatorEmail must be an email address"),
         ("BasicIngest=maybe", "parameter BasicIngest must be one of true, false"),
     ] {

@@ -28,7 +28,7 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     vec![trial]
 }
 
-/// How long all steps of the device may take, however slow the machine is.
+/// How long all steps of the device may take, even on a slow machine.
 const DEVICE_TIMEOUT: Duration = Duration::from_mins(15);
 
 async fn follows_its_shadow(suite: Arc<Suite>) -> Result<()> {
@@ -51,7 +51,7 @@ async fn follows_its_shadow(suite: Arc<Suite>) -> Result<()> {
 
     let mut device = tokio::process::Command::from(supervisor::command(&python)?);
     let mut device = device.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    // The device is killed when this is closed.
+    // Closing this kills the device.
     let _pipe = device.stdin.take();
     let mut lines = BufReader::new(device.stdout.take().context("standard output is not piped")?).lines();
     let mut output = Vec::new();

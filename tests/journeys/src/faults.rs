@@ -1,4 +1,4 @@
-//! Each call of a handler fails in turn, and every event is notified nevertheless.
+//! Each call of a handler fails in turn, and every event still leads to a notification.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ struct Subject {
     event: fn(&str, &str) -> Value,
     /// The subject of the test's name.
     what: &'static str,
-    /// Calls to warm up and for an event.
+    /// The number of calls to warm up and to handle an event.
     calls: usize,
     /// A command to send first.
     setup: Option<fn() -> Value>,
@@ -44,7 +44,7 @@ const FAULTS: [(Fault, &str); 7] = [
 
 pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     let mut trials = Vec::new();
-    // The slowest first.
+    // Slowest first.
     for (fault, condition) in FAULTS.into_iter().rev() {
         for subject in SUBJECTS {
             let name = format!("{}_is_notified_when_{condition}", subject.what);
@@ -55,7 +55,7 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     trials
 }
 
-/// Fails the first call of an event, the second one of another, and so on, until no call is left to fail.
+/// Fails the first call of one event, the second call of the next event, and so on, until no call is left to fail.
 async fn every_call(suite: Arc<Suite>, subject: Subject, fault: Fault) -> Result<()> {
     let stage = suite.stage().await?;
     if let Some(command) = subject.setup {
@@ -122,8 +122,8 @@ fn notifications(stage: &Stage, thing: &str) -> usize {
     stage.observer.notifications().iter().filter(is_of_thing).count()
 }
 
-/// Returns how often SNS accepted a message that the function did not record as sent: it did not get the response, or was
-/// killed before it could record it. Only then may a message be published twice.
+/// Returns how often SNS accepted a message that the function did not record as sent, because it did not receive the
+/// response or was killed first. Only then may a message be published twice.
 fn possible_repeats(calls: &[Call]) -> usize {
     let is_unknown = |at: usize, call: &Call| match call.fault {
         Some(Fault::LostResponse | Fault::KilledAfter) => true,

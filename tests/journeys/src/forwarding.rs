@@ -1,4 +1,4 @@
-//! `forward` passes messages on to another account.
+//! `forward` sends messages to another account.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -40,7 +40,7 @@ async fn destination(suite: &Suite, is_fifo: bool) -> Result<DestinationQueue> {
     Ok(DestinationQueue::new(suite.cloud().await?.as_ref(), account, "weather", is_fifo))
 }
 
-/// Deploys the sender and the receiver. Without `is_granted`, the sender's role may send to another queue only.
+/// Deploys the sender and the receiver. Unless `is_granted`, the sender's role may only send to another queue.
 async fn sender_and_receiver(suite: &Suite, is_fifo: bool, is_granted: bool) -> Result<(Stage, DestinationQueue)> {
     let queue = destination(suite, is_fifo).await?;
     let parameters = queue.parameters();
@@ -133,7 +133,7 @@ async fn publish_without_grant(
     device: &mut Device,
     payload: &[u8],
 ) -> Result<(String, String)> {
-    // As deployed, five attempts take twenty minutes.
+    // With the deployed timeout, five attempts take twenty minutes.
     stage.redeliver_after("forward", 2).await?;
     let event_id = stage.publish(device, TOPIC, payload).await?;
     let error = retry_error(stage, &event_id).await?;
@@ -160,7 +160,7 @@ async fn redrive(
     (event_id, dead_letter): (String, String),
     payload: &[u8],
 ) -> Result<()> {
-    // Longer than the function's timeout, because the message must arrive once.
+    // Longer than the function's timeout, because the message must arrive only once.
     stage.redeliver_after("forward", 60).await?;
     let url = stage.output("forward", "QueueUrl")?;
     stage.clients.sqs.send_message().queue_url(url).message_body(dead_letter).send().await?;

@@ -103,7 +103,7 @@ async fn await_quarantine(stage: &Stage, function: &str, event_id: &str, reason:
     Ok(())
 }
 
-/// Ensures that a quarantined event has the payload that the device sent, and what AWS IoT knew about it.
+/// Ensures that a quarantined event has the payload that the device sent, and the fields that AWS IoT added.
 async fn ensure_unmodified(stage: &Stage, function: &str, event_id: &str, topic: &str, payload: &[u8]) -> Result<()> {
     let key = |value: &str| AttributeValue::S(value.to_owned());
     let get = stage.clients.dynamodb.get_item().table_name(stage.deployment.output("QuarantineTable")?);

@@ -27,7 +27,7 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     ]
 }
 
-/// The environment of a user with a real account, in which every way to it is a trap.
+/// The environment of a user with a real account, in which everything that leads to the account is a trap.
 struct Machine {
     directory: tempfile::TempDir,
     trap: String,
@@ -73,7 +73,7 @@ impl Machine {
         std::fs::create_dir_all(path.parent().context("the path has no parent")?)?;
         let record = quoted(&self.path("record"));
         let partial = quoted(&self.path("partial"));
-        // Moved when it is complete, because a test may be waiting for it.
+        // Moved once it is complete, because a test may be waiting for it.
         let record = format!(
             "mkdir -p {record}; tr '\\0' '\\n' </proc/$$/environ >{partial}.$$; mv {partial}.$$ {record}/{}.$$",
             name.replace('/', "-")
@@ -138,7 +138,7 @@ impl Machine {
         Ok(found)
     }
 
-    /// Ensures that an environment leads to the local cloud only.
+    /// Ensures that an environment leads only to the local cloud.
     fn ensure_isolated(&self, what: &str, environment: &BTreeMap<String, String>) -> Result<()> {
         for (name, value) in environment {
             let is_proxy = name.to_ascii_lowercase().ends_with("_proxy");

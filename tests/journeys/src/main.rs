@@ -1,7 +1,7 @@
 //! End-to-end tests on the local cloud: the shipped templates and zips, real devices, real processes.
 //!
-//! One local cloud serves all tests. Each test has an account of its own, so tests run concurrently, and so do several
-//! runs of the suite.
+//! One local cloud serves all tests. Each test has its own account, so tests can run concurrently. Several runs of the
+//! suite can, too.
 
 mod actuator;
 mod admission;

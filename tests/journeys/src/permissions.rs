@@ -1,11 +1,11 @@
-//! `make prove-permissions`: shows for each permission of a deployed role that something needs it.
+//! `make prove-permissions`: shows that each permission of a deployed role is needed.
 //!
 //! First, all journeys run, and the local cloud records which permissions they use. Then each permission in turn is
 //! removed from its role, and one of the journeys that used it runs again: it must fail, and a call must have been
-//! denied for this reason. A permission that no journey uses, and one without which nothing fails, is an error.
+//! denied for this reason. It is an error if no journey uses a permission, or if nothing fails without it.
 //!
-//! An action that the local cloud never checks for a role, such as Lambda's polling of a queue, cannot be shown this way,
-//! nor can one that it checks for all resources only. The table lists it as such.
+//! This cannot show the need of an action that the local cloud never checks for a role, such as Lambda's polling of a
+//! queue, or that it checks for all resources only. The table lists such actions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Formatter};
@@ -27,26 +27,26 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-/// The directory for records of a run.
+/// Variable with the directory for the records of a run.
 const DIRECTORY: &str = "PERMISSIONS_DIRECTORY";
 
-/// The permission that every deployment of a run lacks, as JSON.
+/// Variable with the permission that every deployment of a run lacks, as JSON.
 const WITHOUT: &str = "PERMISSIONS_WITHOUT";
 
-/// How many journeys run concurrently. They mostly wait.
+/// Maximum number of concurrent runs. They mostly wait.
 const MAX_CONCURRENT_RUNS: usize = 3;
 
-/// How many journeys may be tried before nothing seems to need a permission.
+/// Maximum number of journeys to try per permission.
 const MAX_JOURNEYS: usize = 6;
 
-/// How long a journey waits when nothing happens, in seconds. Without a permission, many wait for what never comes.
+/// How long a journey waits when nothing happens, in seconds. Without a permission, many waits must time out.
 const PATIENCE_SECONDS: &str = "20";
 
-/// How long a journey may take without a permission. One that takes longer waits for what never comes.
+/// How long a journey may take without a permission. One that takes longer counts as failed.
 const MAX_RUN: Duration = Duration::from_mins(2);
 
-/// Calls that only save time: those during INIT, which open a connection, and that which gives back a claim after a
-/// failure, so that a retry need not wait until the claim expires. If one is denied, nothing fails.
+/// Statements and actions of calls that only save time: calls during INIT, which open a connection, and the release of
+/// a claim after a failure, so that a retry need not wait until the claim expires. If one is denied, nothing fails.
 const ONLY_FASTER: [(&str, &str); 6] = [
     ("Idempotency", "dynamodb:DeleteItem"),
     ("Quarantine", "dynamodb:GetItem"),
@@ -56,7 +56,7 @@ const ONLY_FASTER: [(&str, &str); 6] = [
     ("ReceiveFromAndSendToQueue", "sqs:GetQueueAttributes"),
 ];
 
-/// Statements for AWS itself, which acts by a function's role: AWS Lambda's poller and its on-failure destination.
+/// Statements and actions for AWS itself, which uses a function's role: for Lambda's poller and on-failure destination.
 const FOR_AWS: [(&str, &str); 5] = [
     ("ReceiveFromQueue", "sqs:ReceiveMessage"),
     ("ReceiveFromQueue", "sqs:DeleteMessage"),
@@ -65,11 +65,11 @@ const FOR_AWS: [(&str, &str); 5] = [
     ("KeepFailedEvents", "sqs:SendMessage"),
 ];
 
-/// The ends of the names of roles by which AWS IoT and EventBridge act.
+/// Suffixes of the names of roles that AWS IoT and EventBridge use.
 const ROLES_OF_AWS: [&str; 2] = ["-rule", "-schedule"];
 
 tokio::task_local! {
-    /// The journey that runs.
+    /// The name of the current journey.
     pub static JOURNEY: String;
 }
 
@@ -91,7 +91,7 @@ impl Display for Permission {
     }
 }
 
-/// A decision of the local cloud, as it records it.
+/// A recorded decision of the local cloud about a request.
 #[derive(Debug, Deserialize)]
 struct Decision {
     principal: String,
@@ -102,7 +102,7 @@ struct Decision {
 }
 
 impl Decision {
-    /// The account and the role that asked, without prefix and region.
+    /// Returns the account and the role of the request, the latter without prefix and region.
     fn asked(&self) -> Option<(&str, &str)> {
         let mut parts = self.principal.split(':').skip(4);
         let account = parts.next()?;
@@ -111,13 +111,13 @@ impl Decision {
     }
 }
 
-/// The name of a role without prefix (`gatehouse-7`) and region.
+/// Returns the name of a role without prefix (`gatehouse-7`) and region.
 fn short_name(role: &str) -> Option<&str> {
     let (_number, name) = role.strip_prefix("gatehouse-")?.split_once('-')?;
     name.strip_suffix(REGION)?.strip_suffix('-')
 }
 
-/// Which journey deployed to an account.
+/// An account, and the journey that deployed to it.
 #[derive(Debug, Serialize, Deserialize)]
 struct Deployed {
     account: String,
@@ -131,15 +131,15 @@ enum Verdict {
     Needed(String),
     /// A call was denied, or none was made, but it only saves time.
     OnlyFaster,
-    /// The local cloud never checks this: AWS acts by the role, or it does not check the action at all.
+    /// The local cloud never checks this: AWS itself uses the role, or the action is not checked at all.
     NotChecked,
-    /// The local cloud checks this action for all resources only, which a policy of its own allows.
+    /// The local cloud checks this action for all resources only, which an additional policy allows.
     LocalPolicy,
-    /// The same statement is needed by this other role.
+    /// This other role needs the same statement.
     ShownFor(String),
     /// No journey uses it.
     Unused,
-    /// Without it, none of these journeys failed for this reason.
+    /// None of these journeys failed because of its removal.
     NothingFailed(Vec<String>),
 }
 
@@ -157,18 +157,18 @@ impl Display for Verdict {
     }
 }
 
-/// Settings that make the local cloud record its decisions, if this run is to record them.
+/// Returns the setting that makes the local cloud record its decisions, if this run needs them.
 pub fn cloud_settings() -> Option<(&'static str, String)> {
     let directory = PathBuf::from(std::env::var_os(DIRECTORY)?);
     Some(("PERMISSION_LOG", directory.join("decisions").to_string_lossy().into_owned()))
 }
 
-/// Whether this run is without a permission, so that its journey is expected to fail.
+/// Returns whether this run lacks a permission, so that its journey is expected to fail.
 pub fn is_removed() -> bool {
     std::env::var_os(WITHOUT).is_some()
 }
 
-/// Records a journey's deployment, and removes the permission that this run is without, if any.
+/// Records a journey's deployment, and removes the permission that this run lacks, if any.
 pub async fn prepare(cloud: &Cloud, account: &Account, prefix: &str) -> Result<()> {
     let Some(directory) = std::env::var_os(DIRECTORY) else { return Ok(()) };
     let journey = JOURNEY.try_with(Clone::clone).context("no journey is running")?;
@@ -211,7 +211,7 @@ async fn run(roles: &[String]) -> Result<bool> {
     eprintln!("Running all journeys, to see which of {} permissions they use …", permissions.len());
     let all = directory.join("all");
     if !journeys(&all, None, None).await? {
-        // What they used is recorded nevertheless, and each verdict is by a denied call.
+        // The permissions that they used are still recorded, and each verdict depends on a denied call.
         eprintln!("Some journeys fail with all permissions: see {}", all.join("output").display());
     }
     let usage = Usage::read(&all)?;
@@ -240,7 +240,7 @@ async fn run(roles: &[String]) -> Result<bool> {
         .map(|(permission, _)| ((permission.sid.clone(), permission.action.clone()), permission.role.clone()))
         .collect();
     for (Permission { role, sid, action, .. }, mut verdict) in table {
-        // The library's statements have the same names everywhere, and the same code makes their calls.
+        // The library's statements have the same names in all roles, and the same code makes their calls.
         if let (Verdict::Unused | Verdict::NothingFailed(_), Some(other)) =
             (&verdict, shown.get(&(sid.clone(), action.clone())))
         {
@@ -259,7 +259,7 @@ async fn deployed_permissions(directory: &Path) -> Result<Vec<Permission>> {
     let _: Deployment = deploy::deploy_gatehouse(&cloud, &account, prefix, &[], Progress::silent()).await?;
     let mut found = Vec::new();
     for RolePolicy { role, policy, document } in deploy::role_policies(&cloud, &account, prefix).await? {
-        // What exists in the local cloud only is not ours to prove.
+        // This policy exists in the local cloud only.
         if policy == deploy::LOCAL_POLICY {
             continue;
         }
@@ -289,9 +289,9 @@ async fn deployed_permissions(directory: &Path) -> Result<Vec<Permission>> {
     Ok(found)
 }
 
-/// Who used what in the run with all permissions.
+/// The permissions that journeys used in the run with all permissions.
 struct Usage {
-    /// The journeys that used a permission of a role, and how often, by role, statement and action.
+    /// The journeys that used a permission, with the number of uses, by role, statement and action.
     journeys: BTreeMap<(String, String, String), BTreeMap<String, usize>>,
     /// All actions, in lower case, that the local cloud checked for a role.
     checked: BTreeSet<String>,
@@ -316,8 +316,8 @@ impl Usage {
         Ok(usage)
     }
 
-    /// The journeys that used a permission. The first are those of the role's function that used it least, which are the
-    /// shortest.
+    /// Returns the journeys that used a permission: first those of the role's function, and among them those with the
+    /// fewest uses, which are the shortest.
     fn of(&self, permission: &Permission) -> Vec<String> {
         let Permission { role, sid, action, .. } = permission;
         let key = (role.clone(), sid.clone(), action.to_ascii_lowercase());
@@ -326,7 +326,7 @@ impl Usage {
         used.into_iter().map(|(journey, _)| journey.clone()).collect()
     }
 
-    /// Whether a permission is used by way of the policy for the local cloud, whose statements have no name.
+    /// Returns whether a permission is used through the policy for the local cloud, whose statements have no name.
     fn is_local(&self, permission: &Permission) -> bool {
         let Permission { role, action, .. } = permission;
         self.journeys.contains_key(&(role.clone(), String::new(), action.to_ascii_lowercase()))
@@ -387,7 +387,7 @@ async fn journeys(directory: &Path, journey: Option<&str>, without: Option<&Perm
     Ok(status.is_ok_and(|status| status.is_ok_and(|status| status.success())))
 }
 
-/// Returns the records in a file; none if nothing was recorded.
+/// Returns the records in a file; an empty list if the file does not exist.
 fn read_lines<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Vec<T>> {
     if !path.exists() {
         return Ok(Vec::new());

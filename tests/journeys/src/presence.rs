@@ -46,7 +46,7 @@ async fn offline_and_back(suite: Arc<Suite>) -> Result<()> {
     let first = stage.record("buoy", "presence", |item| is_true(item, "connected")).await?;
     ensure!(text(&first, "sessionIdentifier").is_some() && first.contains_key("since"), "the record is {first:?}");
 
-    // Offline for less than the grace period, however slow the machine is.
+    // Offline for less than the grace period, even on a slow machine.
     set_grace_period(&stage, 900).await?;
     buoy.disconnect();
     let disconnected = stage.record("buoy", "presence", |item| !is_true(item, "connected")).await?;
@@ -55,7 +55,7 @@ async fn offline_and_back(suite: Arc<Suite>) -> Result<()> {
     let second = stage.record("buoy", "presence", |item| is_true(item, "connected")).await?;
     ensure!(text(&second, "sessionIdentifier") != text(&first, "sessionIdentifier"), "the session is the same");
     let queue = stage.output("presence", "QueueUrl")?;
-    // Only the delayed check is left. It is sent again instead of waiting for it.
+    // Only the delayed check is left. Send it again at once instead of waiting for it.
     stage.queue_shrinks_to("PresenceQueueUrl", 1).await?;
     ensure!(stage.queue_length("PresenceQueueUrl").await? == 1, "there is no delayed check");
     stage.clients.sqs.purge_queue().queue_url(queue).send().await?;
@@ -69,7 +69,7 @@ async fn offline_and_back(suite: Arc<Suite>) -> Result<()> {
     stage.queue_shrinks_to("PresenceQueueUrl", 0).await?;
     ensure!(changes().is_empty(), "there were notifications: {:?}", changes());
 
-    // Offline for longer.
+    // Offline for longer than the grace period.
     set_grace_period(&stage, 1).await?;
     let skip = stage.observer.system_messages(0).len();
     buoy.disconnect();
@@ -113,7 +113,7 @@ async fn lost_return(suite: Arc<Suite>) -> Result<()> {
     let mut buoy = stage.device("buoy").await?;
     buoy.connect().await?;
     let connected = stage.record("buoy", "presence", |item| is_true(item, "connected")).await?;
-    // It was away for a moment, and the event of its return is lost.
+    // It was offline for a moment, and the event of its return was lost.
     let payload = json!({
         "clientId": "buoy",
         "timestamp": observer::now(),

@@ -17,14 +17,14 @@ use serde_json::json;
 use crate::programs::replay;
 use crate::suite::Suite;
 
-/// How long the supervisor of a killed command may take to kill what is left. It takes a second on an idle machine.
+/// How long the supervisor of a killed command may take to kill its processes. It takes a second on an idle machine.
 const SUPERVISOR_GRACE: Duration = Duration::from_mins(1);
 
-/// How long a command may take to start what is waited for. It takes seconds on an idle machine.
+/// How long a command may take to start the expected process. It takes seconds on an idle machine.
 const START_TIMEOUT: Duration = Duration::from_mins(15);
 
 pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
-    // A killed command cannot wait; its supervisor kills what is left a moment later.
+    // A killed command cannot wait; its supervisor kills the remaining processes a moment later.
     let cases = [
         ("interrupted", Signal::INT, Duration::ZERO),
         ("terminated", Signal::TERM, Duration::ZERO),
@@ -53,7 +53,7 @@ fn starting() -> Result<()> {
     watched.end(Signal::KILL, SUPERVISOR_GRACE)
 }
 
-/// Kills the parent of a replay, as if `make` was killed.
+/// Kills the parent of a replay, as if `make` were killed.
 fn orphaned() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let path = long_scenario(directory.path())?;

@@ -1,4 +1,4 @@
-//! The programs `replay`, `local` and `gatehouse`, run as a user runs them.
+//! The programs `replay`, `local` and `gatehouse`, to run them as a user does.
 
 use std::path::PathBuf;
 use std::process::Command;

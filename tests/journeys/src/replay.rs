@@ -1,4 +1,4 @@
-//! The programs `replay` and `local`, run as a user runs them.
+//! Runs the programs `replay` and `local` as a user does.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};

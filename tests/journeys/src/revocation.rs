@@ -1,4 +1,4 @@
-//! Certificates are revoked: all of a CA, those on its CRL, or a single one. Also tests `gatehouse ca`.
+//! `revoke` revokes all certificates of a CA, those on its CRL, or a single one. Also tests `gatehouse ca`.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -78,7 +78,7 @@ async fn count(gate: &Gate, status: &CertificateStatus) -> Result<usize> {
 
 async fn whole_ca(suite: Arc<Suite>) -> Result<()> {
     const CERTIFICATES: usize = 1_000;
-    // The rate limit makes an invocation end before it has revoked more than this many, on the fastest machine too.
+    // Because of the rate limit, no invocation revokes more than this, even on the fastest machine.
     const PER_SECOND: usize = 50;
     const SECONDS: usize = 8;
     const PER_INVOCATION: usize = PER_SECOND * SECONDS;
@@ -161,7 +161,7 @@ async fn crl(suite: Arc<Suite>) -> Result<()> {
     gate.stage.invoke("revoke", &json!({"caCertificateId": gate.ca.id, "crl": true})).await?;
     let report = revocation_report(&gate).await?;
     ensure!(report.message.contains("2 revoked"), "the report is: {}", report.message);
-    // The other one has never connected.
+    // The other device has never connected.
     ensure!(report.message.contains("\n1 disconnected."), "the report is: {}", report.message);
     let is_ended = |observer: &Observer| {
         let events = observer.system_messages(0).into_iter();
@@ -189,7 +189,7 @@ async fn single_certificate(suite: Arc<Suite>) -> Result<()> {
     gate.stage.invoke("revoke", &json!({"certificateId": issued.id, "reason": "it was stolen"})).await?;
     let report = revocation_report(&gate).await?;
     ensure!(report.message.contains("1 found, 1 revoked"), "the report is: {}", report.message);
-    // Even if AWS IoT reports it as new.
+    // Not even if AWS IoT reports it as new.
     gate.set_status(&issued, CertificateStatus::PendingActivation).await?;
     gate.stage.invoke("jitr", &gate.event("again", &issued)).await?;
     let record = gate.outcome(&issued).await?;
@@ -224,7 +224,7 @@ async fn readmission(suite: Arc<Suite>) -> Result<()> {
     ensure!(record.reason.as_deref() == Some("name-taken"), "{record:?}");
     ensure!(gate.status(&issued).await? == "INACTIVE", "it cannot be undone");
 
-    // Without the cause, it is admitted.
+    // Once the cause is removed, it is admitted.
     gate.set_status(&old, CertificateStatus::Inactive).await?;
     ca_tool(&gate, home.path(), &["readmit", "--yes", &issued.id]).await?;
     let connected = device.connect_with_retry(&gate.stage.observer).await?;

@@ -42,7 +42,7 @@ async fn newest_state(suite: Arc<Suite>) -> Result<()> {
     let record = stage.record("lamp", "shadow#", |item| is(item, "reported", &off)).await?;
     ensure!(!record.contains_key("desired"), "the record is {record:?}");
 
-    // An operator sets the desired state; the device gets the delta and reports.
+    // An operator sets the desired state; the device receives the delta and reports.
     let desired = Blob::new(json!({"state": {"desired": on}}).to_string());
     stage.clients.iot_data.update_thing_shadow().thing_name("lamp").payload(desired).send().await?;
     let delta = lamp.receive().await.context("the device did not receive the delta")?;
@@ -60,7 +60,7 @@ async fn newest_state(suite: Arc<Suite>) -> Result<()> {
     let version = |item: &Item| item.get("shadowVersion").and_then(|version| version.as_n().ok()?.parse::<u64>().ok());
     ensure!(version(&record) == Some(3), "the record is {record:?}");
 
-    // A named shadow has a record of its own.
+    // A named shadow has its own record.
     let firmware = json!({"version": "1.4.2"});
     publish(&mut lamp, "name/firmware/update", json!({"state": {"reported": firmware}})).await?;
     let named = stage.record("lamp", "shadow#firmware", |item| is(item, "reported", &firmware)).await?;

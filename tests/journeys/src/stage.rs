@@ -1,4 +1,4 @@
-//! A deployment of Gatehouse in an account of its own.
+//! A deployment of Gatehouse in its own account.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -21,14 +21,14 @@ use rustix::process::Pid;
 use serde_json::Value;
 use tokio::time::sleep;
 
-/// The timeout of a function behind a fault proxy. A call can hang until the function gives up, and the function can still
-/// release its claims.
+/// The timeout of a function behind a fault proxy: enough for a call that hangs until the function gives up, and for
+/// the release of its claims.
 const FUNCTION_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Lambda makes three attempts. A busy machine needs more, because some of them time out.
 const MAX_ATTEMPTS: usize = 10;
 
-/// The largest number of receives that SQS allows before it moves a message to the dead-letter queue.
+/// The maximum `maxReceiveCount` that SQS allows before it moves a message to the dead-letter queue.
 const MAX_RECEIVES: u32 = 1000;
 
 /// An item of a table.
@@ -102,7 +102,7 @@ impl Stage {
     }
 
     /// Invokes a function until it succeeds, as Lambda does asynchronously, but without a minute between the attempts.
-    /// Returns their number.
+    /// Returns the number of attempts.
     pub async fn invoke_until_done(&self, function: &str, event: &Value) -> Result<usize> {
         let mut attempt = 1;
         loop {
@@ -131,7 +131,7 @@ impl Stage {
     pub async fn put_behind(&self, proxy: &FaultProxy, function: &str) -> Result<()> {
         self.configure(function, |variables| proxy.redirect(variables)).await?;
         self.set_timeout(function, FUNCTION_TIMEOUT).await?;
-        // On a busy machine it times out more often than the faults make it.
+        // On a busy machine the function also times out without a fault.
         if let Ok(queue) = self.output(function, "QueueUrl") {
             let name = QueueAttributeName::RedrivePolicy;
             let get = self.clients.sqs.get_queue_attributes().queue_url(queue).attribute_names(name.clone());
@@ -146,7 +146,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Sets a function's timeout. The local cloud extends it, unless the function's environment sets the timeout of calls.
+    /// Sets a function's timeout. The local cloud extends it, unless the function's environment sets the timeout of
+    /// calls.
     pub async fn set_timeout(&self, function: &str, timeout: Duration) -> Result<()> {
         let update = self.clients.lambda.update_function_configuration().function_name(self.name(function)?);
         update.timeout(i32::try_from(timeout.as_secs())?).send().await?;
@@ -213,13 +214,14 @@ impl Stage {
 
     /// Returns the notifications about an event.
     pub fn notifications(&self, event_id: &str) -> Vec<Notification> {
-        // Topics deliver them, whichever function published them.
+        // Topics deliver them, regardless of the function that published them.
         let effects = self.observer.effects(event_id, "").into_iter();
         let notified = |effect| if let Effect::Notified(notification) = effect { Some(notification) } else { None };
         effects.filter_map(|timed| notified(timed.effect)).collect()
     }
 
-    /// Waits until a function has reported an event as done this many times. By then, its notifications have been observed.
+    /// Waits until a function has reported an event as done this many times. By then, its notifications have been
+    /// observed.
     pub async fn done(&self, function: &str, event_id: &str, times: usize) -> Result<()> {
         let name = self.name(function)?;
         let is_done = |observer: &Observer| {
@@ -232,7 +234,7 @@ impl Stage {
 }
 
 impl Drop for Stage {
-    /// Deletes the stack: its functions' processes and triggers would slow the local cloud down until the suite ends.
+    /// Deletes the stack, whose processes and triggers would slow down the local cloud until the suite ends.
     fn drop(&mut self) {
         let (cloud, account, stack) = (Arc::clone(&self.cloud), self.account.clone(), self.deployment.stack.clone());
         tokio::spawn(async move { deploy::delete_stack(&cloud, &account, &stack).await });
@@ -244,7 +246,7 @@ pub fn text<'a>(item: &'a Item, name: &str) -> Option<&'a str> {
     item.get(name)?.as_s().ok().map(String::as_str)
 }
 
-/// Whether a boolean attribute of an item is true.
+/// Returns whether a boolean attribute of an item is true.
 pub fn is_true(item: &Item, name: &str) -> bool {
     item.get(name) == Some(&AttributeValue::Bool(true))
 }

@@ -1,8 +1,9 @@
-//! Notices when the machine or the local cloud is slow or stands still.
+//! Detects when the machine or the local cloud is slow or stalls.
 //!
-//! A virtual machine may be paused, and a starved emulator may answer nothing for a while. The functions' timeouts go on
-//! meanwhile, as they would in AWS, so whatever is in flight fails. That says nothing about Gatehouse: no journey starts
-//! while the local cloud is slow and others run, and one that fails is repeated if there was a stall while it ran.
+//! A virtual machine may be paused, and a starved emulator may not respond for a while. The functions' timeouts
+//! continue meanwhile, as they would in AWS, so pending events fail. That is no defect of Gatehouse: no journey starts
+//! while the local cloud is slow and others run, and a journey that fails is repeated if there was a stall while it
+//! ran.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,15 +12,15 @@ use std::time::Duration;
 use local_cloud::cloud::Cloud;
 use tokio::time::{Instant, sleep};
 
-/// The longest stall that a journey must survive: the timeout of one attempt of an SDK's call.
+/// Maximum stall that a journey must survive: the timeout of one attempt of an SDK's call.
 const TOLERATED: Duration = Duration::from_secs(3);
 
-/// If the local cloud takes longer to respond, no further journey starts.
+/// Maximum latency of the local cloud at which further journeys start.
 const PROMPT: Duration = Duration::from_millis(500);
 
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The stalls so far, and the journeys that run.
+/// The stalls so far, and the number of running journeys.
 #[derive(Debug)]
 pub struct Stalls {
     seen: Mutex<Seen>,
@@ -28,15 +29,15 @@ pub struct Stalls {
 
 #[derive(Debug)]
 struct Seen {
-    /// When each stall ended, and how long it was.
+    /// The end and the length of each stall.
     ended: Vec<(Instant, Duration)>,
-    /// When the local cloud last responded, once it is watched.
+    /// When the local cloud last responded; `None` while it is not watched.
     responded: Option<Instant>,
-    /// How long it took to respond.
+    /// The latency of its last response.
     latency: Duration,
 }
 
-/// A journey that runs, until this is dropped.
+/// A running journey, which ends when this is dropped.
 #[derive(Debug)]
 pub struct Running<'a>(&'a AtomicUsize);
 
@@ -65,7 +66,7 @@ impl Stalls {
         Running(&self.running)
     }
 
-    /// Watches a local cloud until it responds no more.
+    /// Watches a local cloud until it no longer responds.
     pub async fn watch(&self, cloud: &Cloud) {
         loop {
             let asked_at = Instant::now();
@@ -88,7 +89,7 @@ impl Stalls {
         seen.responded = Some(now);
     }
 
-    /// Returns the length of the longest stall since `start`, also of one that has not ended.
+    /// Returns the length of the longest stall since `start`, including one that has not ended.
     pub fn longest_since(&self, start: Instant) -> Option<Duration> {
         let seen = self.seen();
         let current = seen.responded.map(|last| last.elapsed()).filter(|length| *length > TOLERATED);

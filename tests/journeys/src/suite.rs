@@ -1,4 +1,4 @@
-//! What all journeys share: the runtime and the local cloud.
+//! The runtime and the local cloud that all journeys share.
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -22,15 +22,15 @@ use crate::permissions::{self, JOURNEY};
 use crate::stage::Stage;
 use crate::stalls::Stalls;
 
-/// Lambda's pause before it retries an asynchronous invocation, in seconds; it doubles each time. In AWS it is a minute.
-/// As there, it is longer than the timeout of a function behind a fault proxy, so the claim of a killed process has
-/// expired by then.
+/// Lambda's pause before it retries an asynchronous invocation, in seconds; it doubles each time. In AWS it is a
+/// minute. It is longer than the timeout of a function behind a fault proxy, so the claim of a killed process has
+/// expired by then, as in AWS.
 const RETRY_DELAY: &str = "7";
 
-/// How often a journey is run if the machine stands still each time.
+/// Maximum number of runs of a journey, if the local cloud stalls each time.
 const MAX_RUNS: usize = 3;
 
-/// What all journeys share.
+/// The state that all journeys share.
 pub struct Suite {
     runtime: Runtime,
     log: PathBuf,
@@ -57,8 +57,8 @@ impl Suite {
         &self.runtime
     }
 
-    /// Returns a test. Its name starts with the functions or the other part that it tests; `make test FN=…` selects by it.
-    /// It is repeated if it fails while the machine or the local cloud stands still.
+    /// Returns a test. Its name starts with `part`: the functions or other part that it tests, by which `make test
+    /// FN=…` selects. It is repeated if it fails while the local cloud stalls.
     pub fn trial<F>(
         self: &Arc<Self>,
         part: &str,
@@ -101,12 +101,12 @@ impl Suite {
         self.cloud.get_or_try_init(start).await
     }
 
-    /// Deploys everything to an account of its own.
+    /// Deploys the stack to a new account.
     pub async fn stage(&self) -> Result<Stage> {
         self.stage_with(&[]).await
     }
 
-    /// Deploys everything with these parameters to an account of its own.
+    /// Deploys the stack with these parameters to a new account.
     pub async fn stage_with(&self, parameters: &[(&str, &str)]) -> Result<Stage> {
         let cloud = self.cloud().await?;
         let number = self.accounts.fetch_add(1, Ordering::Relaxed);
@@ -115,7 +115,7 @@ impl Suite {
         let prefix = format!("gatehouse-{number}");
         let deployment = deploy::deploy_gatehouse(cloud, &account, &prefix, parameters, Progress::silent()).await?;
         permissions::prepare(cloud, &account, &prefix).await?;
-        // Journeys invoke it themselves when it is time.
+        // Journeys invoke the check themselves when they need it.
         deploy::delete_schedule(cloud, &account, &prefix).await?;
         let clients = Clients::new(cloud.endpoint, &account);
         let observer = Observer::start(&clients).await?;

@@ -125,7 +125,7 @@ async fn duplicate_readings(suite: Arc<Suite>) -> Result<()> {
     Ok(())
 }
 
-/// Makes the number the identity of a reading.
+/// Makes the field `seq` the identity of a reading.
 async fn set_identity_field(stage: &Stage) -> Result<()> {
     stage.configure("telemetry", |variables| drop(variables.insert("IDENTITY_FIELD".into(), "seq".into()))).await
 }
@@ -202,7 +202,7 @@ async fn quarantined(stage: &Stage) -> Result<usize> {
     Ok(query.send().await?.items().len())
 }
 
-/// The Sigfox cloud publishes over HTTP, with text in every field.
+/// The Sigfox cloud publishes over HTTP, with strings in all fields.
 async fn sigfox_callback(suite: Arc<Suite>) -> Result<()> {
     let stage = suite.stage().await?;
     let callback = |seq: u64| {

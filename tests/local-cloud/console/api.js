@@ -25,7 +25,7 @@ export const post = (path, body) => call("POST", path, body);
 export const put = (path, body) => call("PUT", path, body);
 export const remove = (path) => call("DELETE", path);
 
-// Runs what a person asked for, and says what went wrong.
+// Runs a person's action, and shows its error, if any.
 export async function attempt(work, button) {
   if (button) button.disabled = true;
   try {
@@ -40,7 +40,7 @@ export async function attempt(work, button) {
 
 const polls = new WeakMap();
 
-// Calls `work` now and at intervals for as long as an element is in the page, or until it is polled anew.
+// Calls `work` now and at intervals while an element is in the page, or until `poll` is called for it again.
 export function poll(element, millis, work) {
   const current = Symbol("poll");
   polls.set(element, current);
@@ -49,7 +49,7 @@ export function poll(element, millis, work) {
     try {
       if (!document.hidden) await work();
     } catch {
-      // The state of the connection shows it.
+      // The connection's state shows the error.
     }
     setTimeout(run, millis);
   };

@@ -1,4 +1,4 @@
-// Panels, keys, and the stream of what happens.
+// Panels, keyboard shortcuts, and the stream of events.
 
 import { el, toast } from "./dom.js";
 import { devicesPanel } from "./devices.js";

@@ -4,7 +4,7 @@ import { el, svg, time } from "./dom.js";
 
 const WIDTH = 640, HEIGHT = 200, LEFT = 52, RIGHT = 12, TOP = 10, BOTTOM = 36;
 
-// `points`: {at, value}; `limits`: {name, value}; `states`: {at, state}, from which the state applies.
+// `points`: {at, value}; `limits`: {name, value}; `states`: {at, state}, where `at` is when the state starts.
 export function lineChart({ points, limits = [], states = [], label }) {
   if (points.length === 0) return el("p", { class: "empty" }, "No readings with this field yet.");
   const values = [...points.map((point) => point.value), ...limits.map((limit) => limit.value)];
@@ -40,7 +40,7 @@ export function lineChart({ points, limits = [], states = [], label }) {
     svg("text", { x: WIDTH - RIGHT, y: HEIGHT - 6, "text-anchor": "end" }, time(last)));
 }
 
-// Counts of latencies, in milliseconds, in steps that double.
+// Draws counts of latencies, in milliseconds, in bins whose size doubles.
 export function histogram(values, label) {
   if (values.length === 0) return el("p", { class: "empty" }, "Nothing was measured.");
   const steps = [];

@@ -139,7 +139,7 @@ export function devicesPanel() {
   return { panel, show };
 }
 
-// Collects the numbers in an item by their JSON pointers. DynamoDB's numbers are texts.
+// Collects the numbers in an item by their JSON pointers. DynamoDB's numbers are strings.
 function collect(path, value, at, into) {
   if (value !== null && typeof value === "object") {
     for (const [name, inner] of Object.entries(value)) collect(`${path}/${name}`, inner, at, into);
@@ -150,7 +150,7 @@ function collect(path, value, at, into) {
   }
 }
 
-// The limits of an alarm's definition: of a threshold, or of the conditions of a rule.
+// Returns the limits in an alarm's definition: those of a threshold, or of a rule's conditions.
 function limitsOf(alarm) {
   const found = [];
   const definition = alarm.definition ?? {};

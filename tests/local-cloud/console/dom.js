@@ -1,4 +1,4 @@
-// Builds elements. Whatever a device sent gets into the page as text only.
+// Builds elements. Data from devices enters the page as text only, never as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -61,7 +61,7 @@ export function time(millis) {
   return `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}.${String(at.getMilliseconds()).padStart(3, "0")}`;
 }
 
-// Indents JSON, without touching its numbers or texts, which JSON.parse would change.
+// Indents JSON without changing its numbers or strings, as JSON.parse would.
 export function pretty(text) {
   try {
     JSON.parse(text);

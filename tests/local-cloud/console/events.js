@@ -1,4 +1,4 @@
-// The live events: one row each, of which only those in view are in the page.
+// The live events, one row each. Only the rows in view are in the page.
 
 import { attempt, get } from "./api.js";
 import { badge, el, option, time, word } from "./dom.js";

@@ -1,4 +1,4 @@
-// Faults between functions and services, with a switch.
+// Sets and removes faults between functions and services.
 
 import { attempt, get, poll, post, remove } from "./api.js";
 import { badge, el, field, option } from "./dom.js";

@@ -1,4 +1,4 @@
-// Publishes as a device, and shows what a test client receives.
+// Publishes as a device, and shows the messages that a test client receives.
 
 import { attempt, get, post, remove } from "./api.js";
 import { el, field, option, payload, time, toast } from "./dom.js";

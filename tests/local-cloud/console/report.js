@@ -1,4 +1,4 @@
-// The report of a replay: the console's own views of what `data` has.
+// The report of a replay: shows `data` with the console's own views.
 
 import { histogram, lineChart } from "./chart.js";
 import { badge, code, el } from "./dom.js";

@@ -1,4 +1,4 @@
-// Records what happened as a scenario, and plays scenarios.
+// Records events as a scenario, and plays scenarios.
 
 import { attempt, get, poll, post } from "./api.js";
 import { histogram } from "./chart.js";

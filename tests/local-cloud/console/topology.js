@@ -1,4 +1,4 @@
-// Draws what is deployed, from the stack's own resources and their configuration, with live counts.
+// Draws the deployed resources and their connections, with live counts.
 
 import { attempt, get } from "./api.js";
 import { el, svg } from "./dom.js";
@@ -34,7 +34,7 @@ export function topologyPanel(stream) {
     const total = Math.max(...columns.map((column) => column.length));
     const arrange = (column, index) => column.forEach((node, row) => at.set(key(node), { node, x: index * (WIDTH + GAP) + 8, y: TOP + row * (HEIGHT + SPACE) }));
     columns.forEach(arrange);
-    // Each column in the order of its neighbors, so that few lines cross.
+    // Sort each column by the positions of its neighbors, so that few lines cross.
     for (const index of [2, 1, 0, 3, 4, 2]) {
       const middle = (node) => {
         const neighbors = found.edges.flatMap(({ from, to }) => (to === key(node) ? [from] : from === key(node) ? [to] : [])).map((other) => at.get(other)?.y).filter((y) => y !== undefined);

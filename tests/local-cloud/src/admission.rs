@@ -17,7 +17,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Prefix of the topics on which AWS IoT reports new certificates; the last level is the CA's id.
 pub const REGISTERED: &str = "$aws/events/certificates/registered/";
 
-/// Returns the id of the certificate in such an event.
+/// Returns the certificate's id if the message reports a new certificate.
 pub fn certificate_of(event: &PublishedMessage) -> Option<String> {
     if !event.topic.starts_with(REGISTERED) {
         return None;
@@ -44,7 +44,7 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Whether the state is final.
+    /// Returns whether the state is final.
     pub fn is_final(&self) -> bool {
         !matches!(self.state.as_str(), "admitting" | "refusing")
     }
@@ -99,8 +99,8 @@ impl Admissions {
         Ok(item.map(Admission::read))
     }
 
-    /// Waits until the record of a certificate is final, and returns it. Returns it as it is once nothing was observed
-    /// for a while.
+    /// Waits until the record of a certificate is final, and returns it. Returns the current record if nothing was
+    /// observed for a while.
     pub async fn outcome(&self, certificate_id: &str, observer: &Observer) -> Result<Option<Admission>> {
         let wait = Wait::start(observer, *PATIENCE);
         loop {
@@ -112,7 +112,7 @@ impl Admissions {
         }
     }
 
-    /// Returns the status of a certificate in AWS IoT, or `None` if AWS IoT does not know it.
+    /// Returns the status of a certificate in AWS IoT, or `None` if it is not registered there.
     pub async fn status(&self, certificate_id: &str) -> Result<Option<String>> {
         match self.clients.iot.describe_certificate().certificate_id(certificate_id).send().await {
             Ok(found) => {

@@ -22,7 +22,7 @@ use crate::observer;
 use crate::supervisor::{self, Supervisor};
 use crate::tools;
 
-/// Starts the server.
+/// The Python program that starts the server.
 const SERVE: &str = include_str!("serve.py");
 
 /// How long the server may take to start. It takes half a second on an idle machine.
@@ -31,7 +31,7 @@ const START_TIMEOUT: Duration = Duration::from_mins(5);
 /// A running local cloud. Dropping it stops the server and all functions.
 #[derive(Debug)]
 pub struct Cloud {
-    /// The endpoint of all services but the MQTT broker.
+    /// The endpoint of all services except the MQTT broker.
     pub endpoint: Endpoint,
     /// The address of the MQTT broker, which requires TLS.
     pub mqtt: SocketAddr,
@@ -52,7 +52,7 @@ impl Cloud {
     /// `settings` are additional environment variables of the server.
     pub async fn start(log: &Path, settings: &[(&str, &str)]) -> Result<Self> {
         let program = tools::cloud_python()?;
-        // Another process may take a port between our choice and the start of the server.
+        // Another process may take a port before the server listens on it.
         let mut last = None;
         for _ in 0..5 {
             match Self::try_start(&program, log, settings).await {
@@ -211,7 +211,7 @@ async fn get(endpoint: Endpoint, path: &str) -> Result<Vec<u8>> {
     Ok(body.into())
 }
 
-/// Sends a request on a connection of its own. Returns the response's status and body.
+/// Sends a request on a new connection. Returns the response's status and body.
 pub(crate) async fn send(endpoint: Endpoint, mut request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes)> {
     let stream = tokio::net::TcpStream::connect(endpoint.address()).await?;
     let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;

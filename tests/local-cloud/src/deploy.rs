@@ -1,7 +1,7 @@
 //! Deploys the shipped templates and zips to an account of the local cloud.
 //!
-//! `aws cloudformation package` uploads them as for AWS, once for all accounts. The stacks are created with requests to
-//! CloudFormation: a run of the AWS CLI takes longer than to create a stack here.
+//! `aws cloudformation package` uploads them as for AWS, once for all accounts. The stacks are created with direct
+//! requests to CloudFormation, because starting the AWS CLI takes longer than creating a stack here.
 
 mod resources;
 
@@ -31,7 +31,7 @@ const TIMEOUT: Duration = Duration::from_mins(10);
 /// The bucket of the packaged templates and zips.
 const BUCKET: &str = "gatehouse-code";
 
-/// The name of a role's policy that exists in the local cloud only.
+/// The name of an additional role policy that exists in the local cloud only.
 pub const LOCAL_POLICY: &str = "local-cloud-only";
 
 /// A deployed stack.
@@ -59,9 +59,8 @@ impl Deployment {
     }
 }
 
-/// Deploys `infra/gatehouse.yaml` to an account. All names start with `prefix`.
-///
-/// `parameters` are added to those that the local cloud needs.
+/// Deploys `infra/gatehouse.yaml` to an account. All names start with `prefix`. `parameters` are added to those that
+/// the local cloud needs.
 pub async fn deploy_gatehouse(
     cloud: &Cloud,
     account: &Account,
@@ -89,9 +88,9 @@ pub async fn deploy_gatehouse(
     progress.step("Deploying", deploying).await
 }
 
-/// Actions that the local cloud checks against the resource `*` only, by the stack output that names the function.
+/// Actions that the local cloud checks against the resource `*` only, with the stack output that names the function.
 const UNSCOPED_ACTIONS: [(&str, &[&str]); 3] = [
-    // AWS has no such action: there, a batch needs `sqs:SendMessage`.
+    // AWS has no such action: a batch needs `sqs:SendMessage` there.
     ("ForwardFunction", &["sqs:SendMessageBatch"]),
     ("JitrFunction", &["iot:AttachPolicy", "iot:DescribeCACertificate"]),
     ("RevokeFunction", &["iot:DescribeCACertificate", "iot:UpdateCACertificate"]),
@@ -99,8 +98,8 @@ const UNSCOPED_ACTIONS: [(&str, &[&str]); 3] = [
 
 /// Adds a policy to the functions' roles that allows [`UNSCOPED_ACTIONS`].
 ///
-/// The shipped policies name specific resources, which the local cloud cannot resolve for a few actions. The shipped
-/// policies stay as they are, and this one exists in the local cloud only.
+/// The shipped policies name specific resources, which the local cloud cannot resolve for a few actions. They stay
+/// unchanged.
 pub async fn add_local_policies(cloud: &Cloud, account: &Account, deployment: &Deployment) -> Result<()> {
     for (output, actions) in UNSCOPED_ACTIONS {
         let role = format!("{}-{REGION}", deployment.output(output)?);
@@ -113,7 +112,7 @@ pub async fn add_local_policies(cloud: &Cloud, account: &Account, deployment: &D
     Ok(())
 }
 
-/// Puts the policy of a role that exists in the local cloud only.
+/// Puts a role's additional policy, which exists in the local cloud only.
 pub async fn put_local_policy(cloud: &Cloud, account: &Account, role: &str, policy: &Value) -> Result<()> {
     let (role, policy, document) = (role.to_owned(), LOCAL_POLICY.to_owned(), policy.clone());
     put_role_policy(cloud, account, &RolePolicy { role, policy, document }).await
@@ -226,7 +225,7 @@ pub async fn delete_stack(cloud: &Cloud, account: &Account, stack: &str) -> Resu
     query(cloud, account, Service::CloudFormation, "DeleteStack", &[("StackName", stack)]).await.map(drop)
 }
 
-/// Deletes the schedule that makes `alarm` check every minute what is due.
+/// Deletes the schedule of the check that `alarm` runs every minute.
 pub async fn delete_schedule(cloud: &Cloud, account: &Account, prefix: &str) -> Result<()> {
     let delete = Request::delete(format!("/schedules/{prefix}-alarm-due?groupName={prefix}-alarm"));
     let delete = delete.header("authorization", authorization(account, "scheduler"));
@@ -235,7 +234,7 @@ pub async fn delete_schedule(cloud: &Cloud, account: &Account, prefix: &str) -> 
     Ok(())
 }
 
-/// Returns a stack's status and the stack.
+/// Returns a stack's status, and the stack with its outputs.
 pub async fn describe(cloud: &Cloud, account: &Account, stack: &str) -> Result<(String, Deployment)> {
     let described = query(cloud, account, Service::CloudFormation, "DescribeStacks", &[("StackName", stack)]).await?;
     let status = texts(&described, "StackStatus").next().with_context(|| format!("there is no stack {stack}"))?;
@@ -342,7 +341,7 @@ pub async fn aws<A: AsRef<OsStr>>(
     command.args(&arguments).args(["--output", "json"]);
     let mut cli = tokio::process::Command::from(supervisor::command(&command)?);
     let mut cli = cli.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("failed to run the AWS CLI")?;
-    // The CLI is killed when this is closed.
+    // Closing this kills the CLI.
     let pipe = cli.stdin.take();
     let output = cli.wait_with_output().await.context("failed to run the AWS CLI")?;
     drop(pipe);

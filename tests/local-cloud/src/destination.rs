@@ -53,7 +53,7 @@ impl DestinationQueue {
         format!("arn:aws:sqs:{REGION}:{}:{}", self.account.id(), self.queue_name())
     }
 
-    /// Returns the sender's stack parameters for this queue, which also accepts binary messages.
+    /// Returns the sender's stack parameters for this queue. They also forward binary messages, in base64.
     pub fn parameters(&self) -> [(&'static str, String); 3] {
         [
             ("ForwardDestinationQueueUrl", self.queue_url()),
@@ -75,12 +75,12 @@ impl DestinationQueue {
         ];
         let deployment = deploy::deploy_stack(cloud, &self.account, &template, STACK, &parameters).await?;
         let (url, arn) = (deployment.output("QueueUrl")?, deployment.output("QueueArn")?);
-        // The local cloud uses another host name there.
+        // The local cloud returns another host name.
         ensure!(url.ends_with(&format!("/{}/{}", self.account.id(), self.queue_name())), "unexpected queue URL {url}");
         ensure!(arn == self.queue_arn(), "unexpected queue ARN {arn}");
         self.change_policy(|policy| {
             let statements = policy.get_mut("Statement").and_then(Value::as_array_mut).into_iter().flatten();
-            // The local cloud checks an action that AWS does not have: there, a batch needs `sqs:SendMessage`.
+            // The local cloud checks an action that AWS does not have: a batch needs `sqs:SendMessage` there.
             for action in statements.filter_map(|statement| statement.get_mut("Action")) {
                 if *action == "sqs:SendMessage" {
                     *action = json!(["sqs:SendMessage", "sqs:SendMessageBatch"]);
@@ -90,7 +90,7 @@ impl DestinationQueue {
         .await
     }
 
-    /// Creates a function in the account, which the local cloud never invokes from another account. Returns its ARN.
+    /// Creates a function in the account, and returns its ARN. The local cloud never invokes it from another account.
     pub async fn create_function(&self, cloud: &Cloud, name: &str) -> Result<String> {
         let allow =
             json!({"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"});

@@ -1,5 +1,5 @@
-//! cargo-lambda's emulator for the deployed functions: it rebuilds them when the code changes, and runs each with the
-//! environment that it has in the local cloud.
+//! cargo-lambda's emulator for the deployed functions: rebuilds them when the code changes, and runs each with its
+//! environment in the local cloud.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -42,7 +42,7 @@ pub async fn start(
     script.push_str("esac\nunset AWS_LAMBDA_MAX_CONCURRENCY\nexec \"$@\"\n");
     let runner = directory.join("run-as-deployed");
     std::fs::write(&runner, script).with_context(|| format!("failed to write {}", runner.display()))?;
-    // It contains credentials, even though only those of the local cloud.
+    // It contains credentials, although only those of the local cloud.
     std::fs::set_permissions(&runner, std::fs::Permissions::from_mode(0o700))?;
 
     let mut command =

@@ -1,7 +1,7 @@
 //! Keeps local commands away from real AWS accounts.
 //!
 //! Every program that a local command starts gets its environment from [`command`], and every SDK client is built from
-//! an [`Endpoint`], which cannot be anything but this machine.
+//! an [`Endpoint`], which is always on this machine.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -66,11 +66,11 @@ impl Endpoint {
 /// How much of the caller's environment a program inherits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Inherit {
-    /// Only what any program needs. The local cloud passes its environment on to every function, and a function in AWS
-    /// sees nothing of a developer's shell either.
+    /// Only the variables that any program needs. The local cloud passes its environment on to every function, and in
+    /// AWS a function does not see a developer's shell either.
     Minimal,
-    /// Everything but what could lead to AWS: for the Rust toolchain, which has settings of its own (a mirror, a proxy,
-    /// a linker).
+    /// Everything except variables that could lead to AWS: for the Rust toolchain, which has its own settings (a
+    /// mirror, a proxy, a linker).
     Toolchain,
 }
 
@@ -97,7 +97,7 @@ pub fn command(
             inherited.chain(["HOME", "TMPDIR"].map(|name| (OsString::from(name), home.into()))).collect()
         }
         Inherit::Toolchain => {
-            // What cargo sets for the programs that it runs would make another cargo rebuild some crates.
+            // Variables that cargo sets for the programs that it runs would make another cargo rebuild some crates.
             let dropped: [&[u8]; 3] = [b"AWS_", b"CARGO_PKG_", b"CARGO_MANIFEST_"];
             let is_inherited = |name: &OsString| {
                 let name = name.as_encoded_bytes().to_ascii_uppercase();

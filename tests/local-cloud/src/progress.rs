@@ -27,7 +27,7 @@ impl Progress {
         Self { mode: if std::io::stderr().is_terminal() { Mode::Terminal } else { Mode::Lines } }
     }
 
-    /// Reports nothing, for tests.
+    /// Reports nothing.
     pub fn silent() -> Self {
         Self { mode: Mode::Silent }
     }

@@ -1,4 +1,4 @@
-"""Starts the local cloud, MiniStack 1.5, with changes that make it faster and show what functions log."""
+"""Starts the local cloud, MiniStack 1.5, with changes that make it faster and expose the functions' logs."""
 
 import _ssl
 import contextvars
@@ -55,7 +55,7 @@ def serve_until_woken(server, poll_interval=0.5):
 
 
 def shut_down_and_wake(server):
-    """Shuts a server down, and wakes it."""
+    """Stops a server, and wakes it."""
     server._BaseServer__shutdown_request = True
     try:
         socket.create_connection(server.server_address, timeout=1).close()
@@ -84,8 +84,8 @@ assert names == ("first_line_wait", "idle_confirm", "hard_cap"), names
 
 
 def read_log_lines(worker, first_line_wait=10, idle_confirm=None, hard_cap=None):
-    """Returns what a function logged in an invocation, which ends with a metric record. MiniStack waits for 50 ms at
-    most, and on a busy machine shows later lines with the next invocation."""
+    """Returns the log lines of an invocation, which end with a metric record. MiniStack waits at most 50 ms, and on a
+    busy machine shows later lines with the next invocation."""
     lines = []
     until = time.monotonic() + first_line_wait
     while not (lines and '"_aws":' in lines[-1]):
@@ -99,15 +99,15 @@ def read_log_lines(worker, first_line_wait=10, idle_confirm=None, hard_cap=None)
 Worker._drain_stderr_bounded = read_log_lines
 
 
-# Everything shares one machine, so what takes milliseconds in AWS may take seconds. A function gets this many times its
-# timeout, and so does each of its calls, of at most three seconds otherwise. It is less than the templates' queues allow:
-# their visibility timeouts are six times the functions' timeouts.
+# Everything shares one machine, so calls that take milliseconds in AWS may take seconds. This multiplies a function's
+# timeout, and that of its calls, which is three seconds otherwise. The queues allow it: their visibility timeouts are
+# six times the functions' timeouts.
 TIMEOUT_FACTOR = 4
 create_worker = ProvidedWorker.__init__
 
 
 def create_patient_worker(worker, name, config, code):
-    """Extends the timeouts of a function, unless its environment sets one, as it does behind a fault proxy."""
+    """Extends the timeouts of a function, unless its environment sets the timeout of calls, as behind a fault proxy."""
     variables = (config.get("Environment") or {}).get("Variables") or {}
     if "OPERATION_TIMEOUT_SECONDS" not in variables:
         variables = {**variables, "OPERATION_TIMEOUT_SECONDS": str(3 * TIMEOUT_FACTOR)}
@@ -121,7 +121,7 @@ ProvidedWorker.__init__ = create_patient_worker
 
 def on_loop(function):
     """Calls a function on the event loop. SQS replaces a queue's list of messages when it deletes some, and would lose
-    what another thread adds at that moment."""
+    messages that another thread adds at that moment."""
 
     def call(*arguments):
         context = contextvars.copy_context()
@@ -164,7 +164,7 @@ def record_embedded_metrics(line):
 
 @on_loop
 def observe(group, stream, events):
-    """Records the metrics that a function logged, and sends its log to the account's queue for observers, if it has
+    """Records the metrics in a function's log, and sends the log to the account's queue for observers, if there is
     one."""
     for event in events:
         if '"_aws":' in event["message"]:
@@ -258,8 +258,8 @@ read_object = s3._get_object_data
 
 
 def read_shared_object(bucket, key, version_id=None):
-    """Reads an object for CloudFormation or Lambda. One account has the packaged templates and functions of all, as if
-    the bucket's policy granted them access."""
+    """Reads an object for CloudFormation or Lambda. The packaged templates and functions are in one account; all others
+    can read them, as if the bucket's policy granted access."""
     found = read_object(bucket, key, version_id)
     if found is None:
         owner = responses._request_account_id.set(os.environ["AWS_ACCESS_KEY_ID"])
@@ -276,8 +276,8 @@ handle_iot_data = iot_data.handle_request
 
 
 async def handle_connections(method, path, headers, body, query_params):
-    """Adds `GetConnection` and `DeleteConnection` to the data plane of AWS IoT. A client that is not connected is not
-    known: AWS IoT remembers it for half an hour, and as long as its session is stored."""
+    """Adds `GetConnection` and `DeleteConnection` to the data plane of AWS IoT. A client that is not connected does not
+    exist here; AWS IoT keeps it for half an hour, and while its session is stored."""
     prefix = "/connections/"
     if method not in ("GET", "DELETE") or not path.startswith(prefix):
         return await handle_iot_data(method, path, headers, body, query_params)
@@ -305,7 +305,7 @@ sent_chain = contextvars.ContextVar("sent_chain")
 
 
 async def serve_with_chain(reader, writer):
-    """Serves a connection, and remembers which certificates the client sent."""
+    """Serves a connection, and records the certificates that the client sent."""
     ssl_object = writer.get_extra_info("ssl_object")
     chain = (ssl_object and ssl_object._sslobj.get_unverified_chain()) or []
     sent_chain.set({hashlib.sha256(sent.public_bytes(_ssl.ENCODING_DER)).hexdigest() for sent in chain if sent})
@@ -313,8 +313,8 @@ async def serve_with_chain(reader, writer):
 
 
 async def register_with_ca(der, peername, server_name=None):
-    """Registers a new certificate only if the device sends its CA's certificate as well, by which AWS IoT recognizes the
-    CA. MiniStack searches all CAs."""
+    """Registers a new certificate only if the device also sends its CA's certificate, by which AWS IoT finds the CA.
+    MiniStack searches all CAs."""
     is_known = iot._mtls_active_registrations(hashlib.sha256(der).hexdigest(), status=None)
     authorities = {ca_id for _, _, ca_id in list(iot._ca_certificates._data)}
     if not is_known and authorities.isdisjoint(sent_chain.get()):
@@ -329,7 +329,7 @@ resource_arn = iam_actions.extract_resource_arn
 
 
 def connection_arn(service, method, path, headers, body, query_params, region, account_id):
-    """Returns the resource that a request is about, also for connections."""
+    """Returns the ARN of the resource of a request, including requests for connections."""
     if service == "iot-data" and path.startswith("/connections/"):
         return f"arn:aws:iot:{region}:{account_id}:client/{path.removeprefix('/connections/')}"
     return resource_arn(service, method, path, headers, body, query_params, region, account_id)
@@ -341,8 +341,8 @@ update_resource = provisioners._update_resource
 
 
 def update_with_attributes(kind, physical_id, old, new, stack, logical_id=None, attributes=None):
-    """Updates a resource. MiniStack forgets the attributes of one that is unchanged in a nested stack, among them the
-    outputs of a stack nested in that."""
+    """Updates a resource. MiniStack loses the attributes of an unchanged resource in a nested stack, such as the
+    outputs of a stack nested in it."""
     if attributes is None:
         attributes = _stacks[stack]["_resources"].get(logical_id, {}).get("Attributes")
     return update_resource(kind, physical_id, old, new, stack, logical_id, attributes)

@@ -1,9 +1,9 @@
-//! The supervisor: a process that runs a program and kills it, with all its descendants, when the command ends that
-//! started it.
+//! The supervisor: a process that runs a program for a command, and kills it with all its descendants when the command
+//! ends.
 //!
-//! It is the same executable as the command. It holds one end of a pipe; the command holds the other and writes nothing.
-//! However the command ends (it returns, panics, is interrupted, is killed with `kill -9`), the kernel closes the pipe,
-//! and the supervisor kills the program and its descendants. As a child subreaper it adopts each orphan among them, so it
+//! It is the same executable as the command. It holds one end of a pipe; the command holds the other and writes
+//! nothing. However the command ends (by returning, a panic, a signal, even `kill -9`), the kernel closes the pipe, and
+//! the supervisor kills the program and its descendants. As a child subreaper it adopts each orphan among them, so it
 //! misses none, whatever process group or session they moved to.
 
 use std::collections::BTreeMap;
@@ -44,8 +44,8 @@ pub fn main() -> Option<ExitCode> {
     }))
 }
 
-/// Returns a command that runs `program` under a supervisor. The program is killed when the command's standard input, a
-/// pipe, is closed. The environment of `program` must be complete.
+/// Returns a command that runs `program` under a supervisor. Closing the command's standard input, a pipe, kills the
+/// program. The environment of `program` must be complete.
 pub fn command(program: &Command) -> Result<Command> {
     supervised(program, Path::new(""))
 }
@@ -69,8 +69,8 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts `server`, whose environment must be complete. Its output goes to `log`, or to that of this process.
-    /// `scratch` is removed once the server has ended.
+    /// Starts `server`, whose environment must be complete. Its output goes to `log`, or else to this process's output.
+    /// Removes `scratch` once the server has ended.
     pub fn start(server: &Command, scratch: &Path, log: Option<&File>) -> Result<Self> {
         let mut supervisor = supervised(server, scratch)?;
         if let Some(log) = log {
@@ -90,7 +90,7 @@ impl Supervisor {
         self.process.id()
     }
 
-    /// Kills the server and waits until no process of it is left.
+    /// Kills the server and waits until none of its processes is left.
     pub fn stop(&mut self) {
         drop(self.process.stdin.take());
         if let Err(error) = self.process.wait() {

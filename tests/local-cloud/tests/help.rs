@@ -1,5 +1,4 @@
-//! The programs print their help. This integration test also makes `cargo test --workspace` build both programs, which
-//! the journeys run.
+//! Tests the help of the programs. It also makes `cargo test --workspace` build both programs, which the journeys run.
 
 #![allow(clippy::expect_used, reason = "a helper of tests may panic")]
 

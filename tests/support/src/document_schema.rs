@@ -1,4 +1,4 @@
-//! Compares a function's rules for an operator's document with the JSON Schema that is published for it.
+//! Compares how a function validates an operator's document with the JSON Schema that is published for it.
 
 use gatehouse::{Validate, parse_document};
 use jsonschema::Validator;
@@ -10,7 +10,7 @@ use crate::event::workspace_file;
 #[derive(Debug)]
 pub struct DocumentSchema {
     validator: Validator,
-    /// Parts of the sentences with which the function refuses more than the schema can express.
+    /// Parts of the function's refusals of documents that the schema accepts because it cannot express the rule.
     beyond: &'static [&'static str],
 }
 
@@ -21,7 +21,8 @@ impl DocumentSchema {
         Self { validator: jsonschema::validator_for(&schema).unwrap(), beyond }
     }
 
-    /// Fails unless the schema and the function agree on this document, the rules beyond the schema aside.
+    /// Fails unless the schema and the function agree on this document, apart from rules that the schema cannot
+    /// express.
     pub fn assert_agrees<T: Validate>(&self, document: &Value) {
         let text = document.to_string();
         let is_valid = self.validator.is_valid(document);
@@ -35,7 +36,8 @@ impl DocumentSchema {
     }
 }
 
-/// Returns the document with one change for each pair of numbers: what is changed, and how.
+/// Returns the document with one change for each pair of numbers, which select the changed value and the kind of
+/// change.
 pub fn mutated(document: &Value, changes: &[(u16, u16)]) -> Value {
     let mut document = document.clone();
     for (place, change) in changes {
@@ -47,7 +49,7 @@ pub fn mutated(document: &Value, changes: &[(u16, u16)]) -> Value {
     document
 }
 
-/// Adds the pointers of a value and of everything in it.
+/// Adds the JSON Pointers of a value and of all values in it.
 fn collect(value: &Value, pointer: String, places: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {
@@ -111,7 +113,7 @@ fn value_of<'a>(document: &'a mut Value, pointer: &str) -> &'a mut Value {
     document.pointer_mut(pointer).unwrap()
 }
 
-/// Values of every type, and at every limit.
+/// Returns values of every type and at every limit.
 fn pool() -> Vec<Value> {
     let nested = |levels: usize| (0..levels).fold(json!(1), |inner, _| json!({"a": inner}));
     let mut pool = vec![

@@ -1,4 +1,4 @@
-//! What the functions' handler tests share.
+//! Shared code of the functions' handler tests.
 //!
 //! [`FakeAws`] is an AWS account behind the SDK's own HTTP layer, so that a test sees exactly the requests that the
 //! function sends, retries included. It injects faults, ends processes at any call, and decides whose call is served
@@ -26,7 +26,7 @@
 //! # }
 //! ```
 //!
-//! Requests and expressions that no function uses are unknown to the fake, and fail the test.
+//! The fake does not support requests and expressions that no function uses; they fail the test.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,

@@ -9,7 +9,7 @@ thread_local! {
     static LINES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What the function logs in this test, down to DEBUG. A test has a thread of its own, and so have its lines.
+/// The function's log in this test, down to DEBUG. Each test has its own thread, and each thread its own log.
 #[derive(Debug)]
 pub struct Logs(());
 
@@ -26,7 +26,7 @@ impl Write for ThreadLines {
 }
 
 impl Logs {
-    /// Starts to keep what is logged.
+    /// Starts to capture the log, and discards earlier lines.
     pub fn capture() -> Self {
         static START: Once = Once::new();
         START.call_once(|| {

@@ -1,5 +1,5 @@
-//! Certificates and CRLs: valid ones from `rcgen`, others with their DER taken apart and reassembled, and from the
-//! `openssl` command what `rcgen` has no algorithm for.
+//! Certificates and CRLs: valid ones from `rcgen`, others with modified DER, and those with algorithms that `rcgen`
+//! lacks from the `openssl` command.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,7 +27,7 @@ pub fn date(at: Timestamp) -> OffsetDateTime {
 
 /// A CA, valid from a year before [`NOW`] to a year after it.
 pub struct Ca {
-    /// What signs its certificates and CRLs.
+    /// The signer of its certificates and CRLs.
     pub issuer: Issuer<'static, KeyPair>,
     /// Its certificate in DER.
     pub der: Vec<u8>,
@@ -46,7 +46,7 @@ impl Ca {
         Self::customized(name, key, |_| ())
     }
 
-    /// A CA whose certificate's parameters are changed.
+    /// A CA whose certificate has changed parameters.
     pub fn customized(name: &str, key: KeyPair, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let mut params = device_params(name);
         (params.not_before, params.not_after) = (date(NOW.minus(365 * DAY)), date(NOW.plus(365 * DAY)));
@@ -61,7 +61,7 @@ impl Ca {
         }
     }
 
-    /// Its certificate, as the library reads it.
+    /// Its certificate as parsed by the library.
     pub fn certificate(&self) -> CaCertificate {
         CaCertificate::from_der(&self.der).unwrap()
     }
@@ -223,7 +223,7 @@ impl OpenSsl {
     /// `openssl x509`. Both are valid now, not at [`NOW`].
     pub fn issue(&self, key: &str, signature: &str) -> (CaCertificate, Vec<u8>) {
         self.run(&format!("genpkey {key} -out ca.key"));
-        // Self-signed with whatever `openssl` supports for such a key: nothing here verifies that signature.
+        // Self-signed with the default of `openssl` for such a key: nothing here verifies that signature.
         self.run("req -x509 -new -key ca.key -subj /CN=CA -days 30 -outform DER -out ca.der");
         self.run(
             "req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout device.key -subj /CN=d-1 -out d.csr",

@@ -1,4 +1,4 @@
-//! What operators do about alarms: acknowledge, snooze, disable, enable, reset.
+//! Operators' actions on alarms: acknowledge, snooze, disable, enable, reset.
 
 use std::fmt::Write as _;
 
@@ -16,7 +16,7 @@ use crate::output::{self, escape_line};
 use crate::pace::{Pace, PaceOptions};
 use crate::status::{MissingError, Status, UsageError};
 
-/// The longest note, in characters: messages repeat it.
+/// Maximum length of a note, in characters: notifications repeat it.
 const MAX_NOTE_LENGTH: usize = 500;
 
 /// Which alarms, by whom and why.
@@ -70,10 +70,10 @@ fn snooze_duration(text: &str) -> Result<Span, String> {
     Err("it must be from 1 s to 7 d".to_owned())
 }
 
-/// What an operator does.
+/// An operator's action on an alarm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Somebody takes care of the alarm.
+    /// Record that somebody takes care of the alarm.
     Acknowledge,
     /// Silence it for a time.
     Snooze(Span),
@@ -86,7 +86,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// The field of the function's command.
+    /// Returns the name of the command's field.
     fn field(self) -> &'static str {
         match self {
             Self::Acknowledge => "acknowledge",
@@ -97,7 +97,7 @@ impl Action {
         }
     }
 
-    /// The action as a question's first word.
+    /// Returns the action as the first word of a question.
     fn verb(self) -> &'static str {
         match self {
             Self::Acknowledge => "Acknowledge",
@@ -108,7 +108,7 @@ impl Action {
         }
     }
 
-    /// Whether it can change an alarm in this state. The function decides again.
+    /// Returns whether the action changes an alarm in this state. The function has the final say.
     fn applies_to(self, state: AlarmState) -> bool {
         match self {
             Self::Acknowledge => matches!(state, AlarmState::Active | AlarmState::Latched),
@@ -118,7 +118,7 @@ impl Action {
         }
     }
 
-    /// The command for an alarm.
+    /// Builds the function's command for an alarm.
     fn command(self, thing: &str, rule: &str, by: &str, note: Option<&str>) -> Value {
         let mut fields = json!({"thing": thing, "rule": rule, "by": by});
         if let Some(fields) = fields.as_object_mut() {
@@ -197,8 +197,7 @@ pub async fn run(action: Action, arguments: &ActionArguments, context: &Context)
     send(action, targets, &by, arguments, context).await
 }
 
-/// Returns the alarms that are selected and that the action can change. Those of a thing that is named exactly include
-/// the ones that are NORMAL.
+/// Returns the selected alarms that the action can change. With an exact thing name, this includes NORMAL alarms.
 async fn select(action: Action, filter: &Filter, context: &Context) -> Result<Vec<DeviceAlarm>> {
     let include_normal = filter.include_normal || filter.exact_thing().is_some();
     let mut alarms = table::select(&Filter { include_normal, ..filter.clone() }, context).await?;
@@ -271,12 +270,12 @@ impl Report {
     }
 }
 
-/// The caller's identity: what its ARN names, such as `assumed-role/Operator/anna`; or else the user of this machine.
+/// Returns the last part of the caller's ARN, such as `assumed-role/Operator/anna`, or else the user of this machine.
 async fn caller(context: &Context) -> Result<String> {
     let identity = context.sts().get_caller_identity().send().await;
     let named = identity.ok().and_then(|identity| identity.arn().and_then(identity_of).map(str::to_owned));
-    let user =
-        || ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok()).filter(|name| !name.is_empty());
+    let variable = |name| std::env::var(name).ok().filter(|user| !user.is_empty());
+    let user = || ["USER", "LOGNAME"].into_iter().find_map(variable);
     let why = "it is unknown who does it: use --by NAME";
     Ok(named.or_else(user).ok_or_else(|| UsageError(why.to_owned()))?)
 }

@@ -1,5 +1,5 @@
-//! Fills a rules document's groups from AWS IoT, so that rules apply by thing group or attribute, and evaluating them
-//! needs no read of the registry.
+//! Fills a rules document's groups from AWS IoT, so that rules can apply by thing group or attribute, and evaluations
+//! need not read the registry.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -56,7 +56,7 @@ fn attribute(text: &str) -> Result<(String, Attribute), &'static str> {
     Ok((group.to_owned(), Attribute { name: name.to_owned(), value: value.to_owned() }))
 }
 
-/// The document. Only its groups are read; everything else stays as it is written.
+/// A rules document. Everything but the groups is kept verbatim.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
@@ -73,7 +73,7 @@ impl Document {
         serde_json::from_str(text)
     }
 
-    /// The groups that rules name.
+    /// Returns the names of the groups that rules refer to.
     fn named(&self) -> BTreeSet<String> {
         #[derive(Deserialize)]
         struct Rule {
@@ -112,7 +112,7 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Result<Status> {
     }
     let filled = serde_json::to_string(&document).context("failed to write JSON")?;
     if let Err(refusal) = parse_document::<RulesDocument>(&filled) {
-        // Large groups are better written as patterns of names.
+        // A large group can exceed the limits of a document; a name pattern can replace it.
         return Err(UsageError(format!("the filled document is not valid: {}", refusal.why)).into());
     }
     Output::Json.print(&document, String::new)?;

@@ -1,4 +1,4 @@
-//! Shows what has happened to the alarms of a thing.
+//! Shows the history of a thing's alarms.
 
 use anyhow::Result;
 use clap::Args;
@@ -12,7 +12,7 @@ use crate::output::{self, Output, escape_line, utc};
 use crate::selection::PointInTime;
 use crate::status::Status;
 
-/// The sort key of an entry starts with this; its time, the rule and a number follow.
+/// Prefix of an entry's sort key; its time, the rule and a number follow.
 const ENTRY: &str = "history#";
 
 /// Which entries.
@@ -42,7 +42,7 @@ fn thing_name(name: &str) -> Result<ThingName, &'static str> {
     ThingName::new(name).map_err(|_| "it must be 1 to 128 of the characters a-z A-Z 0-9 : _ -")
 }
 
-/// What happened to an alarm.
+/// One entry of the history: a transition of an alarm, or an action on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Entry {
@@ -132,7 +132,7 @@ fn list(entries: &[Entry]) -> String {
     output::text(&table)
 }
 
-/// What has changed, or what has stayed.
+/// Formats a transition, or the value alone if it did not change.
 fn change(before: Option<&str>, after: Option<&str>) -> String {
     match (before, after) {
         (None, None) => "-".to_owned(),

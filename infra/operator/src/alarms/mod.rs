@@ -1,4 +1,4 @@
-//! `gatehouse alarms`: the alarms of devices, what operators do about them, and where rules come from.
+//! `gatehouse alarms`: the alarms of devices, operators' actions on them, and tools for writing rules.
 
 mod action;
 mod groups;
@@ -49,7 +49,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// Runs a subcommand that makes no call; `None` if it is another one.
+    /// Runs a subcommand that needs no access to AWS; `None` for the others.
     pub fn run_offline(&self) -> Option<Result<Status>> {
         match self {
             Self::Import(arguments) => Some(import::run(arguments)),

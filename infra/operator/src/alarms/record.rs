@@ -1,4 +1,4 @@
-//! The records of alarms in the table, and which of them are selected.
+//! The records of alarms in the table, and the filter that selects them.
 
 use alarm::notification::PENDING;
 use clap::Args;
@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use crate::alarms::value_parser;
 
-/// The sort key of an alarm's record starts with this; the rule's name follows.
+/// Prefix of the sort key of an alarm's record; the rule's name follows.
 pub const RECORD: &str = "threshold#";
 
-/// The states that the index has, those first that need attention.
+/// The states that the index contains, in order of urgency.
 pub const INDEXED: [AlarmState; 5] = [
     AlarmState::Active,
     AlarmState::Latched,
@@ -20,26 +20,26 @@ pub const INDEXED: [AlarmState; 5] = [
     AlarmState::Disabled,
 ];
 
-/// The alarm of a device by a rule.
+/// The state of one rule's alarm for one device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceAlarm {
     /// The device.
     pub thing: String,
-    /// The rule, or the threshold.
+    /// The name of the rule or threshold.
     pub rule: String,
-    /// The same, under its former name.
+    /// The same as `rule`, for programs that read the former name.
     pub threshold: String,
     /// The alarm's state.
     pub alarm_state: AlarmState,
-    /// Since when.
+    /// When the alarm entered that state.
     pub alarm_state_since: Timestamp,
-    /// How severe it is, if it is on or latched.
+    /// Its severity, if it is raised or latched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub severity: Option<Severity>,
-    /// What the data says: OK, ALARM or STALE.
+    /// The state of the data: OK, ALARM or STALE.
     pub state: String,
-    /// Since when.
+    /// When the data entered that state.
     pub since: Timestamp,
     /// When the newest value was received.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,14 +47,14 @@ pub struct DeviceAlarm {
     /// The newest value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
-    /// The events of the newest value.
+    /// The IDs of the events with the newest value.
     pub events: Vec<String>,
-    /// How many notifications are still to be sent.
+    /// How many notifications are pending.
     pub pending: usize,
-    /// Who acted last.
+    /// Who performed the last action.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
-    /// With which note.
+    /// The note of the last action.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     /// When a snooze ends.
@@ -65,7 +65,7 @@ pub struct DeviceAlarm {
 impl DeviceAlarm {
     /// Parses an item of the alarms table; `None` if it is something else.
     ///
-    /// A record that has not been written since alarms have states has the one that its condition implies.
+    /// A record that was last written before alarms had states gets the one that its data implies.
     pub fn parse(item: &Item) -> Option<Self> {
         let time = |name| integer(item, name).map(Timestamp::from_millis);
         let owned = |name| text(item, name).map(str::to_owned);
@@ -122,29 +122,29 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether there is no condition.
+    /// Returns whether the filter has no condition.
     pub fn is_empty(&self) -> bool {
         let Self { thing, rule, state, severity, include_normal: _ } = self;
         thing.is_none() && rule.is_none() && state.is_empty() && severity.is_empty()
     }
 
-    /// Whether alarms that are NORMAL may be selected.
+    /// Returns whether NORMAL alarms can be selected.
     pub fn includes_normal(&self) -> bool {
         self.include_normal || self.state.contains(&AlarmState::Normal)
     }
 
-    /// The thing, if it is named without `*`.
+    /// Returns the thing, if its name has no `*`.
     pub fn exact_thing(&self) -> Option<ThingName> {
         self.thing.as_ref().and_then(|pattern| ThingName::new(pattern.to_string()).ok())
     }
 
-    /// The states whose alarms may be selected, of those that the index has.
+    /// Returns the states in the index whose alarms can be selected.
     pub fn indexed_states(&self) -> Vec<AlarmState> {
         let is_wanted = |state: &AlarmState| self.state.is_empty() || self.state.contains(state);
         INDEXED.into_iter().filter(is_wanted).collect()
     }
 
-    /// Whether the alarm is selected.
+    /// Returns whether the alarm is selected.
     pub fn selects(&self, alarm: &DeviceAlarm) -> bool {
         let has_thing =
             |pattern: &ThingPattern| ThingName::new(alarm.thing.as_str()).is_ok_and(|thing| pattern.matches(&thing));
@@ -156,7 +156,7 @@ impl Filter {
     }
 }
 
-/// Whether the data says this.
+/// Returns whether the alarm's data is in one of these states; an empty list means any.
 pub fn has_data_state(alarm: &DeviceAlarm, states: &[DataState]) -> bool {
     states.is_empty() || states.iter().any(|state| state.as_str() == alarm.state)
 }

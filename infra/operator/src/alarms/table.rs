@@ -1,4 +1,4 @@
-//! Reads alarms from the table: those of a thing by their key, all others through the index of states.
+//! Reads alarms from the table: those of one thing by key, others through the index by state.
 
 use std::cmp::Reverse;
 
@@ -10,16 +10,16 @@ use gatehouse::{AlarmState, Item};
 use crate::alarms::record::{DeviceAlarm, Filter, INDEXED, RECORD};
 use crate::context::Context;
 
-/// The index of alarms by state; it has no alarm that is NORMAL.
+/// The index of alarms by state. It does not contain NORMAL alarms.
 const INDEX: &str = "state";
 
-/// Into how many partitions the index divides a state.
+/// Number of partitions of each state in the index.
 const SHARDS: u8 = 8;
 
-/// How many partitions of the index are read at once.
+/// Maximum number of concurrent queries of the index.
 const CONCURRENCY: usize = 8;
 
-/// Returns the alarms that a filter selects, those first that need attention.
+/// Returns the alarms that a filter selects, in order of urgency.
 pub async fn select(filter: &Filter, context: &Context) -> Result<Vec<DeviceAlarm>> {
     let mut alarms = match filter.exact_thing() {
         Some(thing) => of_thing(thing.as_str(), context).await?,
@@ -42,7 +42,7 @@ pub async fn of_thing(thing: &str, context: &Context) -> Result<Vec<DeviceAlarm>
     Ok(items.iter().filter_map(DeviceAlarm::parse).collect())
 }
 
-/// Returns the items of a thing whose sort keys start with this.
+/// Returns the items of a thing whose sort keys start with a prefix.
 pub async fn with_prefix(thing: &str, prefix: &str, context: &Context) -> Result<Vec<Item>> {
     let table = context.names.of("alarms");
     let query = context.dynamodb().query().table_name(&table).consistent_read(true);

@@ -15,7 +15,7 @@ pub fn alarm_state() -> impl TypedValueParser<Value = AlarmState> {
     ])
 }
 
-/// Parses what the data says. No record of the table is CLOSED.
+/// Parses the state of the data. CLOSED is left out, because no record has it.
 pub fn data_state() -> impl TypedValueParser<Value = DataState> {
     one_of([
         (PossibleValue::new("ok"), DataState::Ok),

@@ -1,4 +1,4 @@
-//! `gatehouse ca check`: whether admission can use a CA and its CRL. It needs neither AWS nor credentials.
+//! `gatehouse ca check`: whether admission can use a CA and its CRL. Needs neither AWS nor credentials.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! `gatehouse ca publish-crl`: a CA's revocation list, from the CA's index or a file to the devices table.
+//! `gatehouse ca publish-crl`: publishes a CA's revocation list, from its index or a file, in the devices table.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,13 +23,13 @@ use crate::context::Context;
 use crate::invoke::{Invoked, invoke};
 use crate::status::Status;
 
-/// The largest part of a CRL in one item of the table.
+/// Maximum size of a chunk of a CRL: a chunk is one item of the table.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// How long the chunks of a CRL stay in the table after the next one was due.
+/// How long the chunks of a CRL stay in the table after its next update is due.
 const RETENTION: Duration = Duration::from_hours(30 * 24);
 
-/// How far the CA's clock may be ahead; what `jitr` allows by default.
+/// How far the CA's clock may be ahead: the default of `jitr`.
 const CLOCK_SKEW: Duration = Duration::from_mins(5);
 
 /// The arguments of `gatehouse ca publish-crl`.
@@ -82,7 +82,7 @@ pub async fn publish(arguments: &Arguments, context: &Context) -> Result<Status>
     } else {
         eprintln!("Nothing changed: already published {what}.");
     }
-    // jitr no longer admits what is on the list. What it has admitted before is revoked now.
+    // jitr no longer admits certificates on the list. Those that it admitted before must be revoked.
     let command = json!({"caCertificateId": ca.id.as_str(), "crl": true}).to_string();
     let function = context.names.of("revoke");
     let failed = match invoke(&context.lambda(), &function, &command).await {
@@ -111,7 +111,7 @@ pub async fn publish(arguments: &Arguments, context: &Context) -> Result<Status>
     Ok(Status::NotAccepted)
 }
 
-/// Reads a CRL as `jitr` does, and checks that it can be used now.
+/// Parses a CRL as `jitr` does, and checks that it can be used now.
 pub fn check(bytes: &[u8], ca: &CaFile, now: Timestamp) -> Result<Crl> {
     let crl = Crl::parse(bytes, &ca.certificate).context("the CRL cannot be used")?;
     crl.check_current(now, CLOCK_SKEW).context("the CRL cannot be used")?;
@@ -129,8 +129,8 @@ pub fn describe(crl: &Crl, ca: &CaFile) -> String {
     format!("CRL number {number} (hexadecimal) of {}: {} revoked, next update due on {due}", ca.title, crl.count())
 }
 
-/// Marks certificates as revoked, and returns the CA's CRL: the last one if it lists all, and more than half its lifetime
-/// is left, or else a new one.
+/// Marks certificates as revoked, and returns the CA's CRL: the last one if it lists all revoked certificates and more
+/// than half its lifetime is left, or else a new one.
 fn current_crl(arguments: &Arguments, ca: &CaFile) -> Result<Vec<u8>> {
     let directory = arguments.ca.directory()?;
     let _lock = files::lock(&directory)?;
@@ -161,7 +161,7 @@ fn current_crl(arguments: &Arguments, ca: &CaFile) -> Result<Vec<u8>> {
     Ok(crl.into_bytes())
 }
 
-/// The serial numbers of a thing's certificates, or that of the certificate in a file.
+/// Returns the serial numbers of a thing's certificates, or that of the certificate in a file.
 fn serials(thing: &str, index: &Index, ca: &CaFile) -> Result<Vec<String>> {
     if thing.contains(['.', '/']) {
         let der =
@@ -196,13 +196,13 @@ fn sign(index: &Index, ca: &CaFile, directory: &Path, now: Timestamp, days: u32)
         revoked_certs: revoked.context("the CA's index has an entry that cannot be read")?,
         key_identifier_method: KeyIdMethod::Sha256,
     };
-    // First the number: a CRL that was not written leaves a gap, and never two of one number.
+    // The number first: a failure afterward leaves a gap, but never two CRLs with the same number.
     files::write(&file, format!("{:02X}\n", number + 1).as_bytes())?;
     let issuer = ca.issuer(files::read_key(&directory.join("ca.key"))?)?;
     params.signed_by(&issuer).and_then(|crl| crl.pem()).context("failed to sign the CRL")
 }
 
-/// Puts a CRL into force, atomically. Returns `false` if it was before.
+/// Puts a CRL into force, atomically. Returns `false` if it already was.
 async fn put(crl: &Crl, bytes: &[u8], ca: &CaFile, allow_lower: bool, context: &Context) -> Result<bool> {
     let status = table::item(context, ca.id.as_str(), "status").await?;
     let published = text(&status, "crlNumber");
@@ -225,7 +225,7 @@ async fn put(crl: &Crl, bytes: &[u8], ca: &CaFile, allow_lower: bool, context: &
     for (position, chunk) in chunks.enumerate() {
         put_chunk(crl, position, chunk, ca, context).await?;
     }
-    // Nothing reads the chunks until this refers to them. If another operator was faster, it fails.
+    // Nothing reads the chunks until this item refers to them. The update fails if another operator was faster.
     let update = table::update(context, &ca.id, "status");
     let update = update.update_expression(
         "SET crlNumber = :number, crlChunks = :chunks, crlBytes = :bytes, crlNextUpdate = :next, crlPublishedAt = :now, \

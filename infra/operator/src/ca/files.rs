@@ -1,9 +1,9 @@
-//! The files of a CA that `create` made, in a directory that only their owner can read.
+//! The files of a CA that `create` made, in a directory that only its owner can read.
 //!
 //! | file | content |
 //! | --- | --- |
 //! | `ca.crt`, `ca.key` | the CA's certificate and private key |
-//! | `index.txt`, `crlnumber`, `issued/` | what it has issued and revoked, in the format of `openssl ca` |
+//! | `index.txt`, `crlnumber`, `issued/` | the certificates it issued and revoked, in the format of `openssl ca` |
 //! | `crl.pem` | its last CRL |
 //! | `devices/` | devices' keys and certificates |
 
@@ -40,7 +40,7 @@ fn ca_name(text: &str) -> Result<String, &'static str> {
 }
 
 impl CaName {
-    /// The CA's own directory.
+    /// Returns the CA's own directory.
     pub fn directory(&self) -> Result<PathBuf> {
         let all = match &self.directory {
             Some(directory) => directory.clone(),
@@ -61,7 +61,7 @@ pub enum KeyAlgorithm {
 }
 
 impl KeyAlgorithm {
-    /// Generates a key, of this many bits if it is for RSA.
+    /// Generates a key. `rsa_bits` is the size of an RSA key.
     pub fn generate(self, rsa_bits: u32) -> Result<KeyPair> {
         match self {
             Self::P256 => KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).context("failed to generate a key"),
@@ -81,13 +81,13 @@ impl KeyAlgorithm {
 /// A CA's certificate.
 #[derive(Debug, Clone)]
 pub struct CaFile {
-    /// What messages call the CA.
+    /// How messages refer to the CA.
     pub title: String,
     /// The certificate in PEM.
     pub pem: String,
-    /// Its ID in AWS IoT.
+    /// The certificate's ID in AWS IoT.
     pub id: CertificateId,
-    /// The certificate, as the functions read it.
+    /// The certificate, as parsed by the functions' own code.
     pub certificate: CaCertificate,
 }
 
@@ -114,7 +114,7 @@ impl CaFile {
         Self::read(&file, format!("the CA {}", name.name))
     }
 
-    /// Checks that admission can use the CA.
+    /// Checks that admission can use the CA. Warns if it cannot sign CRLs.
     pub fn check(&self, now: Timestamp) -> Result<()> {
         let Self { title, certificate, .. } = self;
         certificate.check_usage().with_context(|| format!("{title} cannot be used"))?;
@@ -128,13 +128,13 @@ impl CaFile {
         Ok(())
     }
 
-    /// The issuer that signs with this key.
+    /// Returns an issuer that signs with this key.
     pub fn issuer(&self, key: KeyPair) -> Result<Issuer<'static, KeyPair>> {
         Issuer::from_ca_cert_pem(&self.pem, key).with_context(|| format!("failed to sign as {}", self.title))
     }
 }
 
-/// Locks a CA that `create` made: one process at a time changes it. The lock ends with the returned file.
+/// Locks a CA that `create` made, so that one process at a time changes it. Dropping the returned file unlocks it.
 pub fn lock(directory: &Path) -> Result<File> {
     let is_complete = directory.join("index.txt").exists() && directory.join("ca.key").exists();
     ensure!(
@@ -180,7 +180,7 @@ pub fn create_directory(directory: &Path) -> Result<()> {
     created.with_context(|| format!("failed to create {}", directory.display()))
 }
 
-/// Fails if Git could commit a key in this directory.
+/// Returns an error if Git could commit a key in this directory.
 pub fn keep_out_of_git(directory: &Path) -> Result<()> {
     let exists = |path: &&Path| path.exists();
     let Some(existing) = directory.ancestors().find(exists).and_then(|found| found.canonicalize().ok()) else {
@@ -207,23 +207,23 @@ pub fn keep_out_of_git(directory: &Path) -> Result<()> {
     )
 }
 
-/// The ID that AWS IoT gives a certificate.
+/// Returns the ID that AWS IoT assigns to a certificate.
 pub fn certificate_id(der: &[u8]) -> Result<CertificateId> {
     CertificateId::new(&hex(digest(&SHA256, der).as_ref())).context("failed to calculate the certificate's ID")
 }
 
-/// Lowercase hexadecimal digits.
+/// Encodes bytes as lowercase hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
-/// The bytes of hexadecimal digits, two per byte.
+/// Decodes hexadecimal digits, two per byte.
 pub fn unhex(digits: &str) -> Option<Vec<u8>> {
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     digits.len().is_multiple_of(2).then(|| digits.as_bytes().chunks(2).map(byte).collect())?
 }
 
-/// A random serial number of 16 bytes, positive and of full length.
+/// Returns a random, positive serial number of exactly 16 bytes.
 pub fn random_serial() -> Result<SerialNumber> {
     let mut bytes = [0; 16];
     SystemRandom::new().fill(&mut bytes).ok().context("failed to generate a random number")?;
@@ -232,12 +232,12 @@ pub fn random_serial() -> Result<SerialNumber> {
     Ok(SerialNumber::from_slice(&bytes))
 }
 
-/// A time as `rcgen` takes it.
+/// Converts a time to the type that `rcgen` uses.
 pub fn date(at: Timestamp) -> Result<OffsetDateTime> {
     Ok(OffsetDateTime::from_unix_timestamp(at.seconds().try_into()?)?)
 }
 
-/// The day of a time in UTC.
+/// Returns the day of a time in UTC, such as `2026-11-29`.
 pub fn day(at: Timestamp) -> String {
     date(at).map_or_else(|_| "9999-12-31".to_owned(), |date| date.date().to_string())
 }

@@ -1,5 +1,5 @@
-//! What a CA has issued and revoked, in the format of `openssl ca`: a line per certificate, with its state (`V` or `R`),
-//! expiry, revocation, serial number, file and subject.
+//! The certificates that a CA has issued and revoked, in the format of `openssl ca`: a line per certificate, with its
+//! state (`V` or `R`), expiry, revocation, serial number, file and subject.
 
 use std::path::{Path, PathBuf};
 
@@ -20,21 +20,21 @@ pub struct Index {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     expires: String,
-    /// When it was revoked; empty if it is valid.
+    /// When it was revoked, in the format of the file; empty if it was not.
     revoked: String,
-    /// Uppercase hexadecimal digits.
+    /// The serial number, as uppercase hexadecimal digits.
     pub serial: String,
     subject: String,
 }
 
 impl Entry {
-    /// When it was revoked, if it was.
+    /// Returns when it was revoked; `None` if it was not.
     pub fn revoked_at(&self) -> Option<OffsetDateTime> {
         // A reason may follow.
         parse_time(self.revoked.split(',').next()?)
     }
 
-    /// Whether it is revoked.
+    /// Returns whether it is revoked.
     pub fn is_revoked(&self) -> bool {
         !self.revoked.is_empty()
     }
@@ -49,23 +49,23 @@ impl Index {
         Ok(Self { entries: entries.with_context(|| format!("{} is not an index", file.display()))?, file })
     }
 
-    /// The revoked certificates.
+    /// Returns the revoked certificates.
     pub fn revoked(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(|entry| entry.is_revoked())
     }
 
-    /// The certificate with this serial number.
+    /// Returns the certificate with this serial number.
     pub fn find(&self, serial: &str) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.serial.eq_ignore_ascii_case(serial))
     }
 
-    /// The serial numbers of all certificates of a thing.
+    /// Returns the serial numbers of all certificates of a thing.
     pub fn serials_of(&self, thing: &str) -> Vec<String> {
         let is_of_thing = |entry: &&Entry| entry.subject.strip_prefix("/CN=") == Some(thing);
         self.entries.iter().filter(is_of_thing).map(|entry| entry.serial.clone()).collect()
     }
 
-    /// Adds a certificate.
+    /// Adds a certificate, and writes the index.
     pub fn add(&mut self, serial: &str, expires: OffsetDateTime, thing: &str) -> Result<()> {
         self.entries.push(Entry {
             expires: format_time(expires)?,
@@ -76,7 +76,7 @@ impl Index {
         self.write()
     }
 
-    /// Marks a certificate as revoked. Returns `false` if it was before.
+    /// Marks a certificate as revoked, and writes the index. Returns `false` if it already was.
     pub fn revoke(&mut self, serial: &str, now: OffsetDateTime) -> Result<bool> {
         let entry = self.entries.iter_mut().find(|entry| entry.serial.eq_ignore_ascii_case(serial));
         let entry = entry.with_context(|| format!("the CA did not issue the certificate {serial}"))?;
@@ -104,7 +104,7 @@ fn parse(line: &str) -> Option<Entry> {
     Some(Entry { expires, revoked, serial, subject })
 }
 
-/// As in a certificate: the year has two digits before 2050.
+/// Formats a time as certificates do: the year has two digits before 2050.
 fn format_time(at: OffsetDateTime) -> Result<String> {
     let text = at.format(format_description!("[year][month][day][hour][minute][second]Z"))?;
     ensure!(text.len() == 15, "the year of {at} does not have four digits");

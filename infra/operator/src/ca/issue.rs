@@ -1,4 +1,4 @@
-//! `gatehouse ca create` and `issue`: a CA, and its devices' certificates. They need neither AWS nor credentials.
+//! `gatehouse ca create` and `issue`: create a CA and its devices' certificates, without AWS or credentials.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -61,7 +61,7 @@ pub fn create(arguments: &CreateArguments) -> Result<Status> {
     files::keep_out_of_git(&directory)?;
     let is_new = !directory.exists();
     if is_new {
-        // In one step, so that the directory is complete even if this is interrupted or runs twice concurrently.
+        // The final rename keeps the directory complete, even after an interrupt or with two concurrent runs.
         let parent = directory.parent().context("a CA cannot be in the root directory")?;
         files::create_directory(parent)?;
         let new = parent.join(format!(".new-{}", files::hex(files::random_serial()?.as_ref())));
@@ -99,7 +99,7 @@ fn make_ca(directory: &Path, name: &str, algorithm: KeyAlgorithm, days: u32) -> 
     Ok(())
 }
 
-/// The parameters of a certificate that is valid from now on.
+/// Returns the parameters of a certificate that is valid from now on.
 fn params(name: &str, days: u32) -> Result<CertificateParams> {
     let now = Timestamp::now();
     let mut params = CertificateParams::default();
@@ -139,7 +139,7 @@ pub fn issue(arguments: &IssueArguments) -> Result<Status> {
         day(ca.certificate.not_after)
     );
     if *renew && file("crt").exists() {
-        // The certificate first: without it, the next run completes what is left.
+        // The certificate first: without it, a later run completes an interrupted renewal.
         for extension in ["crt", "key", "chain.pem"] {
             if file(extension).exists() {
                 fs::rename(file(extension), file(&format!("old.{extension}")))?;
@@ -159,7 +159,7 @@ pub fn issue(arguments: &IssueArguments) -> Result<Status> {
     done("Issued a certificate", thing, &pem, &to)
 }
 
-/// Signs a device's certificate, and records it.
+/// Signs a device's certificate, and adds it to the index.
 fn sign(thing: &str, days: u32, key: &KeyPair, ca: &CaFile, directory: &Path, index: &mut Index) -> Result<String> {
     let mut params = params(thing, days)?;
     params.is_ca = IsCa::ExplicitNoCa;

@@ -1,5 +1,5 @@
-//! `gatehouse ca`: certificate authorities, their certificates and revocation lists. Whatever is registered or published
-//! has been read with the same code as the functions read it with.
+//! `gatehouse ca`: certificate authorities, their certificates and revocation lists. Everything is parsed with the
+//! functions' own code before it is registered or published.
 
 pub mod check;
 pub mod crl;
@@ -78,13 +78,13 @@ pub struct Ca {
     pub status: String,
     /// Whether AWS IoT registers certificates that it signed when they are first presented.
     pub auto_registration: Option<bool>,
-    /// When its certificate expires, by AWS IoT or by the devices table.
+    /// When its certificate expires, from AWS IoT or else from the devices table.
     pub expires_at: Option<Timestamp>,
-    /// Whether the table has its expiry, for the alarm that warns of it.
+    /// Whether the devices table has its expiry, which the expiry alarm needs.
     pub is_expiry_recorded: bool,
     /// Why it is blocked; `None` if it is not.
     pub block_reason: Option<String>,
-    /// Why its devices cannot be admitted, whatever else is the case; `None` if they can.
+    /// Why the certificate cannot be used to admit devices; `None` if it can.
     pub problem: Option<String>,
     /// The published CRL.
     pub crl: Option<PublishedCrl>,
@@ -156,7 +156,7 @@ fn certificate_id(text: &str) -> Result<CertificateId, &'static str> {
     CertificateId::new(text).ok_or("it must be 64 hexadecimal digits")
 }
 
-/// Why a CA cannot be used, as `jitr` sees it.
+/// Returns why `jitr` cannot use a CA; `None` if it can.
 fn problem(pem: &str) -> Option<String> {
     let check = || {
         let ca = CaCertificate::from_pem(pem)?;
@@ -166,7 +166,7 @@ fn problem(pem: &str) -> Option<String> {
     check().err().map(|error| error.to_string())
 }
 
-/// A CRL number without leading zeros.
+/// Strips leading zeros from a CRL number.
 pub fn readable_number(digits: &str) -> &str {
     let digits = digits.trim_start_matches('0');
     if digits.is_empty() { "0" } else { digits }

@@ -1,8 +1,8 @@
-//! `gatehouse ca readmit`: a way back for a certificate that was rejected or revoked by mistake.
+//! `gatehouse ca readmit`: readmits a certificate that was rejected or revoked by mistake.
 //!
-//! A status alone would not do: `jitr` has decided, and a certificate that was never admitted has neither thing nor policy.
-//! So the decision is forgotten, and the certificate deleted from AWS IoT. The next time the device connects, it is new,
-//! and everything is checked again.
+//! Setting its status is not enough: the record of the decision remains, and a certificate that was never admitted has
+//! neither thing nor policy. So this deletes the record, and the certificate from AWS IoT. The next time the device
+//! connects, its certificate is new, and everything is checked again.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
@@ -34,7 +34,7 @@ pub struct Arguments {
     yes: bool,
 }
 
-/// Forgets what was decided about certificates, so that their devices are checked again.
+/// Deletes the decisions about certificates, so that their devices are checked again.
 pub async fn run(arguments: &Arguments, context: &Context) -> Result<Status> {
     let question = format!("Let {} certificates be checked again as if they were new?", arguments.certificates.len());
     if !arguments.dry_run && !arguments.yes && !output::confirm(&question)? {
@@ -70,8 +70,8 @@ async fn readmit(id: &CertificateId, arguments: &Arguments, context: &Context) -
         return Ok(());
     }
 
-    // The record first: while the certificate is registered as it is, nothing follows from that. But not if somebody
-    // blocked it meanwhile, or a function has begun to work on it.
+    // The record first: without it, the registered certificate still cannot connect. The condition fails if somebody
+    // blocked the certificate meanwhile, or a function changed its record.
     let delete = dynamodb.delete_item().table_name(&table).key("id", pk).key("part", sk);
     let delete = delete.expression_attribute_names("#version", "version");
     let delete = match record.as_ref().and_then(|record| integer(record, "version")) {
@@ -109,7 +109,7 @@ async fn readmit(id: &CertificateId, arguments: &Arguments, context: &Context) -
     Ok(())
 }
 
-/// Checks that a certificate may be forgotten: it is not in use, and nobody rejected it on purpose.
+/// Checks that a certificate can be readmitted: it is not in use, and no operator rejected it on purpose.
 fn check(status: Option<&CertificateStatus>, record: Option<&Item>, lift_block: bool) -> Result<()> {
     ensure!(status != Some(&CertificateStatus::Active), "it is ACTIVE: there is nothing to readmit");
     let state = record.and_then(|record| text(record, "state"));

@@ -1,4 +1,4 @@
-//! `gatehouse ca register` and `deactivate`: a CA in AWS IoT.
+//! `gatehouse ca register` and `deactivate`: register a CA with AWS IoT, or set it inactive.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -77,7 +77,7 @@ pub async fn register(arguments: &RegisterArguments, context: &Context) -> Resul
     if !set_registration(&ca.id, true, context).await? {
         register_new(arguments, &ca, context).await?;
     }
-    // If it was blocked meanwhile, the block prevails.
+    // A block that was set meanwhile prevails.
     if let Some(block) = read_block(&ca.id, context).await? {
         set_registration(&ca.id, false, context).await?;
         return Err(blocked(&ca, &block));
@@ -109,7 +109,7 @@ async fn register_new(arguments: &RegisterArguments, ca: &CaFile, context: &Cont
     Ok(())
 }
 
-/// Signs a certificate for the account's registration code with the CA's key, which proves that the CA is ours.
+/// Signs a certificate for the account's registration code with the CA's key, to prove possession of the key.
 fn sign_registration_code(ca: &CaFile, key: &Path, code: &str) -> Result<String> {
     let now = Timestamp::now();
     let mut params = CertificateParams::default();
@@ -118,7 +118,7 @@ fn sign_registration_code(ca: &CaFile, key: &Path, code: &str) -> Result<String>
     params.serial_number = Some(files::random_serial()?);
     (params.not_before, params.not_after) = (date(now)?, date(now.plus(Duration::from_hours(24)))?);
     let signed = params.signed_by(&KeyPair::generate()?, &ca.issuer(files::read_key(key)?)?)?;
-    // Read as AWS IoT will.
+    // Verify it as AWS IoT will.
     let parsed = parse_certificate(signed.der())?;
     ensure!(
         ca.certificate.is_named(parsed.issuer()),

@@ -1,4 +1,4 @@
-//! What the devices table says of a CA.
+//! The items about a CA in the devices table.
 
 use anyhow::{Context as _, Result};
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
@@ -39,7 +39,7 @@ pub async fn send(update: UpdateItemFluentBuilder) -> Result<bool> {
 pub struct Block {
     /// When it was blocked.
     pub at: Option<Timestamp>,
-    /// Why.
+    /// The operator's reason.
     pub reason: String,
 }
 

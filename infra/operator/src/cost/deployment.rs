@@ -1,46 +1,46 @@
-//! What a deployment consists of and how its functions work, as far as AWS charges for it. Unit tests compare the
-//! counts with the templates and with the functions' code.
+//! The properties of a deployment and its functions that determine what AWS charges. Unit tests compare the counts with
+//! the templates and with the functions' code.
 
-/// A function, as far as its cost depends on it.
+/// The properties of a function that determine its cost.
 #[derive(Debug, Clone, Copy)]
 pub struct Function {
     /// Its name, without the deployment's prefix.
     pub name: &'static str,
-    /// The largest batch that its queue delivers; `None` if it has no queue.
+    /// Maximum size of a batch from its queue; `None` if it has no queue.
     pub batch_size: Option<f64>,
-    /// For how many seconds a poller collects messages for a batch.
+    /// How long a poller collects messages for a batch, in seconds.
     pub batching_window: f64,
-    /// CPU time per message in µs (docs/performance.md), and per invocation.
+    /// CPU time per message, in µs (docs/performance.md).
     pub cpu_per_message: f64,
-    /// Calls that wait for each other in one invocation. Each takes [`ROUND_TRIP`].
+    /// Sequential calls in one invocation. Each takes [`ROUND_TRIP`].
     pub round_trips: f64,
-    /// The metrics that it reports, besides those that all functions report.
+    /// The metrics that it reports, besides [`COMMON_METRICS`].
     pub metrics: &'static [&'static str],
 }
 
 /// The metrics that every function reports in every invocation.
 pub const COMMON_METRICS: [&str; 3] = ["Done", "Refused", "Retried"];
 
-/// Assumed waiting time of one call to DynamoDB, SNS or SQS from a warm function, in seconds.
+/// Assumed duration of one call to DynamoDB, SNS or SQS from a warm function, in seconds.
 pub const ROUND_TRIP: f64 = 0.005;
 
 /// Assumed CPU time of an invocation besides that of its messages, in µs: the runtime, its log line and its metrics.
 pub const CPU_PER_INVOCATION: f64 = 500.0;
 
-/// CPU time of one event in a function that handles events one by one, in µs: as measured for `actuator`.
+/// CPU time of one event in a function that handles events one by one, in µs, as measured for `actuator`.
 const CPU_PER_EVENT: f64 = 474.0;
 
 /// The share of a CPU that Lambda gives each MB of memory.
 pub const CPU_PER_MEGABYTE: f64 = 1.0 / 1769.0;
 
-/// Bytes of the log line of a batch, and of a metric record without metrics and for each of its metrics, as measured.
-/// CloudWatch adds 26 bytes to each line.
+/// Measured bytes of a batch's log line, of a metric record without its metrics, and of each metric in it. CloudWatch
+/// adds 26 bytes to each line.
 pub const LOG_LINE_BYTES: f64 = 163.0 + 26.0;
 /// See [`LOG_LINE_BYTES`].
 pub const METRIC_RECORD_BYTES: f64 = 170.0 + 26.0;
 /// See [`LOG_LINE_BYTES`].
 pub const METRIC_BYTES: f64 = 56.0;
-/// What an event's ID and thing add to both lines of an invocation with a single event.
+/// Bytes that an event's ID and thing add to the two lines of an invocation with a single event.
 pub const SINGLE_EVENT_BYTES: f64 = 2.0 * 90.0;
 
 /// How many pollers Lambda runs for an idle queue, each with a long poll of 20 seconds.
@@ -48,12 +48,12 @@ pub const POLLERS: f64 = 5.0;
 /// See [`POLLERS`].
 pub const POLL_SECONDS: f64 = 20.0;
 
-/// Alarms of a deployment with default parameters that watch metrics, and those that watch other alarms.
+/// Metric alarms and composite alarms of a deployment with default parameters.
 pub const METRIC_ALARMS: f64 = 124.0;
 /// See [`METRIC_ALARMS`].
 pub const COMPOSITE_ALARMS: f64 = 11.0;
 
-/// How many metrics these alarms watch, besides one each: AWS charges for each of them.
+/// Metrics that these alarms watch beyond one each: AWS charges for each metric.
 pub const FURTHER_METRICS: f64 = 27.0;
 
 /// Dashboards.
@@ -62,10 +62,10 @@ pub const DASHBOARDS: f64 = 1.0;
 /// Work queues, each of which Lambda polls.
 pub const WORK_QUEUES: f64 = 8.0;
 
-/// What an envelope adds to an event that travels in base64, in bytes.
+/// Bytes that the envelope adds to an event whose payload is in base64.
 pub const ENVELOPE_BYTES: f64 = 420.0;
 
-/// What DynamoDB charges for each item beyond its attributes, and what `telemetry` adds to a reading, in bytes.
+/// Bytes per item that DynamoDB charges beyond its attributes, and that `telemetry` adds to a reading.
 pub const ITEM_OVERHEAD_BYTES: f64 = 100.0 + 250.0;
 
 /// The functions, in the order of the README.
@@ -209,7 +209,7 @@ mod tests {
         fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
 
-    /// The text of every Rust file in a folder.
+    /// Returns the text of all files in a folder.
     fn code(folder: &Path) -> String {
         let mut text = String::new();
         for entry in fs::read_dir(folder).expect("a folder") {
@@ -223,7 +223,7 @@ mod tests {
         text
     }
 
-    /// The values of a property that a template gives to a resource or nested template.
+    /// Returns the values of a property in a template.
     fn values<'a>(template: &'a str, property: &'a str) -> impl Iterator<Item = &'a str> {
         let value =
             move |line: &'a str| line.trim().trim_start_matches("- ").strip_prefix(property)?.strip_prefix(": ");
@@ -284,7 +284,7 @@ mod tests {
                     function.name
                 );
             }
-            // Literals given to `count` and `add`.
+            // Literals passed to `count` and `add`.
             for call in ["count(\"", "add(\"", "push((\""] {
                 for metric in text.split(call).skip(1).filter_map(|rest| rest.split('"').next()) {
                     assert!(listed.contains(metric), "{} counts {metric}", function.name);

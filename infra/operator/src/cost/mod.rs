@@ -200,7 +200,7 @@ impl Report {
     }
 }
 
-/// A table whose other columns than the first are numbers.
+/// Starts a table whose columns are numbers, except the first.
 fn amounts(headers: [&str; 3]) -> comfy_table::Table {
     let mut table = output::table(headers);
     for column in table.column_iter_mut().skip(1) {

@@ -1,4 +1,4 @@
-//! The model: from a workload to what AWS charges for it in a month. `docs/cost.md` explains it.
+//! Estimates from a workload what AWS charges in a month. `docs/cost.md` explains the model.
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -23,10 +23,10 @@ const IOT_CHUNK: f64 = 5.0 * 1024.0;
 const WRITE_CHUNK: f64 = 1024.0;
 const SQS_CHUNK: f64 = 64.0 * 1024.0;
 
-/// How many messages one request to SQS receives or deletes.
+/// Maximum number of messages that one request to SQS receives or deletes.
 const SQS_BATCH: f64 = 10.0;
 
-/// CPU time of one write of an alarm record in µs, a third of an event of `actuator`, and how many run concurrently.
+/// CPU time of writing one alarm record, in µs (a third of an event of `actuator`), and how many run concurrently.
 const CPU_PER_EVALUATION: f64 = 158.0;
 const CONCURRENT_EVALUATIONS: f64 = 16.0;
 
@@ -36,7 +36,7 @@ const DUE_PARTITIONS: f64 = 16.0;
 /// How many metrics a function typically reports besides the common ones.
 const TYPICAL_METRICS: f64 = 2.0;
 
-/// What the fleet does, and how the deployment is configured.
+/// The fleet's traffic and the deployment's configuration.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs, reason = "described at the options of the command line")]
@@ -60,7 +60,7 @@ pub struct Workload {
     pub has_log_lines: bool,
 }
 
-/// What a cost is for.
+/// The capability that causes a cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs, reason = "named for what they are")]
@@ -78,7 +78,7 @@ pub enum Capability {
 }
 
 impl Capability {
-    /// Its name for people.
+    /// Returns its display name.
     pub fn name(self) -> &'static str {
         match self {
             Self::AtRest => "At rest",
@@ -95,21 +95,21 @@ impl Capability {
     }
 }
 
-/// One item for one capability.
+/// The monthly cost of one item for one capability.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Line {
-    /// What it is for.
+    /// The capability that causes it.
     pub capability: Capability,
     /// The service.
     pub service: &'static str,
     /// What AWS charges for.
     pub item: Item,
-    /// What one of it is.
+    /// The unit of `quantity`.
     pub unit: &'static str,
-    /// How many in a month.
+    /// The quantity in a month.
     pub quantity: f64,
-    /// Their price.
+    /// The price of that quantity.
     pub usd: f64,
     /// The date of the list price.
     pub date: String,
@@ -117,7 +117,7 @@ pub struct Line {
     pub source: String,
 }
 
-/// Estimates a month. Lines without cost are left out.
+/// Estimates a month. Unused items are left out.
 pub fn estimate(workload: &Workload, prices: &Prices) -> Result<Vec<Line>> {
     let mut bill = Bill { workload, usage: Vec::new() };
     bill.at_rest()?;
@@ -143,7 +143,7 @@ impl Bill<'_> {
         }
     }
 
-    /// Prices each item by its whole quantity, so that tiers apply to the account, and divides it by share.
+    /// Prices each item by its total quantity, so that tiers apply to the account, and splits the price by share.
     fn price(self, prices: &Prices) -> Result<Vec<Line>> {
         let mut lines = Vec::new();
         for &(capability, item, quantity) in &self.usage {
@@ -172,10 +172,10 @@ impl Bill<'_> {
         self.add(Capability::AtRest, Item::CloudwatchComposites, COMPOSITE_ALARMS);
         self.add(Capability::AtRest, Item::CloudwatchDashboards, DASHBOARDS);
         self.add(Capability::AtRest, Item::SqsRequests, WORK_QUEUES * POLLERS * SECONDS / POLL_SECONDS);
-        // The daily check for certificates that expire.
+        // The daily check for expiring certificates.
         self.add(Capability::AtRest, Item::SchedulerInvocations, DAYS);
         self.run(Capability::AtRest, "jitr", DAYS, 200.0, 0.0)?;
-        // The check of every minute. `alarm` reads its document and the index of what is due.
+        // The check every minute: `alarm` reads its document and the index of due checks.
         self.add(Capability::AtRest, Item::SchedulerInvocations, MINUTES);
         self.add(Capability::AtRest, Item::DynamodbReads, MINUTES * (1.0 + DUE_PARTITIONS / 2.0));
         self.run(Capability::AtRest, "alarm", MINUTES, 200.0, 0.0)?;
@@ -212,7 +212,7 @@ impl Bill<'_> {
         self.add(Capability::Telemetry, Item::DynamodbBackup, stored);
         self.run(Capability::Telemetry, "telemetry", messages, bytes, 0.0)?;
 
-        // The same messages once more: the rule's second action.
+        // The rule's second action sends the same messages to `alarm`.
         self.add(Capability::Alarms, Item::IotActions, messages * chunks(message_bytes, IOT_CHUNK));
         let per_batch = (messages_per_minute / 60.0 * known("alarm")?.batching_window).max(1.0);
         let evaluations = messages * thresholds / per_batch;
@@ -280,7 +280,7 @@ impl Bill<'_> {
         Ok(())
     }
 
-    /// Messages that a rule handles.
+    /// Adds messages that trigger a rule.
     fn publish(&mut self, capability: Capability, messages: f64, bytes: f64, actions: f64, is_free: bool) {
         let metered = messages * chunks(bytes, IOT_CHUNK);
         if !is_free {
@@ -290,14 +290,14 @@ impl Bill<'_> {
         self.add(capability, Item::IotActions, metered * actions);
     }
 
-    /// Notifications, each of which one email address receives.
+    /// Adds notifications that are sent to one email address.
     fn notify(&mut self, capability: Capability, notifications: f64) {
         self.add(capability, Item::SnsPublishes, notifications);
         self.add(capability, Item::SnsEmails, notifications);
     }
 
-    /// A function that handles these events of this size, with this many evaluations in all. Returns the number of
-    /// invocations.
+    /// Adds a function that handles this number of events, each of `bytes`, with `evaluations` of alarm records in
+    /// total. Returns the number of invocations.
     fn run(&mut self, capability: Capability, name: &str, events: f64, bytes: f64, evaluations: f64) -> Result<f64> {
         if events <= 0.0 {
             return Ok(0.0);
@@ -327,7 +327,7 @@ impl Bill<'_> {
         if has_log_lines {
             line_bytes += LOG_LINE_BYTES;
         }
-        // Close to one event per invocation, most have one.
+        // With small batches, most invocations have a single event.
         if batch < 2.0 {
             line_bytes += SINGLE_EVENT_BYTES;
         }
@@ -348,7 +348,7 @@ fn known(name: &str) -> Result<&'static Function> {
     function(name).with_context(|| format!("the model has no function {name}"))
 }
 
-/// How many messages a batch has at this rate per second: what one of Lambda's pollers collects within the window.
+/// Returns the messages per batch at a rate per second: those that one of Lambda's pollers collects within the window.
 fn batch(function: &Function, rate: f64) -> f64 {
     let size = function.batch_size.unwrap_or(1.0);
     (rate * function.batching_window / POLLERS).clamp(1.0, size)

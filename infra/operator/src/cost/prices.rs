@@ -37,7 +37,7 @@ pub enum Item {
 }
 
 impl Item {
-    /// The service that it belongs to.
+    /// Returns the service that it belongs to.
     pub fn service(self) -> &'static str {
         match self {
             Self::IotMinutes | Self::IotMessages | Self::IotRules | Self::IotActions | Self::IotShadows => {
@@ -59,7 +59,7 @@ impl Item {
         }
     }
 
-    /// What one of it is, in the plural.
+    /// Returns the unit of its quantity, in the plural.
     pub fn unit(self) -> &'static str {
         match self {
             Self::IotMinutes => "minutes of connection",
@@ -96,17 +96,17 @@ pub struct Price {
     pub item: Item,
     /// The region.
     pub region: String,
-    /// For this many, in USD; absent if there are tiers.
+    /// The price of `per` units, in USD; absent if there are tiers.
     #[serde(default)]
     usd: f64,
     /// Prices by volume, smallest first.
     #[serde(default)]
     tiers: Vec<Tier>,
-    /// How many the price is for.
+    /// The number of units that the price is for.
     per: f64,
-    /// When the source was published, or, if that has no date, when it was looked up.
+    /// When the source was published or, if it has no date, when it was read.
     pub date: String,
-    /// Where.
+    /// The URL of the source.
     pub source: String,
 }
 
@@ -114,13 +114,13 @@ pub struct Price {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Tier {
-    /// The last one without it.
+    /// The end of the tier, in units; `None` for the last tier.
     up_to: Option<f64>,
     usd: f64,
 }
 
 impl Price {
-    /// The monthly price of a quantity, in USD.
+    /// Returns the monthly price of a quantity, in USD.
     pub fn of(&self, quantity: f64) -> f64 {
         if self.tiers.is_empty() {
             return quantity * self.usd / self.per;
@@ -140,7 +140,7 @@ impl Price {
 pub struct Prices(Vec<Price>);
 
 impl Prices {
-    /// Returns the prices in a region. A region without prices is an error that lists those with.
+    /// Returns the prices in a region. The error for an unknown region lists the known ones.
     pub fn of_region(region: &str) -> Result<Self> {
         let all: Vec<Price> = serde_json::from_str(JSON).context("failed to parse the price list")?;
         let mut regions: Vec<_> = all.iter().map(|price| price.region.clone()).collect();
@@ -159,7 +159,7 @@ impl Prices {
         found.with_context(|| format!("the price list has no price for {}", item.unit()))
     }
 
-    /// The oldest and the newest date of a price.
+    /// Returns the oldest and the newest date of a price.
     pub fn dates(&self) -> (&str, &str) {
         let dates = || self.0.iter().map(|price| price.date.as_str());
         (dates().min().unwrap_or_default(), dates().max().unwrap_or_default())

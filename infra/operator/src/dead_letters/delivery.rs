@@ -1,4 +1,4 @@
-//! Sends the events of dead letters to those who did not get them.
+//! Sends the events of dead letters to the targets that did not receive them.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -16,16 +16,16 @@ use crate::dead_letters::queue::{DeadLetterQueue, Received};
 use crate::documents;
 use crate::invoke::{Invoked, invoke};
 
-/// How much longer a message must be hidden from others before its event is sent.
+/// Minimum remaining visibility timeout of a message before its event is sent.
 const NEEDED: Duration = Duration::from_secs(40);
 
-/// Sends events, each one once.
+/// Sends events, each once per target.
 #[derive(Debug)]
 pub struct Delivery {
     context: Context,
     lambda: aws_sdk_lambda::Client,
     sqs: aws_sdk_sqs::Client,
-    /// Who has accepted which message's event. A standard queue can deliver a message again, even a deleted one.
+    /// Which targets have accepted a message's event. A standard queue can redeliver a message, even a deleted one.
     accepted: Mutex<HashMap<String, HashSet<Target>>>,
     urls: Mutex<HashMap<&'static str, String>>,
 }
@@ -34,19 +34,19 @@ pub struct Delivery {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase", tag = "result")]
 pub enum Delivered {
-    /// The event was accepted by all who had not got it, and the message was deleted.
+    /// All targets accepted the event, and the message was deleted.
     Accepted,
     /// The function refused the event. It is in quarantine now, and the message was deleted.
     Refused {
         /// The reason in one sentence.
         why: String,
     },
-    /// The event was not accepted by all. The message is where it was.
+    /// A target did not accept the event. The message stays in the queue.
     Failed {
         /// What failed.
         error: String,
     },
-    /// The event cannot be sent. The message is where it was.
+    /// The event cannot be sent. The message stays in the queue.
     LeftAlone {
         /// Why, in one sentence.
         problem: String,
@@ -65,7 +65,7 @@ impl fmt::Display for Delivered {
 }
 
 impl Delivery {
-    /// Sends with this context's clients.
+    /// Creates a delivery with this context's clients.
     pub fn new(context: &Context) -> Self {
         Self {
             context: context.clone(),
@@ -76,9 +76,9 @@ impl Delivery {
         }
     }
 
-    /// Sends a dead letter's event to those who did not get it, and deletes the message once all have accepted it.
+    /// Sends a dead letter's event to its targets, and deletes the message once all have accepted it.
     ///
-    /// Returns `None` if the message was not hidden from others for long enough any more: it will be received again.
+    /// Returns `None` if too little of the visibility timeout is left: the message will be received again.
     pub async fn deliver(&self, queue: &DeadLetterQueue, message: &Received) -> Option<Delivered> {
         let result = self.try_deliver(queue, message).await;
         result.unwrap_or_else(|error| Some(Delivered::Failed { error: format!("{error:#}") }))
@@ -116,7 +116,7 @@ impl Delivery {
         self.accepted.lock().await.get(message_id).is_some_and(|targets| targets.contains(target))
     }
 
-    /// Returns why a document must not be uploaded: a later one is in force.
+    /// Returns why an event must not be sent, if it uploads a document and a later one is in force.
     async fn superseded(&self, letter: &DeadLetter, event: &str) -> Result<Option<String>> {
         let Some(kind) = uploaded_document(event) else { return Ok(None) };
         let current = documents::current(&self.context, kind).await?;
@@ -134,7 +134,7 @@ impl Delivery {
                 sent.with_context(|| format!("failed to send to queue {}", self.context.names.of(function)))?;
                 Ok(Invoked::Done)
             }
-            // As the rule does: asynchronously.
+            // Asynchronously, as the rule does.
             Target::ForeignFunction(arn) => {
                 let invoke = self.lambda.invoke().function_name(arn).invocation_type(InvocationType::Event);
                 let invoked = invoke.payload(Blob::new(event)).send().await;

@@ -43,7 +43,7 @@ pub(super) async fn discard(batch: &Batch, yes: bool, context: &Context) -> Resu
     let sweep = Sweep::start(&queues, batch, context).await?;
     let (results, error) = sweep
         .run(async |queue, message| {
-            // One that arrived after the question was not asked about.
+            // The question did not include messages that arrived after it.
             if !selected.contains(&message.letter.message_id) {
                 return Some((false, None));
             }

@@ -4,9 +4,9 @@
 //! | --- | --- | --- |
 //! | `rule` | `-rule-dlq` | AWS IoT's report of a rule's failed actions, with the device's message |
 //! | `invocation` | `-dlq` | Lambda's report of a failed asynchronous invocation, with the input |
-//! | `event` | `-dlq` | a message of the function's work queue, as it was |
-//! | `topic` | `-dlq` | what SNS could not deliver to the work queue |
-//! | `schedule` | both | what `EventBridge` Scheduler could not deliver to the work queue |
+//! | `event` | `-dlq` | an unchanged message of the function's work queue |
+//! | `topic` | `-dlq` | a message that SNS could not deliver to the work queue |
+//! | `schedule` | both | a message that `EventBridge` Scheduler could not deliver to the work queue |
 //! | `unrecognized` | both | anything else |
 
 use std::collections::BTreeMap;
@@ -27,19 +27,19 @@ use crate::quarantine::with_trace_id;
 pub struct RawLetter {
     /// The function that the queue belongs to.
     pub function: &'static str,
-    /// Whether the queue is that of the function's rules.
+    /// Whether the queue belongs to the function's rules.
     pub is_of_rule: bool,
     /// The message's ID in SQS.
     pub message_id: String,
-    /// When it was sent to the dead-letter queue, or to the queue that it comes from.
+    /// When it was sent to the dead-letter queue, or to its source queue, in milliseconds since 1970.
     pub sent_at: u64,
     /// The message attributes that are strings.
     pub attributes: BTreeMap<String, String>,
-    /// The message itself.
+    /// The message's body.
     pub body: String,
 }
 
-/// What a message in a dead-letter queue is.
+/// The kind of a message in a dead-letter queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Kind {
@@ -49,16 +49,16 @@ pub enum Kind {
     Invocation,
     /// A message of the function's work queue.
     Event,
-    /// What SNS could not deliver.
+    /// A message that SNS could not deliver.
     Topic,
-    /// What a schedule could not deliver.
+    /// A message that a schedule could not deliver.
     Schedule,
     /// Anything else.
     Unrecognized,
 }
 
 impl Kind {
-    /// Its name.
+    /// Returns its name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Rule => "rule",
@@ -71,7 +71,7 @@ impl Kind {
     }
 }
 
-/// Who did not get an event.
+/// A target that did not receive an event.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Target {
@@ -93,19 +93,19 @@ impl fmt::Display for Target {
     }
 }
 
-/// A message in a dead-letter queue, understood as far as possible.
+/// A message in a dead-letter queue, parsed as far as possible.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeadLetter {
     /// The message's ID in SQS.
     pub message_id: String,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// The function that the queue belongs to.
     pub function: &'static str,
     /// When it was sent.
     pub sent_at: Timestamp,
-    /// The event's ID, as the function will see it, if that is known.
+    /// The event's ID, by which the function identifies it, if that is known.
     pub event_id: Option<String>,
     /// The thing, if there is one.
     pub thing: Option<String>,
@@ -115,7 +115,7 @@ pub struct DeadLetter {
     pub error: Option<String>,
     /// The event to be sent. Absent if it cannot be rebuilt.
     pub event: Option<String>,
-    /// Who did not get it.
+    /// The targets that did not receive it.
     pub targets: Vec<Target>,
     /// Why it cannot be resent.
     pub problem: Option<String>,
@@ -125,7 +125,7 @@ pub struct DeadLetter {
 type Problem = String;
 
 impl DeadLetter {
-    /// Recognizes a message.
+    /// Parses a message. One that is not recognized has a [`problem`](Self::problem).
     pub fn recognize(letter: &RawLetter, names: &Names) -> Self {
         let unknown = Self {
             message_id: letter.message_id.clone(),
@@ -146,7 +146,7 @@ impl DeadLetter {
         if let Some(record) = parse::<InvocationRecord<'_>>(&letter.body) {
             return record.letter(unknown, letter, names);
         }
-        // A subscription with raw message delivery leaves the message alone, any other one with a notification around it.
+        // A subscription without raw message delivery wraps the message in a notification.
         let notification =
             parse::<Notification>(&letter.body).filter(|notification| notification.kind == "Notification");
         let body = notification.as_ref().map_or(letter.body.as_str(), |notification| notification.message.as_str());
@@ -161,7 +161,7 @@ impl DeadLetter {
             let problem = "It is not a report of AWS IoT about a rule's failed actions.";
             return Self { problem: Some(problem.to_owned()), ..unknown };
         } else if letter.is_of_rule {
-            // Only the schedule of this function sends a check here.
+            // Only this function's schedule sends a check here.
             (Kind::Schedule, None)
         } else {
             (Kind::Event, None)
@@ -185,7 +185,7 @@ impl DeadLetter {
     }
 }
 
-/// What SNS wraps a message in.
+/// The notification that SNS wraps a message in.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Notification {
@@ -194,12 +194,12 @@ struct Notification {
     message: String,
 }
 
-/// Parses a JSON object. (Serde would also take the fields from an array.)
+/// Parses a JSON object. (Serde would also accept an array with the fields' values.)
 fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
     text.trim_start().starts_with('{').then(|| serde_json::from_str(text).ok())?
 }
 
-/// Whether it is the command that a schedule sends.
+/// Returns whether it is the command that a schedule sends.
 fn is_check(body: &str) -> bool {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -210,7 +210,7 @@ fn is_check(body: &str) -> bool {
     parse::<Check>(body).is_some()
 }
 
-/// What a rule sends to its error action.
+/// The record that a rule sends to its error action.
 /// <https://docs.aws.amazon.com/iot/latest/developerguide/rule-error-handling.html>
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -236,7 +236,7 @@ struct ActionFailure {
     error_message: String,
 }
 
-/// The envelope that a rule builds, in the order of its SQL. The record does not contain the principal.
+/// The envelope that a rule builds, in the order of its SQL, without the principal, which the record does not contain.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Envelope<'a> {
@@ -255,8 +255,8 @@ struct Envelope<'a> {
 impl RuleErrorRecord {
     fn letter(self, unknown: DeadLetter, letter: &RawLetter, names: &Names) -> DeadLetter {
         let errors: Vec<&str> = self.failures.iter().map(|failure| failure.error_message.as_str()).collect();
-        // The ID that traceid() returned, by which a function that did get the message knows it. The message's own ID is
-        // as stable: it is the same each time that this dead letter is received.
+        // The ID that traceid() returned, by which a function that received the message identifies it. Otherwise the
+        // message's own ID, which is the same each time that this dead letter is received.
         let trace_id = self.cloudwatch_trace_id.clone().filter(|id| EventId::new(id.as_str()).is_some());
         let trace_id = trace_id.unwrap_or_else(|| letter.message_id.clone());
         let mut known = DeadLetter {
@@ -316,7 +316,7 @@ impl RuleErrorRecord {
         Ok((thing, event, self.targets(rule, names)?))
     }
 
-    /// Returns who did not get the message: only the actions that failed.
+    /// Returns the targets of the failed actions.
     fn targets(&self, rule: Rule, names: &Names) -> Result<Vec<Target>, Problem> {
         if self.failures.is_empty() {
             return Err("The record names no failed action.".to_owned());
@@ -324,7 +324,7 @@ impl RuleErrorRecord {
         let mut targets = Vec::new();
         for ActionFailure { failed_action, failed_resource, .. } in &self.failures {
             let action = failed_action.to_ascii_lowercase();
-            // A URL or ARN of a queue, or the ARN of a function.
+            // The URL or ARN of a queue, or the ARN of a function.
             let resource = failed_resource.rsplit(['/', ':']).next().unwrap_or_default();
             let fed = names.suffix(resource).and_then(|name| rule.feeds.iter().copied().find(|fed| *fed == name));
             let only = if let [only] = rule.feeds { Some(*only) } else { None };
@@ -353,7 +353,7 @@ impl RuleErrorRecord {
     }
 }
 
-/// What Lambda sends to the on-failure destination of an asynchronous invocation.
+/// The record that Lambda sends to the on-failure destination of an asynchronous invocation.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html>
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -400,7 +400,7 @@ impl InvocationRecord<'_> {
         };
         match function {
             Some(function) if function == letter.function => {
-                // The ID under which each attempt knew it.
+                // The ID by which each attempt identified it.
                 let event = request_id.map_or_else(|| payload.to_owned(), |id| with_trace_id(payload, &id));
                 DeadLetter { event: Some(event), targets: vec![Target::Function(function)], ..known }
             }
@@ -409,7 +409,7 @@ impl InvocationRecord<'_> {
     }
 }
 
-/// What identifies an event, as far as it can be read.
+/// The fields that identify an event, as raw JSON, because they may be invalid.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct EventFields<'a> {
@@ -439,8 +439,7 @@ fn string(raw: Option<&RawValue>) -> Option<String> {
     raw.and_then(|raw| serde_json::from_str(raw.get()).ok())
 }
 
-/// Returns the kind of document that a command uploads. A later upload must not be undone by an earlier one that arrives
-/// now.
+/// Returns the kind of document that a command uploads. A resent upload must not replace a later one.
 pub fn uploaded_document(event: &str) -> Option<crate::documents::Kind> {
     #[derive(Default, Deserialize)]
     #[serde(default)]
@@ -448,13 +447,15 @@ pub fn uploaded_document(event: &str) -> Option<crate::documents::Kind> {
         #[serde(borrow)]
         thresholds: Option<&'a RawValue>,
         #[serde(borrow)]
+        rules: Option<&'a RawValue>,
+        #[serde(borrow)]
         actions: Option<&'a RawValue>,
         #[serde(borrow)]
         destinations: Option<&'a RawValue>,
     }
     use crate::documents::Kind::{Actions, Destinations, Thresholds};
     match parse::<Upload<'_>>(event)? {
-        Upload { thresholds: Some(_), .. } => Some(Thresholds),
+        Upload { thresholds: Some(_), .. } | Upload { rules: Some(_), .. } => Some(Thresholds),
         Upload { actions: Some(_), .. } => Some(Actions),
         Upload { destinations: Some(_), .. } => Some(Destinations),
         _ => None,

@@ -18,7 +18,7 @@ use crate::status::{MissingError, Status};
 #[serde(rename_all = "camelCase")]
 pub(super) struct ListedQueue {
     queue: String,
-    /// Messages that another process has received, or that an interrupted one has not handed back.
+    /// Messages that another process has received, or that an interrupted one did not make visible again.
     in_flight: usize,
     pub(super) letters: Vec<DeadLetter>,
 }
@@ -31,7 +31,7 @@ pub(super) async fn list(selection: &Selection, limit: usize, context: &Context)
     Ok(Status::Success)
 }
 
-/// Returns the dead letters in these queues, oldest first.
+/// Returns the selected dead letters in these queues, oldest first. Reads at most `limit` messages of each queue.
 pub(super) async fn listed(
     queues: &[DeadLetterQueue],
     limit: usize,
@@ -50,7 +50,7 @@ pub(super) async fn listed(
     join_all(listed).await.into_iter().collect()
 }
 
-/// Returns a table of dead letters, and their number.
+/// Formats a table of dead letters, with their number.
 pub(super) fn text(queues: &[ListedQueue]) -> String {
     let mut table = output::table(["SENT (UTC)", "QUEUE", "KIND", "EVENT ID", "THING", "FOR", "ERROR"]);
     let letters = queues.iter().flat_map(|queue| queue.letters.iter().map(move |letter| (&queue.queue, letter)));
@@ -78,7 +78,7 @@ pub(super) fn text(queues: &[ListedQueue]) -> String {
     text
 }
 
-/// The start of an error, which may be long.
+/// Truncates a long error.
 fn shorten(error: &str) -> String {
     const MAX_CHARACTERS: usize = 80;
     if error.chars().count() <= MAX_CHARACTERS {

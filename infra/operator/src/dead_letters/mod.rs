@@ -1,4 +1,4 @@
-//! `gatehouse dead-letters`: lists, shows, resends and discards what the dead-letter queues hold.
+//! `gatehouse dead-letters`: lists, shows, resends and discards messages in the dead-letter queues.
 
 mod delivery;
 mod discard;

@@ -1,6 +1,6 @@
 //! The dead-letter queues of a deployment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -13,50 +13,50 @@ use crate::context::Context;
 use crate::dead_letters::letter::{DeadLetter, RawLetter};
 use crate::names::{FUNCTIONS, Names};
 
-/// How long a message that was received is hidden from others. It is handed back before, unless the process dies.
+/// Visibility timeout of a received message. It is made visible again earlier, unless the process dies.
 pub const VISIBILITY: Duration = Duration::from_mins(2);
 
-/// How long a receive waits for a message. Without waiting, it asks only some of the servers that may have one.
+/// How long a receive call waits for messages. Without waiting, SQS queries only a subset of its servers.
 const WAIT_SECONDS: i32 = 1;
 
-/// The largest number of messages of a call.
+/// Maximum number of messages per call.
 pub const BATCH: usize = 10;
 
 /// A dead-letter queue.
 #[derive(Debug, Clone)]
 pub struct DeadLetterQueue {
     client: Client,
-    /// Its name.
+    /// The queue's name.
     pub name: String,
     url: String,
     /// The function that it belongs to.
     pub function: &'static str,
-    /// Whether it is that of the function's rules.
+    /// Whether it belongs to the function's rules.
     pub is_of_rule: bool,
 }
 
-/// How many messages a queue has, approximately.
+/// The approximate number of messages in a queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Depth {
-    /// Those that can be received.
+    /// Messages that can be received.
     pub visible: usize,
-    /// Those that somebody has received a moment ago.
+    /// Messages that are hidden, because somebody has received them.
     pub in_flight: usize,
 }
 
-/// A message that was received, and is hidden from others for a while.
+/// A received message, which is hidden from other processes until its visibility timeout.
 #[derive(Debug, Clone)]
 pub struct Received {
-    /// What it is.
+    /// The parsed message.
     pub letter: DeadLetter,
-    /// The message as it is.
+    /// The message's body.
     pub body: String,
     receipt: String,
     since: Instant,
 }
 
 impl Received {
-    /// Whether it is certainly still hidden from others, and for long enough to be sent.
+    /// Returns whether it is certain to stay hidden from other processes for this long.
     pub fn is_ours(&self, needed: Duration) -> bool {
         self.since.elapsed() + needed < VISIBILITY
     }
@@ -83,7 +83,7 @@ pub async fn discover(context: &Context, functions: &[&'static str]) -> Result<V
     Ok(queues)
 }
 
-/// Returns the function that a dead-letter queue belongs to, and whether it is that of the function's rules.
+/// Returns the function that a dead-letter queue belongs to, and whether it belongs to the function's rules.
 fn owner(queue: &str, names: &Names) -> Option<(&'static str, bool)> {
     let owner = names.suffix(queue)?.strip_suffix("-dlq")?;
     let (owner, is_of_rule) = owner.strip_suffix("-rule").map_or((owner, false), |owner| (owner, true));
@@ -97,7 +97,7 @@ impl DeadLetterQueue {
         depth(&self.client, &self.url).await
     }
 
-    /// Receives up to `count` messages, or ten; none if there are none.
+    /// Receives up to `count` messages, at most 10.
     pub async fn receive(&self, count: usize, names: &Names) -> Result<Vec<Received>> {
         let received_at = Instant::now();
         let receive = self
@@ -142,7 +142,7 @@ impl DeadLetterQueue {
         Ok(())
     }
 
-    /// Makes messages visible to others again. If that fails, they are after a while.
+    /// Makes messages visible to other processes again. If that fails, they become visible at their timeout.
     pub async fn hand_back(&self, messages: &[Received]) {
         for batch in messages.chunks(BATCH) {
             let entries = batch.iter().enumerate().map(|(index, message)| {
@@ -163,23 +163,32 @@ impl DeadLetterQueue {
         }
     }
 
-    /// Receives up to `limit` messages, and hands them back. Messages that others have received are left out.
+    /// Receives about `limit` messages, and makes them visible again. Misses those that other processes have received.
     pub async fn peek(&self, names: &Names, limit: usize) -> Result<Vec<Received>> {
         let mut seen: Vec<Received> = Vec::new();
+        let mut ids = HashSet::new();
         let result = loop {
             if seen.len() >= limit {
                 break Ok(());
             }
             match self.receive(BATCH, names).await {
-                Ok(messages) if messages.is_empty() => break Ok(()),
-                Ok(messages) => seen.extend(messages),
+                // A large queue shows its first messages again before its last ones have been received.
+                Ok(messages) => {
+                    let mut is_at_end = true;
+                    for message in messages {
+                        is_at_end &= !ids.insert(message.letter.message_id.clone());
+                        seen.push(message);
+                    }
+                    if is_at_end {
+                        break Ok(());
+                    }
+                }
                 Err(error) => break Err(error),
             }
         };
         self.hand_back(&seen).await;
         result?;
-        let mut ids = std::collections::HashSet::new();
-        seen.retain(|message| ids.insert(message.letter.message_id.clone()));
+        seen.retain(|message| ids.remove(&message.letter.message_id));
         Ok(seen)
     }
 }

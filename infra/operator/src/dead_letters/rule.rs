@@ -1,4 +1,5 @@
-//! The rules of AWS IoT: which envelope each one builds, and for whom. They repeat what the SQL in the templates says.
+//! The rules of AWS IoT: which envelope each one builds, and for which functions. A test compares them with the SQL in
+//! the templates.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -8,24 +9,24 @@ use serde_json::value::RawValue;
 pub struct Rule {
     /// Its name, without the deployment's prefix.
     pub name: &'static str,
-    /// How it passes the payload on.
+    /// How it passes on the payload.
     pub payload: PayloadForm,
-    /// Where it takes the thing from.
+    /// Where it takes the thing's name from.
     pub thing: ThingSource,
     /// The functions that it feeds: directly, or through their work queues.
     pub feeds: &'static [&'static str],
 }
 
-/// How a rule passes the payload on.
+/// How a rule passes on the payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PayloadForm {
-    /// `encode(*, 'base64') AS payloadBase64`: what devices send.
+    /// `encode(*, 'base64') AS payloadBase64`: for messages of devices.
     Base64,
-    /// `* AS payload`: what AWS IoT itself sends, which is JSON.
+    /// `* AS payload`: for messages of AWS IoT itself, which are JSON.
     Json,
 }
 
-/// Where a rule takes the thing from.
+/// Where a rule takes the thing's name from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ThingSource {
     /// `topic(n)`: a segment of the topic, counted from 1.
@@ -39,7 +40,7 @@ pub enum ThingSource {
 use PayloadForm::{Base64, Json};
 use ThingSource::{ClientId, Field, Topic};
 
-/// All rules but `shadow_delta`, which feeds devices.
+/// All rules except `shadow_delta`, which republishes to devices.
 const RULES: [Rule; 12] = [
     Rule { name: "button", payload: Base64, thing: Topic(2), feeds: &["button"] },
     Rule { name: "doorbell", payload: Base64, thing: Topic(2), feeds: &["doorbell"] },
@@ -62,7 +63,7 @@ impl Rule {
         RULES.into_iter().find(|rule| rule.name == name)
     }
 
-    /// Returns the thing that the rule finds, if it is there.
+    /// Returns the thing's name as the rule's SQL does, if there is one.
     pub fn thing(self, topic: &str, client_id: &str, payload: &[u8]) -> Option<String> {
         match self.thing {
             Topic(number) => topic.split('/').nth(number.checked_sub(1)?).map(ToOwned::to_owned),
@@ -83,7 +84,6 @@ fn field(payload: &[u8], name: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// The SQL in the templates is what this module must repeat.
     #[test]
     fn templates_have_these_rules_and_no_others() {
         let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/..");

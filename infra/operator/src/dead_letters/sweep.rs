@@ -1,4 +1,4 @@
-//! Goes through the messages of dead-letter queues.
+//! Runs a step for each selected message of dead-letter queues.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -13,16 +13,16 @@ use crate::pace::{Pace, PaceOptions};
 use crate::selection::Batch;
 use crate::status::MissingError;
 
-/// How many events of one queue are handled concurrently.
+/// Maximum number of concurrent steps per queue.
 const CONCURRENCY: usize = 4;
 
-/// How long messages that were received may wait for their turn: less than they are hidden from others.
+/// Maximum time that a received message waits for its step; less than its visibility timeout.
 const MAX_WAIT: Duration = Duration::from_mins(1);
 
-/// The results of messages, and the first error that ended a queue.
+/// The results of the steps, and the first error that ended the sweep of a queue.
 pub(super) type Swept<R> = (Vec<R>, Option<anyhow::Error>);
 
-/// Goes through the selected messages of queues, at the batch's pace.
+/// A sweep through the selected messages of queues, at the batch's pace.
 pub(super) struct Sweep<'a> {
     queues: &'a [DeadLetterQueue],
     batch: &'a Batch,
@@ -38,15 +38,15 @@ impl<'a> Sweep<'a> {
         Ok(Self { queues, batch, pace: Pace::start(&batch.pace, total)?, context })
     }
 
-    /// Whether the operator has interrupted it.
+    /// Returns whether the operator has interrupted it.
     pub fn is_interrupted(&self) -> bool {
         self.pace.is_interrupted()
     }
 
-    /// Runs a step for each selected message, until there are no more. A step returns whether the message is gone, and a
-    /// result; nothing if the message will be received again.
+    /// Runs a step for each selected message, until there are no more. A step returns whether it deleted the message
+    /// and a result, or `None` to leave the message for a later run.
     ///
-    /// Messages that are not gone stay hidden until the end, so that each is received once, and are handed back then.
+    /// Messages that are not deleted stay hidden until the end, so that each is received once.
     pub async fn run<R>(&self, step: impl AsyncFn(&DeadLetterQueue, &Received) -> Option<(bool, R)>) -> Swept<R> {
         let (concurrent, count) = shares(&self.batch.pace, self.queues.len());
         let runs = self.queues.iter().map(|queue| self.run_queue(queue, count, &step));
@@ -66,8 +66,8 @@ impl<'a> Sweep<'a> {
         step: &impl AsyncFn(&DeadLetterQueue, &Received) -> Option<(bool, R)>,
     ) -> Swept<R> {
         let (mut results, mut kept, mut error) = (Vec::new(), Vec::new(), None);
-        // Messages with a result, and those of them that are gone. A standard queue can deliver one again, which gets no
-        // second result.
+        // Messages with a result, and the deleted ones among them. A standard queue can redeliver a message, which then
+        // gets no second result.
         let (mut settled, mut gone) = (HashSet::new(), HashSet::new());
         while !self.pace.is_interrupted() {
             let messages = match queue.receive(count, &self.context.names).await {
@@ -80,7 +80,7 @@ impl<'a> Sweep<'a> {
             let (chosen, rest): (Vec<_>, Vec<_>) = messages.into_iter().partition(|message| {
                 is_in(self.batch, &message.letter) && !settled.contains(&message.letter.message_id)
             });
-            // Only messages that were received before: the queue has nothing else.
+            // The queue is exhausted once it returns only messages that were received before.
             let is_at_end =
                 chosen.is_empty() && rest.iter().all(|message| settled.contains(&message.letter.message_id));
             for message in rest {
@@ -102,6 +102,7 @@ impl<'a> Sweep<'a> {
                 (message, result)
             });
             let mut steps = stream::iter(steps).buffer_unordered(CONCURRENCY);
+            let mut late = Vec::new();
             while let Some((message, result)) = steps.next().await {
                 match result {
                     Some((is_gone, result)) => {
@@ -113,17 +114,20 @@ impl<'a> Sweep<'a> {
                             kept.push(message);
                         }
                     }
-                    None => kept.push(message),
+                    None => late.push(message),
                 }
             }
+            drop(steps);
+            // Their time was nearly over: they are received once more.
+            queue.hand_back(&late).await;
         }
         queue.hand_back(&kept).await;
         (results, error)
     }
 }
 
-/// Returns how many queues are read concurrently, and how many messages of each are received at once, so that at this
-/// rate each message is sent in time.
+/// Returns how many queues to read concurrently, and how many messages to receive from each at once, so that each
+/// message's step starts within [`MAX_WAIT`] at this rate.
 fn shares(pace: &PaceOptions, queues: usize) -> (usize, usize) {
     let in_time = MAX_WAIT.as_millis() / pace.interval().as_millis().max(1);
     let in_time = usize::try_from(in_time).unwrap_or(usize::MAX);
@@ -131,7 +135,7 @@ fn shares(pace: &PaceOptions, queues: usize) -> (usize, usize) {
     (concurrent, (in_time / concurrent).clamp(1, queue::BATCH))
 }
 
-/// Ensures that each ID that was named was found.
+/// Returns an error unless each ID in the batch was found.
 pub(super) fn ensure_found<'a>(
     batch: &Batch,
     found: impl Iterator<Item = (&'a str, Option<&'a str>)>,

@@ -1,4 +1,4 @@
-//! The clock of this machine, which signatures depend on.
+//! The clock of this machine, which the signatures of requests depend on.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,11 +15,11 @@ use time::format_description::well_known::Rfc2822;
 use crate::context::Context;
 use crate::doctor::Findings;
 
-/// AWS rejects signatures that are more than 5 minutes off.
+/// AWS rejects signatures whose time is more than 5 minutes off.
 const MAX_SECONDS: i64 = 300;
 const WARNING_SECONDS: i64 = 60;
 
-/// Reads the header `Date` of a response, whatever it is.
+/// Records the header `Date` of any response, even of an error.
 #[derive(Debug, Clone, Default)]
 struct DateReader(Arc<Mutex<Option<String>>>);
 
@@ -43,7 +43,7 @@ impl Intercept for DateReader {
 /// Compares this machine's clock with that of AWS.
 pub async fn skew(context: &Context, findings: &mut Findings) -> Result<()> {
     let reader = DateReader::default();
-    // Also a response that denies the call has a date.
+    // A response that denies the call has a date, too.
     let sent = context.sqs().list_queues().max_results(1).customize().interceptor(reader.clone()).send().await;
     let now = Timestamp::now();
     let date = reader.0.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::doctor::Findings;
 use crate::names::{FUNCTIONS, INVOKED_DIRECTLY};
 
-/// Checks that every function exists, is active, and was updated.
+/// Checks that every function exists, can be invoked, and that its last update did not fail.
 pub async fn state(context: &Context, findings: &mut Findings) -> Result<()> {
     let lambda = context.lambda();
     for name in FUNCTIONS {
@@ -45,7 +45,7 @@ pub async fn state(context: &Context, findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-/// Checks that every queue feeds its function.
+/// Checks that every work queue has an enabled event source mapping.
 pub async fn event_sources(context: &Context, findings: &mut Findings) -> Result<()> {
     let mut number = 0;
     for name in queue_fed() {
@@ -69,14 +69,14 @@ pub async fn event_sources(context: &Context, findings: &mut Findings) -> Result
     Ok(())
 }
 
-/// Compares the account's concurrency with what the deployment may use.
+/// Compares the account's concurrency limit with the deployment's maximum concurrency.
 pub async fn concurrency(context: &Context, findings: &mut Findings) -> Result<()> {
     let account = context.lambda().get_account_settings().send().await;
     let limit = account.context("failed to read the account's settings")?.account_limit;
     let available =
         limit.and_then(|limit| limit.unreserved_concurrent_executions.or(Some(limit.concurrent_executions)));
     let available = available.context("Lambda names no concurrency limit")?;
-    // Each function that AWS IoT invokes needs at least one.
+    // Each function that AWS IoT invokes directly needs at least one.
     let mut needed = i32::try_from(INVOKED_DIRECTLY.len()).unwrap_or(i32::MAX);
     for name in queue_fed() {
         for mapping in mappings(context, &context.names.of(name)).await? {

@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::doctor::Findings;
 use crate::output::utc;
 
-/// How long before something expires that is worth a warning.
+/// Remaining validity of a CA from which on `doctor` warns.
 const EXPIRES_SOON: Duration = Duration::from_hours(30 * 24);
 
 /// Checks that the deployment's rules are enabled.
@@ -39,7 +39,7 @@ pub async fn rules(context: &Context, findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-/// Checks that errors in a rule's SQL leave a trace.
+/// Checks that AWS IoT writes logs, which show errors in a rule's SQL.
 pub async fn logging(context: &Context, findings: &mut Findings) -> Result<()> {
     let options = context.iot().get_v2_logging_options().send().await.context("failed to read the logging options")?;
     let is_off = options.disable_all_logs
@@ -63,7 +63,7 @@ pub async fn cas(context: &Context, findings: &mut Findings) -> Result<()> {
     }
     findings.or_ok(match cas.len() {
         0 => "no CA is registered".to_owned(),
-        number => format!("{number} CAs and their CRLs are valid for at least 30 days"),
+        number => format!("of {number} CAs, no active one expires within 30 days, and no CRL of one within 10"),
     });
     Ok(())
 }
@@ -100,7 +100,7 @@ fn check_ca(ca: &Ca, now: Timestamp, findings: &mut Findings) {
     let renew_crl = "Publish a new CRL: gatehouse ca publish-crl. jitr admits no device of a CA whose CRL has expired.";
     match ca.crl.as_ref().and_then(|crl| crl.next_update) {
         Some(at) if at <= now => findings.problem(format!("the CRL of CA {id} expired at {} UTC", utc(at)), renew_crl),
-        // CRLs are short-lived: a third of the usual 30 days is enough time.
+        // CRLs are short-lived: a third of the usual 30 days is enough warning.
         Some(at) if at <= now.plus(EXPIRES_SOON / 3) => {
             findings.warning(format!("the CRL of CA {id} expires at {} UTC", utc(at)), renew_crl);
         }

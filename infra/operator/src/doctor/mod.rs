@@ -1,7 +1,7 @@
-//! `gatehouse doctor`: checks a deployment, and says what to do.
+//! `gatehouse doctor`: checks a deployment, and advises what to do.
 //!
-//! Each check is independent: a call that is denied or not supported makes its check one that cannot be made, and hides no
-//! other.
+//! The checks are independent: a call that is denied or not supported affects only its own check, which then reports
+//! [`Level::CannotCheck`].
 
 mod clock;
 mod functions;
@@ -10,6 +10,7 @@ mod notifications;
 mod queues;
 mod records;
 
+use std::collections::HashSet;
 use std::fmt::{self, Write as _};
 
 use anyhow::Result;
@@ -33,7 +34,7 @@ pub struct Arguments {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Level {
-    /// As it should be.
+    /// No problem was found.
     Ok,
     /// The check could not be made.
     CannotCheck,
@@ -54,11 +55,11 @@ impl fmt::Display for Level {
     }
 }
 
-/// What a check found.
+/// One result of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Finding {
-    /// The check.
+    /// The name of the check.
     pub check: &'static str,
     /// The result.
     pub level: Level,
@@ -68,7 +69,7 @@ pub struct Finding {
     pub advice: Option<String>,
 }
 
-/// What one check finds, in the order in which it is printed.
+/// The findings of one check, in the order in which they are printed.
 #[derive(Debug)]
 pub struct Findings {
     check: &'static str,
@@ -97,14 +98,14 @@ impl Findings {
         self.add(Level::Problem, text, Some(advice));
     }
 
-    /// Says that all is well, if nothing was found.
+    /// Adds this text as ok, if there are no other findings.
     fn or_ok(&mut self, text: impl Into<String>) {
         if self.findings.is_empty() {
             self.ok(text);
         }
     }
 
-    /// What could not be looked up. Returns what could.
+    /// Returns the value of a look-up. Reports a failure as [`Level::CannotCheck`].
     fn take<T>(&mut self, result: Result<T>) -> Option<T> {
         result.map_err(|error| self.add(Level::CannotCheck, format!("{error:#}"), None)).ok()
     }
@@ -178,8 +179,9 @@ impl Report {
             table.add_row([*check, &level.to_string(), text].map(escape_line));
         }
         let mut text = if self.findings.is_empty() { String::new() } else { output::text(&table) + "\n" };
-        let mut advice: Vec<&str> = self.findings.iter().filter_map(|finding| finding.advice.as_deref()).collect();
-        advice.dedup();
+        let mut printed = HashSet::new();
+        let advice = self.findings.iter().filter_map(|finding| finding.advice.as_deref());
+        let advice: Vec<_> = advice.filter(|advice| printed.insert(*advice)).collect();
         for advice in &advice {
             let _ = writeln!(text, "- {}", escape(advice));
         }

@@ -7,7 +7,7 @@ use aws_sdk_sns::types::Subscription;
 use crate::context::Context;
 use crate::doctor::Findings;
 
-/// SNS stops sending text messages at this monthly spending limit in USD, unless it is raised.
+/// Default monthly spending limit for text messages, in USD. SNS sends none beyond it.
 const DEFAULT_SPEND_LIMIT: f64 = 1.0;
 
 /// Checks that no alarm of the deployment is in ALARM.
@@ -61,7 +61,7 @@ fn report_subscriptions(subscriptions: &[(String, Subscription)], operators: &st
     let mut confirmed = 0;
     for (topic, subscription) in subscriptions {
         if is_pending(subscription) {
-            // No address: the report may be passed on.
+            // Without the address, because the report may be shared.
             findings.warning(
                 format!("a subscription by {} to {topic} is not confirmed", subscription.protocol().unwrap_or("-")),
                 "Confirm it with the link that AWS sent to the address. The link expires; subscribe again to get a new one.",
@@ -112,7 +112,7 @@ pub async fn text_messages(context: &Context, findings: &mut Findings) -> Result
     Ok(())
 }
 
-/// The subscriptions of the deployment's topics, each with the topic's name.
+/// Returns the subscriptions to the deployment's topics, each with the topic's name.
 async fn all_subscriptions(context: &Context) -> Result<Vec<(String, Subscription)>> {
     let sns = context.sns();
     let topics = sns.list_topics().into_paginator().items().send().collect::<Result<Vec<_>, _>>().await;

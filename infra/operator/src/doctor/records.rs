@@ -1,4 +1,4 @@
-//! What the tables hold: documents and refused events.
+//! Records in the tables: documents and refused events.
 
 use anyhow::Result;
 

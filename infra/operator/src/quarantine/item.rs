@@ -1,3 +1,5 @@
+//! Refused events as they are in the quarantine table.
+
 use std::fmt;
 
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -20,7 +22,7 @@ pub struct RefusedEventSummary {
     pub event_id: String,
     /// The reason code.
     pub reason: String,
-    /// The thing, if it could be read.
+    /// The thing, if the event names one.
     pub thing: Option<String>,
     /// When it was refused.
     pub refused_at: Timestamp,
@@ -30,20 +32,20 @@ pub struct RefusedEventSummary {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RefusedEvent {
-    /// What the list shows.
+    /// The fields that lists show.
     #[serde(flatten)]
     pub summary: RefusedEventSummary,
     /// Why it was refused, in one sentence.
     pub why: String,
-    /// The topic, if it could be read.
+    /// The topic, if the event names one.
     pub topic: Option<String>,
     /// When the function, or its queue, received it.
     pub received_at: Timestamp,
-    /// When the table forgets it, in seconds since 1970.
+    /// When it expires from the table, in seconds since 1970.
     pub expires_at: u64,
-    /// The request of the function that refused it.
+    /// The request ID of the invocation that refused it.
     pub request_id: String,
-    /// The event, as the function received it.
+    /// The event as the function received it.
     pub event: String,
     /// The payload, if it is text.
     pub payload: Option<String>,
@@ -79,7 +81,7 @@ impl RefusedEvent {
     }
 }
 
-/// Returns the payload of a device's event.
+/// Returns the payload of an event from AWS IoT; `None` for other events.
 pub fn payload(event: &str) -> Option<Vec<u8>> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -95,7 +97,7 @@ pub fn payload(event: &str) -> Option<Vec<u8>> {
     }
 }
 
-/// For people: one field per line, then the event and its payload.
+/// One field per line, then the event and its payload.
 impl fmt::Display for RefusedEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let RefusedEventSummary { function, event_id, reason, thing, refused_at } = &self.summary;

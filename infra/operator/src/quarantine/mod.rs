@@ -181,7 +181,7 @@ impl ResendReport {
 struct DiscardReport {
     selected: usize,
     discarded: usize,
-    /// Refused again, resent or expired since they were selected.
+    /// Events that were refused again, resent or expired since they were selected.
     changed: usize,
     failed: Vec<String>,
 }

@@ -1,3 +1,5 @@
+//! Resends refused events to their functions.
+
 use std::collections::HashMap;
 use std::fmt;
 
@@ -21,9 +23,9 @@ pub struct Resend {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase", tag = "result")]
 pub enum Resent {
-    /// The function accepted it, and it was removed.
+    /// The function accepted it, and it was removed from quarantine.
     Accepted {
-        /// What the operator should know nevertheless.
+        /// A note for the operator.
         #[serde(skip_serializing_if = "Option::is_none")]
         note: Option<String>,
     },
@@ -59,12 +61,12 @@ impl fmt::Display for Resent {
 }
 
 impl Resend {
-    /// Resends by this client, which must not repeat requests.
+    /// Creates a resender with this client, which must not repeat requests.
     pub fn new(table: QuarantineTable, lambda: Client) -> Self {
         Self { table, lambda }
     }
 
-    /// Sends an event to the function that refused it, and removes it once it is accepted.
+    /// Sends an event to the function that refused it, and removes it once the function accepts it.
     pub async fn resend(&self, summary: &RefusedEventSummary) -> Resent {
         let result = self.try_resend(summary).await;
         result.unwrap_or_else(|error| Resent::Failed { error: format!("{error:#}") })
@@ -97,9 +99,9 @@ impl Resend {
         })
     }
 
-    /// A function that refuses an event again writes it again, under the same ID. A command's ID is that of the request,
-    /// so it is written under a new one, and the old copy is removed. What is removed depends on what the table holds,
-    /// not on what the function said.
+    /// Removes the old copy of an event that was refused again. The function writes an event under the same ID, but a
+    /// command under a new one, that of the request, so its old copy remains. This decides by the table's content, not
+    /// by the function's response.
     async fn refused(&self, event: &RefusedEvent, reason: String, why: String) -> Result<Resent> {
         let RefusedEventSummary { function, event_id, refused_at, .. } = &event.summary;
         let is_rewritten =
@@ -113,10 +115,10 @@ impl Resend {
     }
 }
 
-/// Returns a device's event with a trace ID: its own, or else this one, by which the function then recognizes the event
-/// if it is sent once more. Anything else is returned as it is.
+/// Adds a trace ID to an event from AWS IoT that has none, so that the function recognizes the event if it is sent once
+/// more. Other events are returned unchanged.
 ///
-/// The text stays as it is otherwise: numbers keep their form.
+/// The rest of the text is unchanged: numbers keep their digits.
 pub fn with_trace_id(event: &str, id: &str) -> String {
     let fields: HashMap<String, &RawValue> = serde_json::from_str(event).unwrap_or_default();
     let has_payload = fields.contains_key("payload") || fields.contains_key("payloadBase64");

@@ -1,3 +1,5 @@
+//! Reads and removes refused events in the quarantine table.
+
 use anyhow::{Context as _, Result};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
@@ -9,7 +11,7 @@ use crate::names::{FUNCTIONS, Names};
 use crate::quarantine::{RefusedEvent, RefusedEventSummary};
 use crate::selection::{Selection, Subject};
 
-/// Everything but the event, which may be large.
+/// The projection for lists: everything except the event, which may be large.
 const SUMMARY: &str = "#function, eventId, reason, thing, refusedAt";
 
 /// The quarantine table.
@@ -62,7 +64,7 @@ impl QuarantineTable {
         items.with_context(|| format!("failed to read table {}", self.name))
     }
 
-    /// Returns the events with this ID, of one function or of all.
+    /// Returns the events with this ID that one function, or any, refused.
     pub async fn find(
         &self,
         event_id: &str,
@@ -76,7 +78,7 @@ impl QuarantineTable {
         Ok(events)
     }
 
-    /// Reads an event, by the full name of its function.
+    /// Reads an event. `function` is the full name of the function that refused it.
     pub async fn get(&self, function: &str, event_id: &str) -> Result<Option<RefusedEvent>> {
         let get = self.client.get_item().table_name(&self.name).consistent_read(true);
         let found = get.key("function", string(function)).key("eventId", string(event_id)).send().await;

@@ -1,4 +1,4 @@
-//! `gatehouse trace --export`: an event as a scenario that `make replay` plays locally.
+//! `gatehouse trace --export`: exports an event as a scenario that `make replay` plays locally.
 
 use std::path::Path;
 
@@ -54,7 +54,7 @@ impl ExportedEvent {
             "topic": self.topic,
             "expect": self.expect,
         });
-        // As text, which keeps whitespace and digits.
+        // As text, to keep whitespace and digits.
         let (name, payload) = match std::str::from_utf8(&self.payload) {
             Ok(text) => ("payloadText", text.to_owned()),
             Err(_) => ("payloadBase64", BASE64_STANDARD.encode(&self.payload)),
@@ -66,7 +66,7 @@ impl ExportedEvent {
     }
 }
 
-/// Returns a refused event, which is expected to be refused again.
+/// Finds the event in quarantine. The scenario expects it to be refused again.
 async fn in_quarantine(event_id: &str, context: &Context) -> Result<Option<ExportedEvent>> {
     let events = QuarantineTable::new(context).find(event_id, None, &context.names).await?;
     let exported = events.into_iter().find_map(|event| {
@@ -81,7 +81,7 @@ async fn in_quarantine(event_id: &str, context: &Context) -> Result<Option<Expor
     Ok(exported)
 }
 
-/// Returns a dead letter, which is expected to succeed where nothing fails.
+/// Finds the event in a dead-letter queue. The scenario expects it to succeed.
 async fn in_dead_letters(event_id: &str, context: &Context) -> Result<Option<ExportedEvent>> {
     let letters = dead_letters::find(event_id, context).await?;
     Ok(letters.into_iter().find_map(|(queue, message)| {
@@ -92,7 +92,7 @@ async fn in_dead_letters(event_id: &str, context: &Context) -> Result<Option<Exp
     }))
 }
 
-/// Returns the readings of an event. Their numbers keep their digits; their fields are in another order.
+/// Finds the event's readings in the telemetry table. Numbers keep their digits; the order of fields is lost.
 async fn in_telemetry(event_id: &str, thing: Option<&str>, context: &Context) -> Result<Option<ExportedEvent>> {
     let Some(thing) = thing else { return Ok(None) };
     let table = context.names.of("telemetry");
@@ -112,7 +112,7 @@ async fn in_telemetry(event_id: &str, thing: Option<&str>, context: &Context) ->
     Ok(Some(ExportedEvent { thing: thing.to_owned(), topic, payload: payload.into_bytes(), expect, place }))
 }
 
-/// Returns the outcome that a message on this topic has if nothing fails.
+/// Returns the expectation for a message on this topic, if nothing fails.
 fn success(topic: &str, payload: &[u8]) -> Value {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -130,7 +130,7 @@ fn success(topic: &str, payload: &[u8]) -> Value {
     json!({"stored": {"readings": readings}})
 }
 
-/// Returns an attribute as JSON text, with the digits that a number has.
+/// Formats an attribute as JSON. Numbers keep their digits.
 fn json_text(value: &AttributeValue) -> Option<String> {
     Some(match value {
         AttributeValue::N(number) => number.clone(),

@@ -31,7 +31,7 @@ const FAULTS: [(Fault, &str); 2] = [(Fault::KilledBefore, "before"), (Fault::Kil
 /// Number of tests among which the calls of an admission are divided, because each crash costs a retry delay.
 const PARTS: usize = 4;
 
-/// Kills the process at every fourth call of an admission, from one of the first four on, until no call is left.
+/// Kills the process at every fourth call of an admission, starting with call `part + 1`, until no call is left.
 async fn crash(suite: Arc<Suite>, fault: Fault, part: usize) -> Result<()> {
     let gate = Arc::new(Gate::new(&suite).await?);
     let proxy = FaultProxy::start(&gate.stage.cloud).await?;
@@ -65,7 +65,7 @@ async fn crash(suite: Arc<Suite>, fault: Fault, part: usize) -> Result<()> {
         monitor.finish().await.with_context(|| format!("call {nth} of: {}", calls()))?;
         let is_crashed = proxy.calls().iter().any(|call| call.fault.is_some());
         if !is_crashed && attempts > 1 {
-            // On a busy machine the function may time out before that call. The next certificate gets its turn.
+            // On a busy machine the function may time out before that call. Try it again with the next certificate.
             continue;
         }
         if !is_crashed {

@@ -90,7 +90,7 @@ impl Gate {
         })
     }
 
-    /// Whether the certificate has its policy and is attached to the thing.
+    /// Returns whether the certificate has its policy and is attached to the thing.
     pub async fn is_provisioned(&self, issued: &IssuedCertificate, thing: &str) -> Result<bool> {
         let arn = format!("arn:aws:iot:us-east-1:{}:cert/{}", self.stage.account.id(), issued.id);
         let iot = &self.stage.clients.iot;

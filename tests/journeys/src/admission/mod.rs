@@ -59,7 +59,7 @@ async fn first_connection(suite: Arc<Suite>) -> Result<()> {
     Ok(())
 }
 
-/// What a device might try on a thing: the topics of all rules, and its shadows.
+/// Returns topics of a thing that another device might try: those of all rules, and of the shadows.
 async fn topics_of(gate: &Gate, thing: &str) -> Result<Vec<String>> {
     let iot = &gate.stage.clients.iot;
     let shadows = ["shadow", "shadow/name/lamp"].into_iter().flat_map(|shadow| {
@@ -82,7 +82,7 @@ async fn topics_of(gate: &Gate, thing: &str) -> Result<Vec<String>> {
     Ok(topics)
 }
 
-/// As in AWS, where the attempt leaves no trace.
+/// As in AWS, such an attempt leaves no trace.
 async fn without_ca(suite: Arc<Suite>) -> Result<()> {
     let gate = Gate::new(&suite).await?;
     let issued = gate.ca.issue(&CertificateSpec::named("alone"))?;
@@ -91,7 +91,7 @@ async fn without_ca(suite: Arc<Suite>) -> Result<()> {
     let first = device.try_connect().await?;
     ensure!(first != ConnectResult::Accepted, "it connected");
     ensure!(gate.admissions.status(&issued.id).await?.is_none(), "the certificate was registered");
-    // With the CA's, it is admitted, and may be sent alone from then on.
+    // With the CA's certificate, it is admitted, and may be sent alone from then on.
     let mut complete = gate.device(&issued, "alone");
     ensure!(complete.connect_with_retry(&gate.stage.observer).await? == ConnectResult::Accepted, "it is not admitted");
     ensure!(device.try_connect().await? == ConnectResult::Accepted, "it may not connect once it is admitted");
@@ -116,7 +116,7 @@ async fn own_name_only(suite: Arc<Suite>) -> Result<()> {
     for (device, name, other) in [(&mut one, "thing-1", "thing-2"), (&mut two, "thing-2", "thing-1")] {
         let topics = topics_of(&gate, other).await?;
         ensure!(topics.len() > 20, "there are only {} topics", topics.len());
-        // Connected anew each time: AWS IoT may close a connection after it has denied something.
+        // Reconnect each time: AWS IoT may close a connection after it has denied something.
         for topic in &topics {
             device.disconnect();
             let (_, published) = device.publish(topic, &[b"{}"]).await?;

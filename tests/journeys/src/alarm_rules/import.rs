@@ -1,4 +1,4 @@
-//! Alarm models of AWS IoT Events become rules, and readings show the same alarms.
+//! Alarm models of AWS IoT Events are imported as rules, and readings raise the same alarms.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ const MODELS: [(&str, &str, &str, [&str; 3]); 4] = [
     ("hatch-open", r#"{"position": "ajar"}"#, r#"{"position": "closed"}"#, ["DISABLED", "DISABLED", "major"]),
 ];
 
-/// Imports the models with the tool, uploads what it printed, and reports readings.
+/// Imports the models with the tool, uploads its output, and reports readings.
 pub async fn behave(suite: Arc<Suite>) -> Result<()> {
     let house = Readings::begin(&suite, "plant-1", "boiler-too-hot", &[]).await?;
     let models = tools::root().join("infra/operator/tests/iot-events");

@@ -24,7 +24,7 @@ pub struct Readings {
 }
 
 impl Readings {
-    /// Deploys, and uploads the rules.
+    /// Deploys a stack, and uploads the rules.
     pub async fn begin(suite: &Arc<Suite>, thing: &str, rule: &str, rules: &[Value]) -> Result<Self> {
         let stage = Arc::new(suite.stage().await?);
         let (thing, rule) = (thing.to_owned(), rule.to_owned());
@@ -33,7 +33,7 @@ impl Readings {
         Ok(readings)
     }
 
-    /// The same thing, and another rule.
+    /// Returns the same thing with another rule.
     pub fn of_rule(&self, rule: &str) -> Self {
         let (stage, reported) = (Arc::clone(&self.stage), Arc::clone(&self.reported));
         Self { stage, thing: self.thing.clone(), rule: rule.to_owned(), reported }
@@ -46,12 +46,12 @@ impl Readings {
         Ok(())
     }
 
-    /// Reports a reading, which is evaluated once this returns.
+    /// Reports a reading, and returns once it has been evaluated.
     pub async fn report(&self, reading: &Value) -> Result<()> {
         self.report_text(&reading.to_string()).await
     }
 
-    /// Reports a reading as it is written.
+    /// Reports a reading as JSON text, which preserves how numbers are written.
     pub async fn report_text(&self, reading: &str) -> Result<()> {
         let number = self.reported.fetch_add(1, Ordering::Relaxed);
         let event = device_event(&format!("reading-{number}"), &self.thing, "t", reading.as_bytes());
@@ -60,7 +60,7 @@ impl Readings {
         Ok(())
     }
 
-    /// Acts on the alarm, which must be accepted.
+    /// Performs an action on the alarm. The function must accept it.
     pub async fn act(&self, action: &str, fields: &Value) -> Result<()> {
         let mut command = json!({"thing": self.thing, "rule": self.rule, "by": "anna"});
         if let (Some(command), Some(fields)) = (command.as_object_mut(), fields.as_object()) {
@@ -71,7 +71,7 @@ impl Readings {
         Ok(())
     }
 
-    /// Runs the operator tool, which must succeed. Returns what it printed.
+    /// Runs the operator tool, which must succeed. Returns its standard output.
     pub async fn gatehouse(&self, arguments: &[&str]) -> Result<String> {
         operator::output(&self.stage, arguments).await
     }
@@ -126,7 +126,7 @@ impl Readings {
         all
     }
 
-    /// Returns all messages about the thing, once there are at least this many and nothing more is on its way.
+    /// Returns all messages about the thing, once there are at least this many and no more are pending.
     pub async fn messages(&self, number: usize) -> Result<Vec<Notification>> {
         let found = self.stage.observer.until(|_| (self.received().len() >= number).then_some(()));
         found.await.with_context(|| format!("there are only {} messages", self.received().len()))?;
@@ -186,7 +186,7 @@ impl Readings {
         Ok(())
     }
 
-    /// Moves the end of the quiet hours that keep a message from people, and makes the check due now.
+    /// Ends the quiet hours that delay a message to people, and makes the check due now.
     pub async fn end_quiet_hours(&self) -> Result<()> {
         let record = self.record().await?.context("there is no record")?;
         let held = record.get("held").and_then(|held| held.as_s().ok()).context("nothing is kept from people")?;
@@ -200,7 +200,7 @@ impl Readings {
         self.make_check_due().await
     }
 
-    /// Moves the time at which the rules were uploaded.
+    /// Changes the time at which the rules were uploaded.
     pub async fn put_before(&self, at: u64) -> Result<()> {
         let update = self.stage.clients.dynamodb.update_item().table_name(self.stage.deployment.output("AlarmTable")?);
         let update = update.key("id", AttributeValue::S("document#thresholds".to_owned()));
@@ -215,7 +215,7 @@ fn has(item: &Item, name: &str, value: &str) -> bool {
     item.get(name).is_some_and(|found| found.as_s().is_ok_and(|found| found == value))
 }
 
-/// Returns whom the messages are for.
+/// Returns the audiences of the messages.
 pub fn audiences(messages: &[Notification]) -> Vec<&str> {
     messages.iter().filter_map(|message| message.attributes.get("audience").map(String::as_str)).collect()
 }

@@ -69,7 +69,7 @@ pub struct Broker {
 impl Broker {
     /// Starts a broker. `cloud` is the address of AWS IoT.
     pub async fn start(stage: &Stage, identity: &Identity, cloud: SocketAddr) -> Result<Self> {
-        // Another process may take the port between our choice and the start of the broker.
+        // Another process may take the port before the broker listens on it.
         for _ in 0..5 {
             if let Some(broker) = Self::try_start(stage, identity, cloud).await? {
                 return Ok(broker);

@@ -64,11 +64,11 @@ async fn each_kind(suite: Arc<Suite>) -> Result<()> {
     Ok(())
 }
 
-/// The queue of `alarm` is missing when a reading arrives, so that AWS IoT reports one of the rule's two actions.
+/// The queue of `alarm` is missing when a reading arrives, so that one of the rule's two actions fails.
 async fn failed_rule_action(suite: Arc<Suite>) -> Result<()> {
     let stage = suite.stage().await?;
     let mut device = stage.device("lux-1").await?;
-    // The local cloud does not send in the name of the rule's role.
+    // The local cloud does not send with the rule's role.
     dead_letter_queue(&stage, "telemetry-rule-dlq").await?;
     let url = queue_url(&stage, "alarm").await?;
     stage.clients.sqs.delete_queue().queue_url(&url).send().await?;
@@ -85,7 +85,7 @@ async fn failed_rule_action(suite: Arc<Suite>) -> Result<()> {
     ensure!(letter.get("eventId").and_then(Value::as_str) == Some(&event_id), "the report is {letter}");
     ensure!(letter.get("targets") == Some(&json!([{"queue": "alarm"}])), "the report is {letter}");
 
-    // The cause is not mended yet.
+    // The cause is not fixed yet.
     gatehouse(&stage, &["dead-letters", "resend", &event_id]).await?.ended_with(4)?;
     ensure!(dead_letters(&stage).await? == 1, "the dead letter is gone");
     let name = format!("{}-alarm", stage.deployment.stack);

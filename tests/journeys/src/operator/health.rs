@@ -22,7 +22,7 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     ]
 }
 
-/// The findings with this level, each as its check and its text.
+/// Returns the check and the text of each finding with this level.
 fn findings(ran: &Ran, level: &str) -> Result<Vec<(String, String)>> {
     let report = ran.json()?;
     let findings = report.get("findings").and_then(Value::as_array).context("no findings")?;

@@ -27,14 +27,14 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     ]
 }
 
-/// How many requests a test makes concurrently.
+/// Maximum number of concurrent requests of a test.
 const CONCURRENCY: usize = 16;
 
 async fn all<F: Future<Output = Result<()>>>(requests: impl IntoIterator<Item = F>) -> Result<()> {
     stream::iter(requests.into_iter().map(Ok)).try_for_each_concurrent(CONCURRENCY, |request| request).await
 }
 
-/// Waits until a function has reported this many events as done, and ensures that it reported no others.
+/// Waits until a function has reported these numbers of events, and ensures that it reported no others.
 async fn ensure_done(stage: &Stage, function: &str, done: u64, refused: u64) -> Result<()> {
     let name = stage.name(function)?.to_owned();
     let reached = stage.observer.until(|observer| {
@@ -50,7 +50,7 @@ async fn ensure_done(stage: &Stage, function: &str, done: u64, refused: u64) -> 
     Ok(())
 }
 
-/// Refuses clicks. Returns their IDs.
+/// Sends clicks that `button` refuses. Returns their IDs.
 async fn refuse_clicks(stage: &Stage, count: usize) -> Result<Vec<String>> {
     allow_serial_numbers(stage, "G030.*").await?;
     let ids: Vec<_> = (0..count).map(|number| format!("click-{number}")).collect();
@@ -89,7 +89,7 @@ async fn interrupted(suite: Arc<Suite>) -> Result<()> {
     Ok(())
 }
 
-/// Killed between the acceptance of an event and the deletion of its message, at the latest.
+/// Kills the tool while it resends, possibly between the acceptance of an event and the deletion of its message.
 async fn killed(suite: Arc<Suite>) -> Result<()> {
     let stage = suite.stage().await?;
     let url = dead_letter_queue(&stage, "button-dlq").await?;
@@ -103,12 +103,12 @@ async fn killed(suite: Arc<Suite>) -> Result<()> {
     begun.context("the tool resends nothing")?;
     tool.kill().await?;
 
-    // What the killed process had received is hidden for two minutes.
+    // The messages that the killed process had received stay hidden for two minutes.
     let finished = stage.observer.poll(async || {
         gatehouse(&stage, &["dead-letters", "resend", "--all", "--rate", "200"]).await?.ended_with(0)?;
         let left = stage.queue_length("ButtonDeadLetterQueueUrl").await?;
         if left > 0 {
-            // The local cloud handles something, so that the wait for what is hidden goes on.
+            // An observation extends the wait for the hidden messages.
             stage.observer.catch_up().await?;
             sleep(Duration::from_secs(5)).await;
         }
@@ -123,7 +123,7 @@ async fn killed(suite: Arc<Suite>) -> Result<()> {
     Ok(())
 }
 
-/// The valid event of a function with this number.
+/// Returns a valid event of a function, with this number in its ID.
 fn event(function: &str, number: usize) -> Value {
     let (id, thing) = (format!("{function}-{number}"), format!("{function}-thing-{number}"));
     let millis = now();
@@ -148,7 +148,7 @@ fn event(function: &str, number: usize) -> Value {
             "transition": format!("{thing}#too-bright#{millis}#ALARM"), "threshold": "too-bright", "thing": thing,
             "from": "OK", "to": "ALARM", "field": "/lux", "value": 1, "at": millis, "since": millis, "words": "too-bright"
         }),
-        // It is refused: nothing else can be said to `revoke` without a CA.
+        // `revoke` refuses it: without a CA there is no valid command.
         _ => json!({"reason": format!("number {number}")}),
     }
 }
@@ -178,7 +178,7 @@ fn certificate(number: usize) -> String {
     format!("{number:064x}")
 }
 
-/// Of a certificate that is not in the registry.
+/// Returns the topic and payload of an event about a certificate that is not in the registry.
 fn registration(number: usize, millis: u64) -> (String, Value) {
     let (certificate, ca) = (certificate(number), "ca11ab1e".repeat(8));
     let payload = json!({
@@ -189,7 +189,7 @@ fn registration(number: usize, millis: u64) -> (String, Value) {
     (format!("$aws/events/certificates/registered/{ca}"), payload)
 }
 
-/// The dead letter in a queue for a function's rule, with the number in the event's ID.
+/// Returns the dead letter of a function's rule, with this number in the event's ID.
 fn rule_letter(stage: &Stage, function: &str, number: usize) -> Value {
     let (id, thing) = (format!("{function}-by-rule-{number}"), format!("{function}-rule-thing-{number}"));
     let millis = now();
@@ -203,12 +203,12 @@ fn rule_letter(stage: &Stage, function: &str, number: usize) -> Value {
         "shadow" => shadow(&thing, millis),
         _ => registration(1_000_000 + number, millis),
     };
-    // Each rule that feeds two queues has failed for both.
+    // A rule that feeds two queues failed for both.
     let queues: &[&str] = if function == "telemetry" { &["telemetry", "alarm"] } else { &[function] };
     rule_record(stage, function, &topic, payload.to_string().as_bytes(), &id, queues)
 }
 
-/// How many events of each kind.
+/// Number of events of each kind.
 const REFUSED_BY_EACH: usize = 100;
 const DEAD_LETTERS_OF_EACH: usize = 30;
 
@@ -219,7 +219,7 @@ const WITH_RULE: [&str; 7] = ["button", "doorbell", "forward", "jitr", "presence
 /// 500 refused events of five functions, and 510 dead letters in all seventeen queues.
 async fn thousand(suite: Arc<Suite>) -> Result<()> {
     let stage = suite.stage().await?;
-    // Clicks are refused by the function. For the others, an earlier version of it did that.
+    // `button` refuses the clicks. The other events are as if earlier versions had refused them.
     refuse_clicks(&stage, REFUSED_BY_EACH).await?;
     for function in REFUSING.into_iter().filter(|function| *function != "button") {
         all((0..REFUSED_BY_EACH).map(async |number| {
@@ -259,23 +259,23 @@ async fn thousand(suite: Arc<Suite>) -> Result<()> {
     ensure!(dead_letters(&stage).await? == 0, "dead letters are left");
 
     let (refused, each) = (u64::try_from(REFUSED_BY_EACH)?, u64::try_from(DEAD_LETTERS_OF_EACH)?);
-    // From both dead-letter queues, and from quarantine.
+    // Events from both dead-letter queues, and from quarantine.
     ensure_done(&stage, "button", refused + 2 * each, refused).await?;
     ensure_done(&stage, "doorbell", refused + 2 * each, 0).await?;
     ensure_done(&stage, "telemetry", refused + 2 * each, 0).await?;
     ensure_done(&stage, "presence", refused + 2 * each, 0).await?;
     ensure_done(&stage, "shadow", refused + 2 * each, 0).await?;
-    // Its own, and those of the telemetry rule.
+    // Its own events, and those of the telemetry rule.
     ensure_done(&stage, "alarm", 2 * each, 0).await?;
     ensure_done(&stage, "actuator", each, 0).await?;
-    // No destination is configured, no certificate is registered, no CA is named: these are refused now, in quarantine.
+    // Without a destination, a registered certificate or a CA, these events are refused, and are in quarantine now.
     ensure_done(&stage, "forward", 0, 2 * each).await?;
     ensure_done(&stage, "jitr", 0, 2 * each).await?;
     ensure_done(&stage, "revoke", 0, each).await?;
     let left = quarantined(&stage).await?;
     ensure!(left == 5 * DEAD_LETTERS_OF_EACH, "{left} events are in quarantine");
 
-    // Everything that was sent to a queue has an outcome. What was in quarantine was sent to the function itself.
+    // Every event that was sent to a queue has an outcome. Events from quarantine were sent to the function itself.
     let audit = gatehouse(&stage, &["audit", "--since", "1 h", "--json"]).await?.ended_with(0)?.json()?;
     let rows = audit.get("rows").and_then(Value::as_array).context("there are no rows")?;
     for row in rows {

@@ -30,7 +30,7 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     trials
 }
 
-/// What the tool printed, and its exit code.
+/// The output of the tool, and its exit code.
 struct Ran {
     code: Option<i32>,
     stdout: String,
@@ -63,7 +63,7 @@ impl Ran {
     }
 }
 
-/// Runs the tool, which must succeed. Returns what it printed.
+/// Runs the tool, which must succeed. Returns its standard output.
 pub async fn output(stage: &Stage, arguments: &[&str]) -> Result<String> {
     Ok(gatehouse(stage, arguments).await?.ended_with(0)?.stdout)
 }
@@ -125,8 +125,8 @@ async fn put_in_quarantine(stage: &Stage, function: &str, event_id: &str, event:
     Ok(())
 }
 
-/// Returns the URL of a dead-letter queue by its name after the prefix. The test stands in for the AWS service that
-/// sends to it, so it takes away the policy that lets nobody else do so.
+/// Returns the URL of a dead-letter queue by its name after the prefix. The test sends to it in place of an AWS
+/// service, so this removes the policy that allows only that service.
 async fn dead_letter_queue(stage: &Stage, name: &str) -> Result<String> {
     let url = queue_url(stage, name).await?;
     let set = stage.clients.sqs.set_queue_attributes().queue_url(&url);
@@ -152,7 +152,7 @@ async fn queue_url(stage: &Stage, name: &str) -> Result<String> {
     found.with_context(|| format!("queue {name} is missing"))?.queue_url.context("it has no URL")
 }
 
-/// The report of AWS IoT about a rule's failed actions.
+/// Returns the report of AWS IoT about a rule's failed actions.
 fn rule_record(stage: &Stage, rule: &str, topic: &str, payload: &[u8], trace_id: &str, queues: &[&str]) -> Value {
     use base64::Engine;
     let failures: Vec<_> = queues
@@ -177,7 +177,7 @@ fn rule_record(stage: &Stage, rule: &str, topic: &str, payload: &[u8], trace_id:
     })
 }
 
-/// Lambda's report of a failed asynchronous invocation.
+/// Returns Lambda's report of a failed asynchronous invocation.
 fn invocation_record(stage: &Stage, function: &str, input: &Value) -> Result<Value> {
     let (account, name) = (stage.account.id(), stage.name(function)?);
     Ok(json!({

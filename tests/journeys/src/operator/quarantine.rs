@@ -21,7 +21,7 @@ pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
     ]
 }
 
-/// Has a click of `thing-1` refused, because its serial number is not allowed.
+/// Sends a click of `thing-1` that `button` refuses, because its serial number is not allowed.
 async fn refuse_click(suite: &Suite, event_id: &str) -> Result<Stage> {
     let stage = suite.stage().await?;
     allow_serial_numbers(&stage, "G030.*").await?;
@@ -52,7 +52,7 @@ async fn list_and_show(suite: Arc<Suite>) -> Result<()> {
     Ok(())
 }
 
-/// Clicks, and messages that no destination receives.
+/// Refused clicks, and messages without a destination.
 async fn several_functions(suite: Arc<Suite>) -> Result<()> {
     let stage = refuse_click(&suite, "click-1").await?;
     stage.invoke("button", &click("click-2", "other-thing")).await?;

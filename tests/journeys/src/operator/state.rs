@@ -77,7 +77,7 @@ async fn trace(suite: Arc<Suite>) -> Result<()> {
         let file = directory.path().join("exported.json");
         let export = ["trace", "--export", file.to_str().context("the path is not UTF-8")?];
         gatehouse(&stage, &[&export[..], arguments].concat()).await?.ended_with(0)?;
-        // It is valid, and expects what happened.
+        // The scenario is valid, and expects the event's outcome.
         let scenario = Scenario::read(&file)?;
         let expects: Vec<_> = scenario.steps.iter().map(|step| json!(step.expect)).collect();
         ensure!(expects == [expected], "the scenario of {arguments:?} expects {expects:?}");
@@ -122,7 +122,7 @@ async fn audit(suite: Arc<Suite>) -> Result<()> {
     for payload in [&br#"{"lux": 1}"#[..], br#"{"lux": 2}"#, b"not JSON"] {
         stage.publish(&mut device, "telemetry/lux-1", payload).await?;
     }
-    // `alarm` leaves a payload that is not JSON to `telemetry`, and has no thresholds here.
+    // `alarm` ignores a payload that is not JSON, which `telemetry` refuses, and has no thresholds here.
     let functions = [("telemetry", 2, 1), ("alarm", 3, 0)];
     for (function, done, refused) in functions {
         let name = stage.name(function)?;
@@ -145,7 +145,7 @@ async fn audit(suite: Arc<Suite>) -> Result<()> {
         ensure!(*row == expected, "{row}");
     }
 
-    // An event that the queue received, and that somebody deleted there.
+    // An event that the queue received, and that was deleted there.
     let lambda = &stage.clients.lambda;
     let sources = lambda.list_event_source_mappings().function_name(stage.name("telemetry")?).send().await?;
     let source = sources.event_source_mappings().first().and_then(|source| source.uuid()).context("no event source")?;

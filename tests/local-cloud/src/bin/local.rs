@@ -55,7 +55,7 @@ const RETRY_DELAY: &str = "6";
 /// How often to check whether everything still runs.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long to wait for the effect of a message after the last thing that happened.
+/// How long to wait for the effect of a message after the last observation.
 const EFFECT_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Sample devices: thing, topic and payload.
@@ -83,7 +83,7 @@ async fn local(options: Options) -> Result<ExitCode> {
     let log = directory.path().join("cloud.log");
     let account = Account::primary();
     // At DEBUG, functions log each event of a batch.
-    // Retries come soon, and not so soon that nobody can switch a fault off meanwhile.
+    // Retries are soon, but leave a person time to remove a fault first.
     let settings = [("AWS_LAMBDA_LOG_LEVEL", "DEBUG"), ("LAMBDA_ASYNC_RETRY_BASE_SECONDS", RETRY_DELAY)];
     let cloud = Arc::new(progress.step("Starting the local cloud", Cloud::start(&log, &settings)).await?);
     let deployment = deploy::deploy_gatehouse(&cloud, &account, "gatehouse", &[], progress).await?;
@@ -148,7 +148,7 @@ async fn local(options: Options) -> Result<ExitCode> {
     }
 }
 
-/// Waits for the effects of a message, one per function that gets it, and reports them.
+/// Waits for the effects of a message, one per function that receives it, and reports them.
 async fn event(observer: &Observer, admissions: Option<&Admissions>, message: PublishedMessage) -> String {
     let Some(rule) = observer.rule(&message.topic) else { return describe(&message, None, None, None) };
     // The table has more details than the log.
@@ -172,7 +172,7 @@ async fn event(observer: &Observer, admissions: Option<&Admissions>, message: Pu
     reports.collect()
 }
 
-/// Reports what one function did with a message.
+/// Reports the outcome of a message in one function.
 fn describe(message: &PublishedMessage, rule: Option<&Rule>, function: Option<&str>, outcome: Option<Timed>) -> String {
     let payload = String::from_utf8_lossy(message.payload.get(..200).unwrap_or(&message.payload)).into_owned();
     let result = StepResult {

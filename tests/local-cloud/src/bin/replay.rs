@@ -34,7 +34,7 @@ struct Options {
     html: Option<PathBuf>,
 }
 
-/// How many events of a report have their paths.
+/// Maximum number of events whose paths are in a report.
 const MAX_PATHS: usize = 20_000;
 
 fn main() -> ExitCode {
@@ -59,7 +59,7 @@ async fn replay(options: Options) -> Result<ExitCode> {
     let progress = Progress::new();
     let mut directory = cli::RunDirectory::new("replay")?;
     let log = directory.path().join("cloud.log");
-    // At DEBUG, functions log each event of a batch, as a report needs it.
+    // At DEBUG, functions log each event of a batch, which a report needs.
     let settings: &[_] = if options.html.is_some() { &[("AWS_LAMBDA_LOG_LEVEL", "DEBUG")] } else { &[] };
     let cloud = progress.step("Starting the local cloud", Cloud::start(&log, settings)).await?;
     let paths = if options.html.is_some() { Paths::Kept(MAX_PATHS) } else { Paths::Forgotten };

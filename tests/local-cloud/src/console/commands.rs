@@ -1,5 +1,4 @@
-//! `POST /api/v1/commands`: operators' commands to functions, as `gatehouse` sends them. They are remembered for
-//! recordings.
+//! `POST /api/v1/commands`: sends operators' commands to functions, as `gatehouse` does, and keeps them for recordings.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +14,7 @@ use super::App;
 use super::error::{ApiError, ApiResult};
 use crate::observer::now;
 
-/// How many commands are remembered.
+/// Maximum number of commands to keep.
 const KEPT: usize = 200;
 
 /// The functions that accept commands.
@@ -36,9 +35,9 @@ pub struct Command {
 pub struct SentCommand {
     /// The command.
     pub command: Command,
-    /// When it was sent.
+    /// When it was sent, in milliseconds since 1970.
     pub at: u64,
-    /// What the function returned.
+    /// The function's response.
     pub response: Value,
 }
 
@@ -53,7 +52,7 @@ impl Commands {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the commands since a time.
+    /// Returns the commands since a time in milliseconds since 1970.
     pub fn since(&self, at: u64) -> Vec<SentCommand> {
         self.lock().iter().filter(|sent| sent.at >= at).cloned().collect()
     }
@@ -65,7 +64,7 @@ pub async fn send(State(app): State<Arc<App>>, Json(command): Json<Command>) -> 
 }
 
 impl App {
-    /// Sends a command and remembers it.
+    /// Sends a command and keeps it for recordings.
     pub async fn command(&self, command: Command) -> ApiResult<Value> {
         if !FUNCTIONS.contains(&command.function.as_str()) {
             let known = FUNCTIONS.join(", ");

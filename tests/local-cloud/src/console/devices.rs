@@ -1,4 +1,4 @@
-//! `/api/v1/devices`: the registry, and what is known about a device.
+//! `/api/v1/devices`: the registry, and the state of a device.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use super::commands::Command;
 use super::error::{ApiError, ApiResult};
 use super::items::{Item, json as item_json, text};
 
-/// How many things are listed.
+/// Maximum number of things to list, rounded up to a page.
 const MAX_THINGS: usize = 500;
 
-/// How many readings are returned.
+/// Maximum number of readings to return.
 const MAX_READINGS: i32 = 200;
 
-/// The actions of an alarm.
+/// The actions that operators can perform on an alarm.
 const ACTIONS: [&str; 5] = ["acknowledge", "snooze", "disable", "enable", "reset"];
 
 /// Lists the things, and whether each is connected.
@@ -48,7 +48,7 @@ pub async fn list(State(app): State<Arc<App>>) -> ApiResult<Json<Value>> {
     Ok(Json(json!({"devices": things.collect::<Vec<_>>()})))
 }
 
-/// Returns who is recorded as connected or disconnected.
+/// Returns the things that are recorded as connected (`true`) or disconnected.
 async fn presence(app: &App) -> HashMap<String, bool> {
     let scan = app.clients.dynamodb.scan().table_name(app.table("devices")).filter_expression("part = :part");
     let scan = scan.expression_attribute_values(":part", AttributeValue::S("presence".to_owned()));
@@ -60,7 +60,7 @@ async fn presence(app: &App) -> HashMap<String, bool> {
     items.iter().filter_map(record).collect()
 }
 
-/// Returns what is known about a device.
+/// Returns a device's certificates, presence, shadows, readings and alarms.
 pub async fn show(State(app): State<Arc<App>>, Path(thing): Path<String>) -> ApiResult<Json<Value>> {
     let of_thing = format!("thing#{thing}");
     let (certificates, shadows, readings, alarms, presence) = tokio::join!(
@@ -83,7 +83,7 @@ pub async fn show(State(app): State<Arc<App>>, Path(thing): Path<String>) -> Api
 
 async fn certificates(app: &App, thing: &str) -> Result<Vec<Value>> {
     let found = app.clients.iot.list_thing_principals().thing_name(thing).send().await;
-    // A device that connects for the first time is no thing yet.
+    // A device that connects for the first time has no thing yet.
     let Ok(found) = found else { return Ok(Vec::new()) };
     let mut certificates = Vec::new();
     for principal in found.principals() {
@@ -95,7 +95,7 @@ async fn certificates(app: &App, thing: &str) -> Result<Vec<Value>> {
     Ok(certificates)
 }
 
-/// Returns the classic shadow and the named ones, as AWS IoT has them.
+/// Returns the classic shadow and the named ones from AWS IoT.
 async fn shadows(app: &App, thing: &str) -> Result<Vec<Value>> {
     let list = app.clients.iot_data.list_named_shadows_for_thing().thing_name(thing).send().await;
     let named = list.ok().and_then(|found| found.results).unwrap_or_default();
@@ -123,7 +123,7 @@ async fn readings(app: &App, thing: &str) -> Vec<Value> {
     items.iter().rev().filter_map(reading).collect()
 }
 
-/// Returns the record of an alarm. Its definition, which it has as text, becomes JSON.
+/// Returns the record of an alarm. Parses its definition, which the record contains as text.
 fn alarm(item: &Item) -> Value {
     let mut record = item_json(item);
     let definition = text(item, "definition").and_then(|text| serde_json::from_str::<Value>(text).ok());
@@ -160,7 +160,7 @@ pub async fn update_shadow(
     Ok(Json(document.transpose()?.unwrap_or_default()))
 }
 
-/// What an operator does about an alarm.
+/// An operator's action on an alarm.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AlarmAction {
@@ -172,7 +172,7 @@ pub struct AlarmAction {
     duration: Option<String>,
 }
 
-/// Sends `alarm` an action.
+/// Sends an action to `alarm`.
 pub async fn alarm_action(
     State(app): State<Arc<App>>,
     Path((thing, rule)): Path<(String, String)>,

@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-/// What a request gets that fails.
+/// The response to a request that fails.
 #[derive(Debug)]
 pub struct ApiError {
     status: StatusCode,
@@ -16,17 +16,17 @@ pub struct ApiError {
 pub type ApiResult<T> = Result<T, ApiError>;
 
 impl ApiError {
-    /// The request is not valid.
+    /// Returns the error of an invalid request.
     pub fn invalid(why: impl Into<String>) -> Self {
         Self { status: StatusCode::BAD_REQUEST, why: why.into() }
     }
 
-    /// What the request names does not exist.
+    /// Returns the error of a request that names something that does not exist.
     pub fn missing(why: impl Into<String>) -> Self {
         Self { status: StatusCode::NOT_FOUND, why: why.into() }
     }
 
-    /// The request cannot be carried out now.
+    /// Returns the error of a request that is not possible in the current state.
     pub fn conflict(why: impl Into<String>) -> Self {
         Self { status: StatusCode::CONFLICT, why: why.into() }
     }

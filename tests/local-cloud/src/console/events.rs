@@ -1,4 +1,4 @@
-//! `GET /api/v1/events…` and `/stream`: what was observed, and what is observed from now on.
+//! `GET /api/v1/events…` and `/stream`: the observed events, and a stream of new ones.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,16 +17,16 @@ use tokio::time::{sleep, timeout};
 use super::error::{ApiError, ApiResult};
 use super::{App, items};
 
-/// How many events one frame of the stream has at most.
+/// Maximum number of events in one frame of the stream.
 const MAX_FRAME: usize = 500;
 
 /// The pause between two frames, in which changes collect.
 const FRAME_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often a frame is sent at least, so that both sides notice a connection that has ended.
+/// Maximum time between two frames, so that both sides notice a broken connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// Which events.
+/// The events to return.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Since {
@@ -43,7 +43,7 @@ pub async fn list(State(app): State<Arc<App>>, Query(since): Query<Since>) -> Js
     Json(frame(&app, since.after, usize::MAX).1)
 }
 
-/// Returns the whole path of an event, with the items that the tables have about it.
+/// Returns the whole path of an event, with the items about it in the tables.
 pub async fn path(State(app): State<Arc<App>>, Path(id): Path<String>) -> ApiResult<Json<Value>> {
     let rules = Arc::clone(&app.observer.rules);
     let found = app.observer.read_journal(|journal| {
@@ -61,13 +61,13 @@ pub async fn path(State(app): State<Arc<App>>, Path(id): Path<String>) -> ApiRes
     Ok(Json(path))
 }
 
-/// Streams events as they change, and what subscriptions receive.
+/// Streams events as they change, and messages that subscriptions receive.
 pub async fn stream(
     State(app): State<Arc<App>>,
     Query(since): Query<Since>,
     headers: HeaderMap,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    // After an interruption, a browser says what it got last.
+    // After an interruption, a browser sends the ID of the last frame that it received.
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.split_once('-'));
     let last = last.and_then(|(events, messages)| Some((events.parse().ok()?, messages.parse().ok()?)));
     let (after, messages) = last.unwrap_or((since.after, since.messages));
@@ -78,7 +78,7 @@ pub async fn stream(
     }))
 }
 
-/// How far a reader of the stream is.
+/// The position of a reader in the stream.
 struct Cursor {
     app: Arc<App>,
     after: u64,
@@ -117,8 +117,8 @@ impl Cursor {
     }
 }
 
-/// Returns the events that changed after a version, in the order of their changes, up to a number, and the version of the
-/// last.
+/// Returns up to `limit` events that changed after a version, in the order of their changes, and the version of the
+/// last one.
 fn frame(app: &App, after: u64, limit: usize) -> (u64, Value) {
     let read = app.observer.read_journal(|journal| {
         let mut changed: Vec<_> = journal.events().filter(|event| event.version > after).collect();

@@ -21,10 +21,10 @@ use crate::fault_proxy::{Fault, FaultProxy, RandomFault, SERVICES, Strike};
 use crate::observer::{FaultStrike, now};
 use crate::tools;
 
-/// The longest time for which a fault can be set.
+/// Maximum duration of a fault.
 const MAX_SECONDS: u64 = 3600;
 
-/// The faults, each with a sentence.
+/// The kinds of faults, each with its description.
 const KINDS: [(Fault, &str); 8] = [
     (Fault::Throttled, "The service answers that there were too many requests."),
     (Fault::ServerError, "The service answers with an internal error (500)."),
@@ -36,7 +36,7 @@ const KINDS: [(Fault, &str); 8] = [
     (Fault::KilledAfter, "The function's process is killed after the call, before the response."),
 ];
 
-/// The proxies, one per function once it had a fault, and the faults that are set.
+/// The proxies, one per function that has had a fault, and the active faults.
 #[derive(Debug, Default)]
 pub struct Faults {
     proxies: Mutex<HashMap<String, FaultProxy>>,
@@ -44,7 +44,7 @@ pub struct Faults {
     next_id: AtomicU64,
 }
 
-/// A fault that is set.
+/// An active fault.
 #[derive(Debug)]
 struct ActiveFault {
     id: u64,
@@ -85,7 +85,7 @@ impl Faults {
     }
 }
 
-/// Lists the faults that are set, and those that can be.
+/// Lists the active faults, and the kinds that can be set.
 pub async fn list(State(app): State<Arc<App>>) -> ApiResult<Json<Value>> {
     let active: Vec<_> = app.faults.active().iter().map(ActiveFault::json).collect();
     let kinds = KINDS.map(|(fault, about)| json!({"name": fault.name(), "about": about}));
@@ -161,7 +161,7 @@ pub async fn remove_all(State(app): State<Arc<App>>) -> ApiResult<StatusCode> {
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Sets the faults of a function's proxy, which the first fault puts before the function.
+/// Sets the faults of a function's proxy. The first fault starts the proxy and redirects the function to it.
 async fn apply(app: &Arc<App>, function: &str) -> Result<()> {
     let mut proxies = app.faults.proxies.lock().await;
     let of_function = |active: &&ActiveFault| active.function == function;
@@ -179,7 +179,7 @@ async fn apply(app: &Arc<App>, function: &str) -> Result<()> {
     Ok(())
 }
 
-/// Points a function's calls to a proxy.
+/// Redirects a function's calls to a proxy.
 async fn put_behind(app: &App, proxy: &FaultProxy, deployed: &str) -> Result<()> {
     let found = app.clients.lambda.get_function_configuration().function_name(deployed).send().await?;
     let mut variables = found.environment().and_then(|all| all.variables()).cloned().unwrap_or_default();
@@ -190,7 +190,7 @@ async fn put_behind(app: &App, proxy: &FaultProxy, deployed: &str) -> Result<()>
     Ok(())
 }
 
-/// Marks the events whose calls met a fault.
+/// Marks the events whose calls were struck by a fault.
 async fn report(app: Arc<App>, function: String, mut strikes: mpsc::UnboundedReceiver<Strike>) {
     while let Some(Strike { service, operation, fault, ids }) = strikes.recv().await {
         let (service, fault) = (service.to_owned(), fault.name().to_owned());

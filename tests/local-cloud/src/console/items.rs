@@ -1,4 +1,4 @@
-//! Items of tables as JSON, and those that an event has written.
+//! Items of tables as JSON, and the items about an event.
 
 use std::collections::HashMap;
 
@@ -9,13 +9,13 @@ use serde_json::{Map, Value, json};
 
 use super::App;
 
-/// How many items of one table are shown.
+/// Maximum number of items to show from one table.
 const MAX_ITEMS: i32 = 20;
 
 /// An item.
 pub type Item = HashMap<String, AttributeValue>;
 
-/// Returns an item as JSON. Numbers are text: JSON in a browser would round them.
+/// Returns an item as JSON. Numbers become strings, because a browser would round them.
 pub fn json(item: &Item) -> Value {
     let mut fields: Vec<_> = item.iter().collect();
     fields.sort_unstable_by_key(|(name, _)| *name);
@@ -34,7 +34,7 @@ fn attribute(value: &AttributeValue) -> Value {
     }
 }
 
-/// Returns an attribute that is a text or a number.
+/// Returns an attribute that is a string or a number.
 pub fn text<'a>(item: &'a Item, name: &str) -> Option<&'a str> {
     match item.get(name)? {
         AttributeValue::S(text) | AttributeValue::N(text) => Some(text),
@@ -42,8 +42,8 @@ pub fn text<'a>(item: &'a Item, name: &str) -> Option<&'a str> {
     }
 }
 
-/// Returns the items about an event, with the table and what each shows: those that carry its id, and the records of its
-/// thing that it may have changed. A table that cannot be read is left out.
+/// Returns the items about an event, each with its table and a description: those with the event's id, and the records
+/// of its thing that it may have changed. Omits tables that cannot be read.
 pub async fn of_event(app: &App, id: &str, thing: &str, functions: &[&str]) -> Vec<Value> {
     let mut found = Vec::new();
     let mut add = |table: &str, what: &str, items: Vec<Item>| {
@@ -82,7 +82,7 @@ impl App {
         format!("{}-{name}", self.deployment.stack)
     }
 
-    /// Reads one item. Returns none if there is no such item or table.
+    /// Reads one item. Returns an empty list if the item or the table does not exist.
     async fn item(&self, table: &str, key: &[(&str, &str)]) -> Vec<Item> {
         let get = self.clients.dynamodb.get_item().table_name(self.table(table)).consistent_read(true);
         let get = key.iter().fold(get, |get, (name, value)| get.key(*name, AttributeValue::S((*value).to_owned())));
@@ -99,7 +99,7 @@ impl App {
         query.send().await.ok().and_then(|found| found.items).unwrap_or_default()
     }
 
-    /// Reads the readings that a message had.
+    /// Returns the stored readings of a message.
     pub async fn readings_of_event(&self, thing: &str, id: &str) -> Vec<Item> {
         let query = self.clients.dynamodb.query().table_name(self.table("telemetry")).consistent_read(true);
         let query = query

@@ -1,7 +1,7 @@
 //! The console: a page that shows each event's path, publishes, injects faults, and records and replays scenarios.
 //!
-//! It is part of the local cloud, listens on the loopback interface only, and is never deployed. The page uses the API
-//! below `/api/v1`, which `docs/console-api.md` describes.
+//! It is part of the local cloud, listens on the loopback interface only, and is never deployed. `docs/console-api.md`
+//! describes the API below `/api/v1`, which the page uses.
 
 mod commands;
 mod devices;
@@ -48,13 +48,13 @@ use runs::Runs;
 use security::Guard;
 use subscriptions::Subscriptions;
 
-/// How many events the console keeps. It counts all.
+/// Maximum number of events that the console keeps. It counts all events.
 pub const KEPT_EVENTS: usize = 5_000;
 
-/// The largest request: the largest message that AWS IoT accepts, in base64 or as an escaped text.
+/// Maximum size of a request: enough for the largest message that AWS IoT accepts, in base64 or as an escaped string.
 const MAX_REQUEST_BYTES: usize = 1024 * 1024;
 
-/// What the console shows and changes.
+/// The state of the console.
 #[derive(Debug)]
 pub struct App {
     /// The local cloud.
@@ -63,11 +63,11 @@ pub struct App {
     pub account: Account,
     /// The account's clients.
     pub clients: Clients,
-    /// What is deployed.
+    /// The deployed stack.
     pub deployment: Deployment,
     /// The account's observer, which has a journal.
     pub observer: Arc<Observer>,
-    /// The operator tool.
+    /// The path of the operator tool.
     pub gatehouse: PathBuf,
     publishers: Publishers,
     subscriptions: Subscriptions,
@@ -77,7 +77,7 @@ pub struct App {
 }
 
 impl App {
-    /// Returns the state of a console that nobody has used yet.
+    /// Returns the initial state of a console.
     pub fn new(
         cloud: Arc<Cloud>,
         account: Account,
@@ -136,7 +136,7 @@ impl Console {
         self.guard.token()
     }
 
-    /// Returns the address to open, which has the token.
+    /// Returns the URL to open, which contains the token.
     pub fn url(&self) -> String {
         format!("{}/?token={}", self.origin, self.token())
     }
@@ -154,7 +154,7 @@ async fn serve(listener: TcpListener, router: Router) {
         let router = router.clone();
         tokio::spawn(async move {
             let service = service_fn(move |request| router.clone().call(request));
-            // An error is a client that went away.
+            // An error means that the client disconnected.
             let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }

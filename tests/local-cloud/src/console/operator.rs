@@ -1,4 +1,4 @@
-//! Runs the operator tool. Quarantine and dead letters are handled by the same code as in AWS.
+//! Runs the operator tool, so that the same code as in AWS handles quarantine and dead letters.
 
 use std::process::Stdio;
 
@@ -10,8 +10,8 @@ use crate::isolation::{self, Inherit};
 use crate::supervisor;
 
 impl App {
-    /// Runs `gatehouse --json` with these arguments, and returns what it prints. What it could not do is in the result,
-    /// and is no error.
+    /// Runs `gatehouse --json` with these arguments, and returns its output. Failures that the output reports are not
+    /// errors.
     pub async fn gatehouse(&self, arguments: &[&str]) -> Result<Value> {
         if !self.gatehouse.is_file() {
             bail!("{} is missing; `make operator` builds it", self.gatehouse.display());
@@ -27,7 +27,7 @@ impl App {
         let mut tool = tokio::process::Command::from(supervisor::command(&command)?);
         let tool = tool.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut tool = tool.context("failed to run the operator tool")?;
-        // The tool is killed when this is closed.
+        // Closing this kills the tool.
         let pipe = tool.stdin.take();
         let output = tool.wait_with_output().await.context("failed to run the operator tool")?;
         drop(pipe);

@@ -22,19 +22,19 @@ use crate::device::{Broker, ConnectResult, Device, Identity, MAX_MESSAGE_BYTES, 
 use crate::player::Enrollment;
 use crate::scenario::CertificateOptions;
 
-/// How many copies one request publishes.
+/// Maximum number of copies that one request publishes.
 const MAX_REPEAT: u32 = 10_000;
 
-/// How many copies a second one request publishes.
+/// Maximum rate at which one request publishes, in copies per second.
 const MAX_RATE: u32 = 200;
 
 /// How long a new certificate may take to be admitted.
 const ADMISSION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A device that the console has the credentials of.
+/// A device whose credentials the console has.
 type SharedDevice = Arc<Mutex<Device>>;
 
-/// The devices that the console has the credentials of, and the CA for new ones.
+/// The devices whose credentials the console has, and the CA for new ones.
 #[derive(Debug, Default)]
 pub struct Publishers {
     devices: Mutex<HashMap<String, SharedDevice>>,
@@ -77,7 +77,7 @@ pub struct Message {
     qos: u8,
     #[serde(default = "one_copy")]
     repeat: u32,
-    /// Copies a second.
+    /// Copies per second.
     #[serde(default = "one_copy")]
     rate: u32,
 }
@@ -90,7 +90,7 @@ fn one_copy() -> u32 {
     1
 }
 
-/// Publishes a message. Waits until AWS IoT has acknowledged or denied it, or, of several, only for the first.
+/// Publishes a message. Waits until AWS IoT has acknowledged or denied the first copy.
 pub async fn publish(
     State(app): State<Arc<App>>,
     Json(message): Json<Message>,
@@ -129,7 +129,7 @@ async fn publish_one(device: &Mutex<Device>, message: &Message, payload: &[u8]) 
 }
 
 impl Message {
-    /// Returns the bytes to publish.
+    /// Returns the payload to publish, or why the message is not valid.
     fn validate(&self) -> ApiResult<Vec<u8>> {
         let invalid = |is_valid: bool, why: &str| if is_valid { Ok(()) } else { Err(ApiError::invalid(why)) };
         let is_topic = !self.topic.is_empty() && self.topic.len() <= 256 && !self.topic.contains(['+', '#', '\0']);

@@ -71,7 +71,7 @@ fn first(found: &Value) -> ApiResult<Json<Value>> {
     first.map(Json).ok_or_else(|| ApiError::missing("There is no such event."))
 }
 
-/// Which events to resend or discard.
+/// The events to resend or discard.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Events {
@@ -112,7 +112,7 @@ async fn act(app: &App, subject: &str, action: &str, events: &Events) -> ApiResu
     Ok(Json(app.gatehouse(&arguments).await?))
 }
 
-/// Accepts what can be an argument of a program.
+/// Returns a text that can be an argument of a program.
 fn argument(text: &str) -> ApiResult<&str> {
     if text.is_empty() || text.contains('\0') {
         return Err(ApiError::invalid("An ID must not be empty."));

@@ -1,5 +1,4 @@
-//! `/api/v1/runs`: plays scenarios, each in an account of its own, so that its outcomes depend on nothing that happened
-//! before.
+//! `/api/v1/runs`: plays scenarios, each in a new account, so that nothing before affects its outcomes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,13 +20,13 @@ use crate::progress::Progress;
 use crate::report;
 use crate::scenario::Scenario;
 
-/// How many runs are remembered.
+/// Maximum number of runs to keep.
 const KEPT: usize = 10;
 
-/// How many events of a run keep their paths.
+/// Maximum number of events of a run whose paths are kept.
 const KEPT_EVENTS: usize = 2_000;
 
-/// The first of the account ids in which scenarios are played.
+/// Base of the account ids in which scenarios are played.
 const FIRST_ACCOUNT: u64 = 555_500_000_000;
 
 /// The newest runs.
@@ -43,7 +42,7 @@ struct Run {
     id: u64,
     scenario: String,
     total: usize,
-    /// Plays the scenario, once everything is set up.
+    /// The player; `None` before everything is set up, and after the run.
     player: Option<Arc<Player>>,
     outcome: Option<Result<Vec<Value>, String>>,
 }
@@ -92,7 +91,7 @@ pub async fn list(State(app): State<Arc<App>>) -> Json<Value> {
     Json(json!({"runs": runs}))
 }
 
-/// Which scenario to play.
+/// The scenario to play.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewRun {
@@ -117,10 +116,10 @@ pub async fn start(State(app): State<Arc<App>>, Json(new): Json<NewRun>) -> ApiR
         }
     }
     let runtime = Handle::current();
-    // On a thread of its own: the compiler cannot prove that the player's closures can move between threads.
+    // On a separate thread, because the compiler cannot prove that the player's closures are `Send`.
     tokio::task::spawn_blocking(move || {
         let outcome = runtime.block_on(play(&app, id, scenario)).map_err(|error| format!("{error:#}"));
-        // Its observer ends with it.
+        // Dropping the player stops its observer.
         app.runs.change(id, |run| (run.player, run.outcome) = (None, Some(outcome)));
     });
     Ok((StatusCode::ACCEPTED, Json(json)))

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::observer::payload;
 use crate::tools;
 
-/// The functions whose devices publish themselves.
+/// The functions whose input devices publish.
 const FUNCTIONS: [&str; 3] = ["button", "doorbell", "telemetry"];
 
 /// A sample of a function's input.
@@ -24,7 +24,7 @@ struct Sample<'a> {
     topic: String,
 }
 
-/// Lists the samples, those of one function after those of another.
+/// Lists the samples.
 pub async fn list() -> Json<Value> {
     Json(json!({"samples": read(&tools::root().join("events"))}))
 }
@@ -37,13 +37,13 @@ fn read(events: &Path) -> Vec<Value> {
         files.sort();
         for file in files {
             let Ok(text) = std::fs::read_to_string(&file) else { continue };
-            // Some files are batches, or are no events on purpose.
+            // Some files are batches, or intentionally invalid.
             let Ok(sample) = serde_json::from_str::<Sample>(&text) else { continue };
             let name = file.file_stem().unwrap_or_default().to_string_lossy().replace('-', " ");
             samples.extend(sample.json(function, &name));
         }
     }
-    // What works comes first.
+    // Samples that succeed come first.
     samples.sort_by_key(|sample| {
         !sample["name"].as_str().is_some_and(|name| matches!(name, "single" | "ring" | "reading"))
     });
@@ -59,7 +59,7 @@ impl Sample<'_> {
             _ => return None,
         };
         let topic = self.topic.replace(&self.thing, "{thing}");
-        // A serial number must be the thing's name.
+        // A button's serial number must be the thing's name.
         let text = payload.get("text").and_then(Value::as_str).map(|text| text.replace(&self.thing, "{thing}"));
         let payload = text.map_or(payload, |text| json!({"text": text}));
         Some(json!({"function": function, "name": name, "topic": topic, "payload": payload}))

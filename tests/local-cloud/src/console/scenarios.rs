@@ -1,4 +1,4 @@
-//! `/api/v1/scenarios`: the scenarios in `events/`, and recordings of what happened.
+//! `/api/v1/scenarios`: the scenarios in `events/`, and recordings of observed events.
 
 use std::collections::HashMap;
 use std::path::{Path as FilePath, PathBuf};
@@ -21,10 +21,10 @@ use crate::observer::{Effect, EventPath, Notification};
 use crate::scenario::{Scenario, shipped};
 use crate::tools;
 
-/// The longest delay of a step, in milliseconds.
+/// Maximum delay of a step, in milliseconds.
 const MAX_DELAY_MILLIS: u64 = 900_000;
 
-/// Shorter delays between two steps of a thing are left out: a step waits for the one before anyway.
+/// Shorter delays between two steps of a thing are omitted: a step waits for the previous one anyway.
 const MIN_DELAY_MILLIS: u64 = 1_000;
 
 /// Returns the directory of recordings.
@@ -60,7 +60,7 @@ fn is_json(path: &FilePath) -> bool {
     path.extension().is_some_and(|extension| extension == "json")
 }
 
-/// Reads a scenario by its name. Of two with the same name, this is the recording.
+/// Reads a scenario by its name. A recording takes precedence over a shipped scenario with the same name.
 pub fn read(name: &str) -> ApiResult<(Scenario, String)> {
     let is_it = |(path, _): &(PathBuf, bool)| path.file_stem().is_some_and(|stem| stem == name);
     let found = files()?.into_iter().find(is_it);
@@ -75,7 +75,7 @@ pub async fn show(Path(name): Path<String>) -> ApiResult<Json<Box<RawValue>>> {
     Ok(Json(RawValue::from_string(text)?))
 }
 
-/// What to record.
+/// The recording to save.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recording {
@@ -87,7 +87,7 @@ pub struct Recording {
     since: u64,
 }
 
-/// Saves what happened since a moment as a scenario.
+/// Saves the events and commands since a time as a scenario.
 pub async fn record(
     State(app): State<Arc<App>>,
     Json(recording): Json<Recording>,
@@ -123,7 +123,7 @@ pub async fn record(
     }
     let scenario = scenario(&recording.about, steps);
     let text = format!("{scenario:#}\n");
-    // What is saved must be playable.
+    // The recording must be playable.
     Scenario::parse(&text).context("the recording is not a valid scenario")?;
     std::fs::create_dir_all(directory())?;
     std::fs::write(directory().join(format!("{}.json", recording.name)), text)?;
@@ -131,7 +131,7 @@ pub async fn record(
     Ok((StatusCode::CREATED, Json(json!({"file": file, "leftOut": left_out, "scenario": scenario}))))
 }
 
-/// Whether a device published it, and not AWS IoT, a rule or the test client.
+/// Returns whether a device published it, rather than AWS IoT, a rule or the test client.
 fn is_of_device(event: &EventPath) -> bool {
     let (client, topic) = (&event.message.client_id, &event.message.topic);
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'_' | b'-');
@@ -139,13 +139,13 @@ fn is_of_device(event: &EventPath) -> bool {
     is_thing && !topic.starts_with('$')
 }
 
-/// Returns the thing that published next after a command. Only the steps of one thing are played in their order.
+/// Returns the thing that published next after a command, because only the steps of the same thing are played in order.
 fn following_thing(at: u64, published: &[(u64, String)]) -> &str {
     let next = published.iter().filter(|(its, _)| *its >= at).min_by_key(|(its, _)| *its);
     next.or_else(|| published.last()).map_or("operator", |(_, thing)| thing)
 }
 
-/// Puts steps in the order in which they happened, with the delays between those of each thing.
+/// Returns a scenario with the steps in order of time, with the delays between the steps of each thing.
 fn scenario(about: &str, mut steps: Vec<(u64, String, Value)>) -> Value {
     steps.sort_by_key(|(at, ..)| *at);
     let mut last: HashMap<String, u64> = HashMap::new();
@@ -154,7 +154,7 @@ fn scenario(about: &str, mut steps: Vec<(u64, String, Value)>) -> Value {
         if delay >= MIN_DELAY_MILLIS
             && let Some(step) = step.as_object_mut()
         {
-            // Whole tenths of a second.
+            // In whole tenths of a second.
             step.insert("minIntervalSeconds".to_owned(), Value::from(delay / 100).as_f64().map(|n| n / 10.0).into());
         }
         step
@@ -163,7 +163,7 @@ fn scenario(about: &str, mut steps: Vec<(u64, String, Value)>) -> Value {
     json!({"about": about, "steps": steps.collect::<Vec<_>>()})
 }
 
-/// Returns an event as a step, with its outcome as the expected one; `None` if no scenario can expect it.
+/// Returns an event as a step that expects the event's outcome; `None` if a scenario cannot expect it.
 fn step(event: &EventPath, readings: usize) -> Option<Value> {
     let mut step = json!({
         "what": format!("{} from {}", event.kind(), event.message.topic),
@@ -176,8 +176,7 @@ fn step(event: &EventPath, readings: usize) -> Option<Value> {
     Some(step)
 }
 
-/// Returns a payload as a field of a step. It is text even if it is JSON, whose whitespace and digits a scenario in a
-/// file would not keep.
+/// Returns a payload as a field of a step. JSON is text, too, to keep its whitespace and digits.
 fn payload(bytes: &[u8]) -> (&'static str, Value) {
     match std::str::from_utf8(bytes) {
         Ok(text) => ("payloadText", text.into()),
@@ -204,7 +203,7 @@ fn expectation(event: &EventPath, readings: usize) -> Option<Value> {
     event.functions.is_empty().then(|| json!("nothing"))
 }
 
-/// Returns the expected notification. The text of a state change has times, which the next time differ.
+/// Returns the expected notification. For a state change only attributes, because its text contains times.
 fn expected(notification: &Notification) -> Value {
     let is_state_change = notification.data.as_ref().is_some_and(|data| data.get("transition").is_some());
     if !is_state_change {
@@ -215,7 +214,7 @@ fn expected(notification: &Notification) -> Value {
     json!({"attributes": attributes.collect::<HashMap<_, _>>()})
 }
 
-/// Returns a command as a step of some thing.
+/// Returns a command as a step of a thing; `None` if the response has no outcome.
 fn command(sent: &SentCommand, thing: &str) -> Option<Value> {
     let expect = match sent.response.get("outcome")?.as_str()? {
         "done" => json!("done"),

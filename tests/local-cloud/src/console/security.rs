@@ -1,8 +1,9 @@
-//! Who may use the console: only the person that has the address that it printed.
+//! Access control of the console: only a person who has the printed URL can use it.
 //!
-//! It can publish and invoke functions, and a browser sends requests for any page. So each request must name this server
-//! (against DNS rebinding), must not come from a page of another origin (against cross-site request forgery), and must
-//! carry the token. The address has the token; the first request exchanges it for a cookie that no script can read.
+//! The console can publish and invoke functions, and any web page can make a browser send requests to it. So each
+//! request must name this server (against DNS rebinding), must not come from a page of another origin (against
+//! cross-site request forgery), and must carry the token. The URL contains the token; the first request exchanges it
+//! for a cookie that no script can read.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -16,8 +17,8 @@ use axum::response::{IntoResponse, Response};
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
 
-/// Headers of every response. Scripts, styles and connections are this server's only, and no script can make markup of
-/// text.
+/// Headers of every response. They allow scripts, styles and connections of this server only, and no script can turn
+/// text into markup.
 const HEADERS: [(HeaderName, &str); 7] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -32,12 +33,12 @@ const HEADERS: [(HeaderName, &str); 7] = [
     (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
 ];
 
-/// What a request must have.
+/// The token and cookie that requests must have.
 #[derive(Debug)]
 pub struct Guard {
     port: u16,
     token: String,
-    /// The value of the cookie. It is not the token, which a browser may keep in its history.
+    /// The value of the cookie. It differs from the token, which a browser may keep in its history.
     session: String,
 }
 
@@ -70,7 +71,7 @@ impl Guard {
         &self.token
     }
 
-    /// The cookie's name. Cookies do not distinguish ports, so it has the port.
+    /// Returns the cookie's name. It contains the port, because cookies are shared between ports.
     fn cookie(&self) -> String {
         format!("gatehouse-console-{}", self.port)
     }
@@ -85,7 +86,7 @@ impl Guard {
         if has_origin && only(headers, &header::ORIGIN).is_none_or(|origin| origin != format!("http://{host}")) {
             return Err(Denial::Origin);
         }
-        // Browsers say where a request comes from. `none` is a person who opens an address.
+        // Browsers send the origin of a request; `none` means that a person opened the URL.
         let site = HeaderName::from_static("sec-fetch-site");
         let is_from_here = |site: &str| matches!(site, "same-origin" | "none");
         if headers.contains_key(&site) && !only(headers, &site).is_some_and(is_from_here) {
@@ -103,18 +104,18 @@ impl Guard {
         if !has_session {
             return Err(Denial::Token);
         }
-        // A browser adds the cookie by itself, and always says which origin such a request comes from.
+        // A browser adds the cookie to any request, but always sends the origin with requests that are not safe.
         let is_safe = matches!(*method, Method::GET | Method::HEAD);
         if is_safe || has_origin { Ok(()) } else { Err(Denial::Origin) }
     }
 
-    /// Exchanges the token in the address for the cookie.
+    /// Exchanges the token in the URL for the cookie. Returns `None` if the request is not for that.
     fn sign_in(&self, request: &Request) -> Option<Response> {
         if request.method() != Method::GET || request.uri().path() != "/" {
             return None;
         }
         let token = request.uri().query()?.strip_prefix("token=")?;
-        // It has the right host and origin, and no token elsewhere.
+        // The host and origin must be right; the missing cookie is the only denial that is ignored.
         if self.check(request.method(), request.headers()).err().is_some_and(|denial| denial != Denial::Token)
             || !is_equal(token, &self.token)
         {
@@ -126,7 +127,7 @@ impl Guard {
     }
 }
 
-/// Checks a request before anything else sees it.
+/// Checks a request before any other handler.
 pub async fn protect(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     let mut response = if let Some(response) = guard.sign_in(&request) {
         response
@@ -143,14 +144,14 @@ pub async fn protect(State(guard): State<Arc<Guard>>, request: Request, next: Ne
     response
 }
 
-/// Returns a header that must appear once.
+/// Returns the value of a header, if the header appears exactly once.
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut all = headers.get_all(name).iter();
     let first = all.next()?;
     if all.next().is_some() { None } else { first.to_str().ok() }
 }
 
-/// Compares secrets in a time that does not depend on how much of them is equal.
+/// Compares secrets in a time that does not depend on the length of their common prefix.
 fn is_equal(given: &str, expected: &str) -> bool {
     digest(&SHA256, given.as_bytes()).as_ref() == digest(&SHA256, expected.as_bytes()).as_ref()
 }

@@ -1,4 +1,4 @@
-//! `/api/v1/subscriptions`: what a test client receives, like the one of the AWS console.
+//! `/api/v1/subscriptions`: a test client like the one of the AWS console, and the messages that it receives.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,16 +18,16 @@ use super::error::{ApiError, ApiResult};
 use crate::device::{Device, Identity, Message, Subscribed};
 use crate::observer::{now, payload};
 
-/// How many messages are kept.
+/// Maximum number of messages to keep.
 const KEPT: usize = 500;
 
-/// How many subscriptions there may be.
+/// Maximum number of concurrent subscriptions.
 const MAX_SUBSCRIPTIONS: usize = 20;
 
 /// The test client's IoT policy, which allows everything.
 const POLICY: &str = "local-cloud-console";
 
-/// What the test client subscribes to, and what it received.
+/// The test client's subscriptions and received messages.
 #[derive(Debug)]
 pub struct Subscriptions {
     state: Arc<Mutex<Received>>,
@@ -43,7 +43,7 @@ struct Received {
     last_number: u64,
 }
 
-/// A subscription, which is a connection of its own.
+/// A subscription, which has its own connection.
 #[derive(Debug)]
 struct Subscription {
     id: u64,
@@ -69,7 +69,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Subscriptions {
-    /// Returns what changes with each message.
+    /// Returns a receiver that changes with each message.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.change.subscribe()
     }
@@ -127,7 +127,7 @@ async fn client(app: &App, id: u64) -> Result<Device> {
         "Version": "2012-10-17",
         "Statement": [{"Effect": "Allow", "Action": "iot:*", "Resource": "*"}],
     });
-    // It exists after the first time.
+    // Fails if the policy already exists.
     let create = app.clients.iot.create_policy().policy_name(POLICY).policy_document(document.to_string());
     let _ = create.send().await;
     let identity = Identity::register(&app.clients, &format!("iotconsole-{id}"), POLICY).await?;
@@ -152,7 +152,7 @@ async fn receive(mut client: Device, id: u64, state: Arc<Mutex<Received>>, chang
                 }
                 change.send_replace(());
             }
-            // It may be that there was no message for a while.
+            // A timeout: there was no message for a while.
             Err(_) if client.is_connected() => {}
             Err(_) => return,
         }

@@ -1,4 +1,4 @@
-//! `GET /api/v1/topology`: what is deployed, read from the stack, and how it is connected.
+//! `GET /api/v1/topology`: the deployed resources and their connections.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::App;
 use super::error::ApiResult;
 use crate::deploy::{self, Resource};
 
-/// The types of resources that are shown, and the word for each.
+/// The types of resources to show, and the name of each kind.
 const TYPES: [(&str, &str); 5] = [
     ("AWS::IoT::TopicRule", "rule"),
     ("AWS::SQS::Queue", "queue"),
@@ -40,15 +40,14 @@ fn kind(resource: &Resource) -> Option<&'static str> {
     TYPES.iter().find(|(name, _)| *name == resource.kind).map(|(_, word)| *word)
 }
 
-/// Returns a node's name in an edge. Names are unique per kind only.
+/// Returns a node's name in an edge. It includes the kind, because names are unique per kind only.
 fn node(resource: &Resource) -> Option<String> {
     Some(format!("{} {}", kind(resource)?, resource.name()))
 }
 
-/// Returns the connections: what rules and queues trigger, what topics deliver to, and what functions are configured
-/// with.
+/// Returns the connections: the targets of rules, queues and topics, and the resources in functions' variables.
 async fn edges(app: &App, resources: &[Resource]) -> Result<BTreeSet<(String, String)>> {
-    // By ARN, URL or name, as configurations refer to them.
+    // By kind and name: the last part of an ARN or URL is the name.
     let nodes: BTreeMap<String, String> = resources
         .iter()
         .filter_map(|resource| Some((format!("{} {}", kind(resource)?, resource.name()), node(resource)?)))

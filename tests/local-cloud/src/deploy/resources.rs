@@ -1,4 +1,4 @@
-//! Lists what a stack consists of.
+//! Lists the resources of a stack.
 
 use anyhow::Result;
 

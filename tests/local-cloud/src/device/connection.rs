@@ -56,7 +56,7 @@ impl Drop for Connection {
     }
 }
 
-/// Runs until the connection ends. A reconnection would publish again what AWS IoT denied.
+/// Runs until the connection ends. It does not reconnect, which would republish messages that AWS IoT denied.
 async fn poll(mut event_loop: EventLoop, sender: mpsc::UnboundedSender<ConnectionEvent>) {
     loop {
         let event = match event_loop.poll().await {

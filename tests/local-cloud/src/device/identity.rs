@@ -17,7 +17,7 @@ use crate::aws::Clients;
 pub struct Identity {
     /// The MQTT client id. AWS IoT accepts only the thing name.
     pub thing: String,
-    /// The certificate, in PEM, followed by its CA's if AWS IoT does not know it yet.
+    /// The certificate, in PEM, followed by that of its CA if AWS IoT does not know it yet.
     pub certificate: String,
     /// The private key, in PEM.
     pub key: String,
@@ -40,7 +40,7 @@ impl Identity {
         register.await.with_context(|| format!("failed to register thing {thing}"))
     }
 
-    /// Returns a TLS client that presents the certificate without validating it.
+    /// Returns a TLS configuration that presents the certificate without validating it.
     pub(super) fn tls(&self, ca: &str) -> Result<ClientConfig> {
         let provider = Arc::new(default_provider());
         let chain: Vec<_> = CertificateDer::pem_slice_iter(self.certificate.as_bytes())

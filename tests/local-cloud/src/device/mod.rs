@@ -78,7 +78,7 @@ pub enum Subscribed {
 pub struct Message {
     /// The topic.
     pub topic: String,
-    /// The bytes.
+    /// The payload.
     pub payload: Vec<u8>,
 }
 
@@ -145,8 +145,8 @@ impl Device {
         }
     }
 
-    /// Retries with exponential backoff until AWS IoT accepts the connection, and returns the last result. Gives up once
-    /// nothing else was observed in the account for a while.
+    /// Retries with exponential backoff until AWS IoT accepts the connection, and returns the last result. Gives up
+    /// once nothing else was observed in the account for a while.
     pub async fn connect_with_retry(&mut self, observer: &Observer) -> Result<ConnectResult> {
         let (mut pause, wait) = (INITIAL_BACKOFF, Wait::start(observer, *PATIENCE));
         loop {
@@ -159,7 +159,7 @@ impl Device {
         }
     }
 
-    /// Whether it is connected. AWS IoT may close the connection at any time.
+    /// Returns whether it is connected. AWS IoT may close the connection at any time.
     pub fn is_connected(&self) -> bool {
         self.connection.as_ref().is_some_and(|connection| !connection.task.is_finished())
     }
@@ -169,8 +169,8 @@ impl Device {
         self.connection = None;
     }
 
-    /// Publishes all payloads concurrently, at least once (quality of service 1), and waits for the result. Also returns
-    /// when it started.
+    /// Publishes all payloads concurrently, at least once (QoS 1), and waits for the result. Also returns the start
+    /// time.
     pub async fn publish(&mut self, topic: &str, payloads: &[&[u8]]) -> Result<(SystemTime, Published)> {
         self.connect().await?;
         let connection = self.connection.as_mut().context("not connected")?;
@@ -197,7 +197,7 @@ impl Device {
         Ok((started_at, Published::Accepted))
     }
 
-    /// Publishes a payload at most once (quality of service 0), so nobody says whether AWS IoT accepts it.
+    /// Publishes a payload at most once (QoS 0), so it is unknown whether AWS IoT accepts it.
     pub async fn publish_unacknowledged(&mut self, topic: &str, payload: &[u8]) -> Result<()> {
         self.connect().await?;
         let connection = self.connection.as_mut().context("not connected")?;
@@ -224,7 +224,7 @@ impl Device {
         }
     }
 
-    /// Returns the next message of its subscriptions.
+    /// Returns the next message of its subscriptions. Fails if there is none for [`TIMEOUT`].
     pub async fn receive(&mut self) -> Result<Message> {
         let connection = self.connection.as_mut().context("the device is not connected")?;
         if let Some(message) = connection.inbox.pop_front() {

@@ -1,7 +1,7 @@
 //! A proxy between a function and AWS services that injects faults.
 //!
-//! The function needs no support for it: its environment points to the proxy (`AWS_ENDPOINT_URL_DYNAMODB` and so on, for
-//! each of [`SERVICES`]).
+//! The function needs no support for it: variables such as `AWS_ENDPOINT_URL_DYNAMODB`, one for each of [`SERVICES`],
+//! point to the proxy.
 
 mod partial;
 mod protocol;
@@ -36,7 +36,7 @@ pub use random::{RandomFault, Strike};
 /// The services whose calls the proxy recognizes, as in `AWS_ENDPOINT_URL_<SERVICE>`.
 pub const SERVICES: [&str; 4] = ["DYNAMODB", "IOT", "SNS", "SQS"];
 
-/// A fault that a call meets.
+/// A fault to inject into a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// The connection breaks before the service receives the request.
@@ -79,14 +79,14 @@ impl Fault {
     }
 }
 
-/// A call that came through the proxy.
+/// A call through the proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
     /// The operation, such as `PutItem`.
     pub operation: String,
-    /// The fault that it met, if any.
+    /// The injected fault, if any.
     pub fault: Option<Fault>,
-    /// Whether the caller got the response. It did not if it gave up before.
+    /// Whether the caller received the response, rather than an injected failure or its own timeout.
     pub is_answered: bool,
 }
 
@@ -98,7 +98,7 @@ pub struct FaultProxy {
     task: JoinHandle<Infallible>,
 }
 
-/// How much later a service receives a slow request.
+/// The delay of a slow request.
 const SLOW: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Default)]
@@ -108,7 +108,7 @@ struct State {
     /// The operation whose every second call fails, and the remaining faults.
     series: Option<(&'static str, VecDeque<Fault>)>,
     rendezvous: Option<Rendezvous>,
-    /// The faults that calls meet at random, and who is notified. Then no calls are recorded: there may be any number.
+    /// Random faults, and where to report them. Calls are not recorded then, because their number is unlimited.
     random: Option<RandomFaults>,
     calls: Vec<Call>,
 }
@@ -132,37 +132,37 @@ impl FaultProxy {
         Ok(Self { address, state, task })
     }
 
-    /// Changes a function's environment variables so that its calls go to the proxy, and so that its timeouts are those of
-    /// a deployment: a call that hangs must not take longer than there.
+    /// Changes a function's environment variables so that its calls go to the proxy, and so that its timeouts are those
+    /// of a deployment: a hanging call must not take longer than in one.
     pub fn redirect(&self, variables: &mut HashMap<String, String>) {
         variables.extend(SERVICES.map(|service| (format!("AWS_ENDPOINT_URL_{service}"), self.url())));
         variables.insert("OPERATION_TIMEOUT_SECONDS".to_owned(), "3".to_owned());
     }
 
-    /// Resets the proxy. The `nth` call from now on, counted from 1, meets this fault.
+    /// Resets the proxy. Injects this fault into the `nth` call from now on, counted from 1.
     pub fn fail_nth_call(&self, nth: usize, fault: Fault) {
         *lock(&self.state) = State { nth: Some((nth, fault)), ..State::default() };
     }
 
-    /// Resets the proxy. Every second call of this operation meets the next of these faults, until none is left.
+    /// Resets the proxy. Injects the next of these faults into every second call of this operation, until none is left.
     pub fn fail_alternate_calls(&self, operation: &'static str, faults: impl IntoIterator<Item = Fault>) {
         *lock(&self.state) = State { series: Some((operation, faults.into_iter().collect())), ..State::default() };
     }
 
-    /// Whether every fault has been injected.
+    /// Returns whether every fault of [`Self::fail_alternate_calls`] has been injected.
     pub fn is_exhausted(&self) -> bool {
         let state = lock(&self.state);
         state.series.as_ref().is_none_or(|(_, faults)| faults.is_empty())
     }
 
     /// Resets the proxy. The first call of this operation waits until another process makes one too, so that neither
-    /// can have seen the effect of the other's.
+    /// can have seen the effect of the other one.
     pub fn wait_for_second_caller(&self, operation: &'static str) {
         let rendezvous = Rendezvous { operation, callers: BTreeSet::new() };
         *lock(&self.state) = State { rendezvous: Some(rendezvous), ..State::default() };
     }
 
-    /// Resets the proxy. Calls meet these faults at random, and each that does is sent to `strikes`.
+    /// Resets the proxy. Injects these faults into calls at random, and reports each to `strikes`.
     pub fn fail_randomly(&self, faults: Vec<RandomFault>, strikes: mpsc::UnboundedSender<Strike>) {
         *lock(&self.state) = State { random: Some(RandomFaults { faults, strikes }), ..State::default() };
     }
@@ -216,14 +216,14 @@ async fn accept(listener: TcpListener, handler: Handler) -> Infallible {
         let handler = handler.clone();
         tokio::spawn(async move {
             let service = service_fn(|request| handler.handle(request));
-            // An error is a connection that was broken on purpose.
+            // An error means that a fault broke the connection.
             let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }
 }
 
 impl Handler {
-    /// Whether a call may proceed without a second caller.
+    /// Returns whether a call may proceed, or must wait for a second caller.
     fn may_proceed(&self, operation: &str, caller: &str) -> bool {
         let mut state = lock(&self.state);
         let Some(rendezvous) = state.rendezvous.as_mut().filter(|rendezvous| rendezvous.operation == operation) else {
@@ -286,7 +286,7 @@ impl Handler {
             }
             Some(Fault::LostResponse) => broken(),
             _ => {
-                // This is dropped before if the caller closes the connection. The calls may have been reset.
+                // Not reached if the caller has closed the connection. A reset may have removed the call.
                 if let Some(call) = lock(&self.state).calls.get_mut(nth - 1) {
                     call.is_answered = true;
                 }

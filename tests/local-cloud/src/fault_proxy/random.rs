@@ -1,4 +1,4 @@
-//! Faults that calls meet at random.
+//! Faults that are injected at random.
 
 use std::collections::BTreeSet;
 
@@ -9,23 +9,23 @@ use tokio::time::Instant;
 use super::Fault;
 use super::protocol::Service;
 
-/// How many ids of a request are read: a batch has at most 25 items, with several ids each.
+/// Maximum number of ids to read from a request: a batch has at most 25 items, with several ids each.
 const MAX_IDS: usize = 100;
 
-/// A fault that calls meet at random, for a time.
+/// A fault that is injected at random, for a time.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RandomFault {
     /// The service, one of [`super::SERVICES`]; `None` for all.
     pub service: Option<String>,
     /// The fault.
     pub fault: Fault,
-    /// How probable it is that a call meets it, from 0 to 1.
+    /// The probability per call, from 0 to 1.
     pub probability: f64,
     /// When it ends.
     pub until: Instant,
 }
 
-/// A call that met a fault.
+/// A call into which a fault was injected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Strike {
     /// The service.
@@ -34,7 +34,7 @@ pub struct Strike {
     pub operation: String,
     /// The fault.
     pub fault: Fault,
-    /// What looks like an id of an event in the request.
+    /// The UUIDs in the request, which may be ids of events.
     pub ids: Vec<String>,
 }
 
@@ -45,7 +45,7 @@ pub(super) struct RandomFaults {
 }
 
 impl RandomFaults {
-    /// Returns the fault that a call meets, if any, and reports it.
+    /// Returns the fault to inject into a call, if any, and reports it.
     pub(super) fn strike(&self, service: Service, operation: &str, body: &Bytes) -> Option<Fault> {
         let now = Instant::now();
         let is_met = |fault: &&RandomFault| {
@@ -56,13 +56,13 @@ impl RandomFaults {
         let fault = self.faults.iter().find(is_met)?.fault;
         let ids = ids(&String::from_utf8_lossy(body));
         let strike = Strike { service: service.name(), operation: operation.to_owned(), fault, ids };
-        // Nobody may be listening any more.
+        // The receiver may have been dropped.
         let _ = self.strikes.send(strike);
         Some(fault)
     }
 }
 
-/// Returns what looks like a UUID, which the ids of events are.
+/// Returns the UUIDs in a text: the ids of events are UUIDs.
 fn ids(text: &str) -> Vec<String> {
     const GROUPS: [usize; 5] = [8, 4, 4, 4, 12];
     let is_uuid = |word: &&str| word.len() == 36 && word.split('-').map(str::len).eq(GROUPS);

@@ -1,4 +1,4 @@
-//! What an event led to.
+//! The effects of events.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::PublishedMessage;
 use crate::scenario::{AlarmView, ShadowState};
 
-/// What an event led to.
+/// An effect of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// A notification was published.
@@ -17,7 +17,7 @@ pub enum Effect {
     Quarantined {
         /// The reason code.
         reason: String,
-        /// The explanation beside it.
+        /// The explanation.
         why: String,
     },
     /// No notification was published, because an equal one was published moments ago.
@@ -33,7 +33,7 @@ pub enum Effect {
     Rejected {
         /// The reason code.
         reason: String,
-        /// The explanation beside it.
+        /// The explanation.
         why: String,
     },
     /// A device connected, and no function had to act.
@@ -49,7 +49,7 @@ pub enum Effect {
     Refused {
         /// The reason code.
         reason: String,
-        /// The explanation beside it.
+        /// The explanation.
         why: String,
     },
     /// The desired state of a device shadow.
@@ -72,7 +72,7 @@ pub enum Effect {
 }
 
 impl Effect {
-    /// Returns the word for it in JSON.
+    /// Returns its name in JSON.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Notified(_) => "notification",
@@ -125,11 +125,11 @@ impl Effect {
         object
     }
 
-    /// Whether this is the notification of a state change that `message` caused.
+    /// Returns whether this is the notification of a state change that `message` caused.
     ///
-    /// A state change has an event id of its own. An alarm names the thing and when the deciding reading was received,
-    /// on which two rules may differ, on a busy machine by hundreds of milliseconds. A presence notification names the
-    /// session that started or ended.
+    /// A state change has its own event id. An alarm names the thing and when the deciding reading was received; the
+    /// time of receipt can differ between two rules, on a busy machine by hundreds of milliseconds. A presence
+    /// notification names the session that started or ended.
     pub(super) fn is_state_change_by(&self, message: &PublishedMessage) -> bool {
         let Self::Notified(Notification { data: Some(data), .. }) = self else { return false };
         if data.get("notice").is_some() {
@@ -137,7 +137,7 @@ impl Effect {
             let pairs = [("sessionIdentifier", "sessionIdentifier"), ("since", "timestamp"), ("thing", "clientId")];
             return pairs.iter().all(|(in_notice, in_event)| data.get(in_notice) == event.get(in_event));
         }
-        // An operator's action, the end of a snooze and a reminder are caused by no message of the device.
+        // No message of the device causes an operator's action, the end of a snooze, or a reminder.
         if matches!(data.get("kind").and_then(Value::as_str), Some("state" | "repeat")) {
             return false;
         }
@@ -201,7 +201,7 @@ impl Notification {
         })
     }
 
-    /// Returns the text for people. A queue gets the structured message; if it has no text, this is the subject.
+    /// Returns the text for people. For a structured message without a text, this is the subject.
     pub fn text(&self) -> &str {
         let has_text = self.data.as_ref().is_none_or(|data| data.get("words").is_some());
         self.subject.as_deref().filter(|_| !has_text).unwrap_or(&self.message)

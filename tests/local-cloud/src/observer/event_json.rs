@@ -1,4 +1,4 @@
-//! Events as JSON: a line of a list, and the whole path.
+//! Events as JSON: a summary for lists, and the whole path.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Attempt, Effect, EventPath, FaultStrike, FunctionPath, PublishedMessage, Rule, Totals};
 
-/// The outcomes of an event's functions, those that a reader must see first.
+/// Outcomes that matter more to a reader than others, in order of importance.
 const NOTABLE: [&str; 6] = ["quarantine", "retried", "pending", "rejected", "notification", "forwarded"];
 
 impl EventPath {
@@ -17,14 +17,14 @@ impl EventPath {
         thing(&self.message)
     }
 
-    /// Returns the one outcome to show for all functions.
+    /// Returns the most notable outcome of all functions.
     pub fn kind(&self) -> &'static str {
         let kinds = || self.functions.iter().map(FunctionPath::kind);
         let notable = NOTABLE.into_iter().find(|notable| kinds().any(|kind| kind == *notable));
         notable.or_else(|| kinds().next()).unwrap_or("nothing")
     }
 
-    /// Returns what a list shows.
+    /// Returns the summary for lists.
     pub fn summary(&self) -> Value {
         let functions = self.functions.iter().map(|path| {
             let text = path.outcome.as_ref().map(ToString::to_string);
@@ -46,7 +46,7 @@ impl EventPath {
         })
     }
 
-    /// Returns everything that is known about it.
+    /// Returns the whole path.
     pub fn path(&self, rules: &[Rule]) -> Value {
         let rules = rules.iter().filter(|rule| self.rules.contains(&rule.name));
         let rules = rules.map(|rule| json!({"name": rule.name, "filter": rule.filter, "sql": rule.sql}));
@@ -136,8 +136,8 @@ pub fn payload(bytes: &[u8]) -> Value {
     }
 }
 
-/// Returns the thing that a message is about: its publisher, or the one that AWS IoT names. A new certificate has none yet,
-/// so this is the certificate's id.
+/// Returns the thing that a message is about: its publisher, or the one that AWS IoT names. For a new certificate,
+/// which has no thing yet, this is the certificate's id.
 fn thing(message: &PublishedMessage) -> Cow<'_, str> {
     let topic = &message.topic;
     if let Some(rest) = topic.strip_prefix("$aws/things/") {

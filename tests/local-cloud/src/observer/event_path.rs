@@ -2,20 +2,20 @@
 
 use super::{Effect, Notification, PublishedMessage, QueueMessage};
 
-/// How many attempts of a function are kept per event: the newest ones.
+/// Maximum number of attempts of a function to keep per event: the newest ones.
 const MAX_ATTEMPTS: usize = 10;
 
-/// How many log lines are kept per attempt.
+/// Maximum number of log lines to keep per attempt.
 const MAX_LINES: usize = 50;
 
-/// The path of one event: what was published, and what rules, functions and topics did with it.
+/// The path of one event: the message, and its way through rules, functions and topics.
 #[derive(Debug, Clone)]
 pub struct EventPath {
     /// Its number, from 1, in the order in which events were observed.
     pub number: u64,
-    /// The number of the journal's change that changed it last.
+    /// The journal's version when it last changed.
     pub version: u64,
-    /// What was published.
+    /// The message.
     pub message: PublishedMessage,
     /// Whether AWS IoT published it, about a connection or a shadow.
     pub is_system: bool,
@@ -23,18 +23,18 @@ pub struct EventPath {
     pub rules: Vec<String>,
     /// The inputs that rules built for functions.
     pub envelopes: Vec<String>,
-    /// The functions that get it.
+    /// The functions that receive it.
     pub functions: Vec<FunctionPath>,
     /// The notifications about it, with the time of each.
     pub notifications: Vec<(u64, Notification)>,
     /// The messages in queues of other accounts, with the time of each.
     pub forwarded: Vec<(u64, QueueMessage)>,
-    /// The calls about it that met an injected fault.
+    /// The calls about it into which a fault was injected.
     pub strikes: Vec<FaultStrike>,
 }
 
 impl EventPath {
-    /// Whether every function has finished.
+    /// Returns whether every function has finished.
     pub fn is_finished(&self) -> bool {
         self.functions.iter().all(FunctionPath::is_finished)
     }
@@ -44,12 +44,12 @@ impl EventPath {
         self.message.payload.len() + self.envelopes.iter().map(String::len).sum::<usize>()
     }
 
-    /// Returns when the last function finished.
+    /// Returns when the last function finished, in milliseconds since 1970; `None` before that.
     pub fn finished_at(&self) -> Option<u64> {
         if self.is_finished() { self.functions.iter().filter_map(|path| path.finished_at).max() } else { None }
     }
 
-    /// Changes a function's part of the path, which begins now if no rule names the function.
+    /// Changes a function's part of the path. Adds one if no rule names the function.
     pub(super) fn change_function<T>(&mut self, function: &str, change: impl FnOnce(&mut FunctionPath) -> T) -> T {
         if let Some(path) = self.functions.iter_mut().find(|path| path.function == function) {
             return change(path);
@@ -60,7 +60,7 @@ impl EventPath {
         result
     }
 
-    /// Returns the function that published a notification, as far as its topic and its content show.
+    /// Returns the function that published a notification: the one that the topic names, or the only one.
     pub(super) fn notifier(&self, notification: &Notification) -> Option<String> {
         let name = |path: &&FunctionPath| {
             let short = path.function.rsplit('-').next().unwrap_or_default();
@@ -78,24 +78,24 @@ impl EventPath {
     }
 }
 
-/// What a function did with an event.
+/// A function's part of an event's path.
 #[derive(Debug, Clone)]
 pub struct FunctionPath {
     /// The function's name.
     pub function: String,
-    /// The rule through which it gets the event; empty if no rule names the function.
+    /// The rule through which it receives the event; empty if no rule names the function.
     pub rule: String,
-    /// The URL of the queue between the two, if there is one.
+    /// The URL of the queue between rule and function, if there is one.
     pub queue: Option<String>,
     /// The last outcome.
     pub outcome: Option<Effect>,
-    /// When the function finished.
+    /// When the function finished, in milliseconds since 1970.
     pub finished_at: Option<u64>,
-    /// Its invocations with this event, oldest first.
+    /// Its newest invocations with this event, oldest first.
     pub attempts: Vec<Attempt>,
-    /// How many invocations there were.
+    /// The total number of invocations.
     pub attempt_count: usize,
-    /// Whether the journal counts it.
+    /// Whether the journal has counted it.
     is_counted: bool,
 }
 
@@ -113,23 +113,23 @@ impl FunctionPath {
         }
     }
 
-    /// Returns the word for the outcome.
+    /// Returns the name of the outcome.
     pub fn kind(&self) -> &'static str {
         self.outcome.as_ref().map_or("pending", Effect::kind)
     }
 
-    /// Returns the word under which the journal has counted it, if it has.
+    /// Returns the outcome that the journal has counted, if it has.
     pub(super) fn known_kind(&self) -> Option<&'static str> {
         self.is_counted.then(|| self.kind())
     }
 
-    /// Whether the event will not be handled again.
+    /// Returns whether the function will not handle the event again.
     pub fn is_finished(&self) -> bool {
         !matches!(self.outcome, None | Some(Effect::Retried { .. }))
     }
 
-    /// Sets the outcome, unless a better one is known: of a notification and the line that says that the event is done,
-    /// the notification; and no attempt can undo what an earlier one finished.
+    /// Sets the outcome, unless a more specific one is known, such as a notification instead of `done`. A retry does
+    /// not replace the outcome of an attempt that finished.
     pub(super) fn add_outcome(&mut self, effect: &Effect, at: u64) {
         self.is_counted = true;
         let rank = |effect: &Effect| match effect {
@@ -162,37 +162,37 @@ impl FunctionPath {
 pub struct Attempt {
     /// The id of the request to Lambda.
     pub request_id: String,
-    /// When it began, in milliseconds since 1970.
+    /// When it started, in milliseconds since 1970.
     pub started_at: u64,
-    /// When it ended.
+    /// When it ended, in milliseconds since 1970.
     pub ended_at: u64,
-    /// What the function logged.
+    /// The function's log lines.
     pub lines: Vec<LogLine>,
 }
 
 /// A line that a function logged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {
-    /// The event that it names, if it names one.
+    /// The id of the event that it names, if any.
     pub event_id: Option<String>,
     /// The line.
     pub text: String,
 }
 
 impl Attempt {
-    /// Whether the function was running when a call met a fault.
+    /// Returns whether a fault was injected during this invocation of `function`.
     pub(super) fn contains(&self, function: &str, strike: &FaultStrike) -> bool {
         strike.function == function && (self.started_at..=self.ended_at).contains(&strike.at)
     }
 
-    /// Returns the attempt with the lines about this event, and those about none.
+    /// Returns the attempt with the lines about this event, and those that name no event.
     pub(super) fn of_event(&self, event_id: &str) -> Self {
         let is_shown = |line: &&LogLine| line.event_id.as_deref().is_none_or(|id| id == event_id);
         Self { lines: self.lines.iter().filter(is_shown).take(MAX_LINES).cloned().collect(), ..self.clone() }
     }
 }
 
-/// A call of a function that met an injected fault.
+/// A call of a function into which a fault was injected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FaultStrike {
     /// The function that made the call.

@@ -1,7 +1,7 @@
-//! The path of each event through the rules, queues and functions, for people to look at.
+//! The path of each event through the rules, queues and functions, for the console and reports.
 //!
-//! It keeps the newest events, and counts all of them: an event that is no longer kept, but whose functions have not
-//! finished, is remembered by its id alone until they have.
+//! It keeps the newest events, and counts all of them: of an older event whose functions have not finished, it keeps
+//! only the id and the outcomes until they have.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use std::sync::Arc;
 use super::event_path::{Attempt, EventPath, FaultStrike, FunctionPath};
 use super::{Effect, Notification, PublishedMessage, QueueMessage, Rule};
 
-/// How many events that are no longer kept, and are not finished, are remembered.
+/// Maximum number of unfinished older events.
 const MAX_UNFINISHED: usize = 100_000;
 
-/// The size of payloads and envelopes that are kept.
+/// Maximum size of the payloads and envelopes to keep.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
-/// How many strikes that belong to no known event are kept.
+/// Maximum number of strikes to keep that belong to no known event.
 const MAX_STRIKES: usize = 1_000;
 
 /// Counts of everything that was observed.
@@ -23,15 +23,15 @@ const MAX_STRIKES: usize = 1_000;
 pub struct Totals {
     /// Messages of clients.
     pub messages: u64,
-    /// What AWS IoT itself published.
+    /// Messages of AWS IoT itself.
     pub system_messages: u64,
     /// Messages that each rule matched.
     pub rules: BTreeMap<String, u64>,
-    /// Newest outcome of each event in each function. `pending` is the one of an event that no function has reported.
+    /// Number of events by function and latest outcome; `pending` if the function has not reported the event.
     pub outcomes: BTreeMap<String, BTreeMap<&'static str, u64>>,
     /// Notifications that each topic delivered.
     pub notifications: BTreeMap<String, u64>,
-    /// Calls that met an injected fault.
+    /// Calls into which a fault was injected.
     pub strikes: u64,
 }
 
@@ -49,19 +49,19 @@ impl Totals {
 /// The newest events, and the counts of all.
 #[derive(Debug)]
 pub struct Journal {
-    /// How many events are kept.
+    /// Maximum number of events to keep.
     limit: usize,
     rules: Arc<Vec<Rule>>,
     events: VecDeque<EventPath>,
     /// The number of each event that is kept.
     numbers: HashMap<String, u64>,
-    /// The last outcomes of events that are not kept and not finished, by function.
+    /// The latest outcomes of unfinished older events, by function.
     unfinished: HashMap<String, BTreeMap<String, &'static str>>,
     strikes: VecDeque<FaultStrike>,
     totals: Totals,
     last_number: u64,
     version: u64,
-    /// The size of what is kept.
+    /// The size of the payloads and envelopes that are kept.
     bytes: usize,
 }
 
@@ -179,7 +179,7 @@ impl Journal {
         self.bytes += added;
     }
 
-    /// Adds what a function reported about an event, or, without a function, what a topic or a queue delivered.
+    /// Adds an effect that a function reported or, without a function, that a topic or a queue delivered.
     pub(super) fn add_effect(&mut self, event_id: &str, function: Option<&str>, effect: &Effect, at: u64) {
         match (function, effect) {
             (Some(function), effect) => self.add_outcome(event_id, function, effect, at),
@@ -216,7 +216,7 @@ impl Journal {
         }
     }
 
-    /// Adds a notification to the event that it names, or to the one that caused the state change that it announces.
+    /// Adds a notification to the event that it names, or to the one that caused the announced state change.
     fn add_notification(&mut self, event_id: &str, notification: &Notification, at: u64) {
         *self.totals.notifications.entry(notification.topic.clone()).or_default() += 1;
         let effect = Effect::Notified(notification.clone());
@@ -262,8 +262,8 @@ impl Journal {
         }
     }
 
-    /// Adds a call that met an injected fault, to the events whose ids are in the request. Which others the function was
-    /// handling at that time its log shows later.
+    /// Adds a call into which a fault was injected to the events whose ids are in the request. If there are none, the
+    /// log of the invocation shows later which events the function was handling.
     pub(super) fn add_strike(&mut self, strike: &FaultStrike) {
         self.totals.strikes += 1;
         self.version += 1;

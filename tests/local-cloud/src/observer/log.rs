@@ -1,4 +1,4 @@
-//! Reads what functions log.
+//! Reads the logs of functions.
 
 use anyhow::Result;
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -16,7 +16,7 @@ pub(super) struct FunctionLog {
     group: String,
     /// The quarantine table.
     quarantine: Option<String>,
-    /// Whether the observer has to redeliver what the function retries, because no queue does.
+    /// Whether the observer must redeliver events that the function wants to retry, because no queue does.
     needs_redelivery: bool,
 }
 
@@ -40,7 +40,7 @@ pub(super) async fn list(clients: &Clients, rules: &[Rule]) -> Result<Vec<Functi
     Ok(logs)
 }
 
-/// What the log of one invocation shows.
+/// The log of one invocation.
 struct Invocation {
     attempt: Attempt,
     /// The events that its lines name.
@@ -78,7 +78,7 @@ impl Invocation {
 }
 
 impl Watcher {
-    /// Adds what a function logged in an invocation.
+    /// Adds the log of an invocation.
     pub(super) async fn add_log(&self, body: &str, logs: &[FunctionLog]) -> Result<()> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -114,7 +114,7 @@ impl Watcher {
         }
         self.add(|state| state.lines.push((log.function.clone(), line.to_owned())));
         let Ok(json) = serde_json::from_str::<Value>(line) else { return Ok(()) };
-        // A line about several events has none.
+        // A line about several events has no event id.
         let event_id = field(&json, "eventId");
         if json.get("_aws").is_some() {
             let invocation = (log.function.clone(), event_id.map(str::to_owned), counts(&json));
@@ -123,7 +123,7 @@ impl Watcher {
                 function: Some(log.function.clone()),
                 timed: Timed { effect, at },
             });
-            // Together, so that the effect is there when the counts are.
+            // In one change, so that whoever sees the counts sees the effect.
             self.add(|state| {
                 state.invocations.push(invocation);
                 if let Some(observed) = observed {
@@ -134,7 +134,7 @@ impl Watcher {
         }
         let Some(event_id) = event_id else { return Ok(()) };
         match field(&json, "message") {
-            // At DEBUG, which the console has.
+            // Logged at level DEBUG, which the console uses.
             Some("done") => {
                 self.add(|state| {
                     if let Some(journal) = &mut state.journal {
@@ -156,7 +156,7 @@ impl Watcher {
         }
     }
 
-    /// Adds a quarantined event as it is in the table, which proves more than the log.
+    /// Adds a quarantined event from the table, which proves more than the log.
     async fn add_quarantined(&self, log: &FunctionLog, event_id: &str) -> Result<()> {
         let key = |value: &str| AttributeValue::S(value.to_owned());
         let get = self.clients.dynamodb.get_item().set_table_name(log.quarantine.clone()).consistent_read(true);

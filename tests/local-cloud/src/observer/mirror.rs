@@ -8,8 +8,8 @@ use serde_json::json;
 use super::{PREFIX, QUEUE, Rule};
 use crate::aws::Clients;
 
-/// The mirrored topics: everything that clients publish, and what AWS IoT publishes about new certificates,
-/// connections and shadows, which `#` does not match.
+/// The mirrored topics: all messages of clients, and those of AWS IoT about new certificates, connections and shadows,
+/// which `#` does not match.
 const TOPICS: [(&str, &str); 7] = [
     ("messages", "#"),
     ("registered", "$aws/events/certificates/registered/+"),
@@ -22,7 +22,7 @@ const TOPICS: [(&str, &str); 7] = [
 
 /// Adds a queue that subscribes to every topic. Returns its URL.
 pub(super) async fn subscribe(clients: &Clients) -> Result<String> {
-    // However slow the machine is, no message may be received twice.
+    // Even on a slow machine, no message may be received twice.
     let create =
         clients.sqs.create_queue().queue_name(QUEUE).attributes(QueueAttributeName::VisibilityTimeout, "43200");
     let created = create.send().await?;
@@ -48,7 +48,7 @@ pub(super) async fn subscribe(clients: &Clients) -> Result<String> {
     Ok(url)
 }
 
-/// Adds rules that mirror messages to a queue, and the events that `mirrored` build of them for functions.
+/// Adds rules that mirror to a queue the messages, and the events that the rules in `mirrored` build from them.
 pub(super) async fn add_rules(
     clients: &Clients,
     rules: &[Rule],

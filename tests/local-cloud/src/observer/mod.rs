@@ -1,10 +1,9 @@
-//! Observes an account of the local cloud: what devices publish, what topics deliver, and what functions log.
+//! Observes an account of the local cloud: messages of devices, notifications of topics, and logs of functions.
 //!
-//! All of it comes through one queue, in the order in which it happened: rules mirror messages to it, it subscribes to
-//! every topic, and the local cloud sends to it what functions log. So whoever sees that a function has handled an
-//! event has seen its notifications. The observer also stands in for AWS where the local cloud falls short: it
-//! redelivers an event that the function of a rule wants to retry. If there is a queue between the two, that queue
-//! redelivers it.
+//! All of them come through one queue, in order: rules mirror messages to it, it subscribes to every topic, and the
+//! local cloud sends the functions' logs to it. So an event's notifications are always seen before the log of the
+//! function that handled it. The observer also compensates for a gap of the local cloud: it redelivers an event that
+//! a function wants to retry, unless there is a queue between rule and function, which redelivers it.
 
 mod effect;
 mod event_json;
@@ -39,18 +38,18 @@ pub use state::{InvocationCounts, PublishedMessage};
 use state::{Observed, State, lock};
 use watcher::Watcher;
 
-/// The name of the queue. The local cloud sends to it what functions log.
+/// The name of the queue. The local cloud sends the functions' logs to it.
 pub(crate) const QUEUE: &str = "observer";
 
 /// How long to wait after the last observation. Even on a slow machine, pending work shows itself more often than this.
 ///
-/// `PATIENCE_SECONDS` shortens it for runs in which what is awaited is expected not to come.
+/// `PATIENCE_SECONDS` shortens it for runs in which waits are expected to time out.
 pub static PATIENCE: LazyLock<Duration> = LazyLock::new(|| {
     let seconds = std::env::var("PATIENCE_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
     seconds.map_or(Duration::from_mins(2), Duration::from_secs)
 });
 
-/// How long to wait at most, even if observations never stop, for example because of a schedule.
+/// Maximum wait, even if observations never stop, for example because of a schedule.
 const MAX_WAIT: Duration = Duration::from_mins(15);
 
 /// How often a table or queue is read.
@@ -73,12 +72,12 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Starts to observe everything that is deployed in the account.
+    /// Starts to observe the account's deployed resources.
     pub async fn start(clients: &Clients) -> Result<Self> {
         Self::start_with(clients, None).await
     }
 
-    /// Starts to observe everything that is deployed in the account, and keeps the paths of this many events.
+    /// Starts to observe the account's deployed resources, with a journal of the newest `limit` events.
     pub async fn start_with_journal(clients: &Clients, limit: usize) -> Result<Self> {
         Self::start_with(clients, Some(limit)).await
     }
@@ -122,7 +121,7 @@ impl Observer {
         lock(&self.state).messages.count()
     }
 
-    /// Returns what AWS IoT published about connections and shadows, without the first `skip`.
+    /// Returns the messages of AWS IoT about connections and shadows, without the first `skip`.
     pub fn system_messages(&self, skip: usize) -> Vec<PublishedMessage> {
         lock(&self.state).system_messages.after(skip).cloned().collect()
     }
@@ -132,12 +131,12 @@ impl Observer {
         lock(&self.state).system_messages.count()
     }
 
-    /// Reads the journal, which an observer has that was started with one.
+    /// Reads the journal. Returns `None` if the observer was started without one.
     pub fn read_journal<T>(&self, read: impl FnOnce(&Journal) -> T) -> Option<T> {
         lock(&self.state).journal.as_ref().map(read)
     }
 
-    /// Adds a call that met an injected fault.
+    /// Adds a call into which a fault was injected.
     pub fn add_strike(&self, strike: &FaultStrike) {
         self.watcher.add(|state| {
             if let Some(journal) = &mut state.journal {
@@ -146,17 +145,17 @@ impl Observer {
         });
     }
 
-    /// Returns what changes with each observation.
+    /// Returns a receiver that changes with each observation.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.clone()
     }
 
-    /// Returns the effects of an event so far: what this function reported, and what topics and queues delivered.
+    /// Returns the effects of an event so far: those that this function reported, and that topics and queues delivered.
     pub fn effects(&self, event_id: &str, function: &str) -> Vec<Timed> {
         lock(&self.state).effects(event_id, function)
     }
 
-    /// Returns the counts of each invocation of a function that had this event and no other.
+    /// Returns the counts of each invocation of a function with this event only.
     pub fn invocation_counts(&self, event_id: &str, function: &str) -> Vec<InvocationCounts> {
         let state = lock(&self.state);
         let of_event =
@@ -164,15 +163,15 @@ impl Observer {
         of_event.map(|(_, _, counts)| *counts).collect()
     }
 
-    /// Returns the sum of a function's counts over all invocations. An invocation with several events reports counts
-    /// only, so their effects show in tables and topics alone.
+    /// Returns the sum of a function's counts over all invocations, including those with several events, which report
+    /// counts but no effects.
     pub fn total(&self, function: &str) -> InvocationCounts {
         let state = lock(&self.state);
         let of_function = state.invocations.iter().filter(|(name, _, _)| name == function);
         of_function.fold(InvocationCounts::default(), |total, (_, _, counts)| total + *counts)
     }
 
-    /// Waits for the outcome of an event in a function. Gives up once nothing was observed for this long.
+    /// Waits for the outcome of an event in a function. Gives up once nothing was observed for `patience`.
     pub async fn outcome(&self, event_id: &str, function: &str, patience: Duration) -> Option<Timed> {
         let wait = Wait::start(self, patience);
         let find = |observer: &Self| lock(&observer.state).outcome(event_id, function);
@@ -240,8 +239,8 @@ impl Observer {
         }
     }
 
-    /// Calls `find` until it returns something, to look for changes in tables and queues. Returns `None` once nothing has
-    /// been observed for [`PATIENCE`].
+    /// Calls `find` until it returns something, to look for changes in tables and queues. Returns `None` once nothing
+    /// has been observed for [`PATIENCE`].
     pub async fn poll<T>(&self, mut find: impl AsyncFnMut() -> Result<Option<T>>) -> Result<Option<T>> {
         let wait = Wait::start(self, *PATIENCE);
         loop {
@@ -255,8 +254,8 @@ impl Observer {
     }
 }
 
-/// A wait that is over once nothing has been observed for a while. Each observation extends it, so it does not depend on
-/// how fast the machine is.
+/// A wait that is over once nothing has been observed for a while. Each observation extends it, so it does not depend
+/// on how fast the machine is.
 #[derive(Debug)]
 pub struct Wait<'a> {
     observer: &'a Observer,
@@ -276,7 +275,7 @@ impl<'a> Wait<'a> {
         (changed_at + self.patience).min(self.started_at + MAX_WAIT)
     }
 
-    /// Whether the wait is over.
+    /// Returns whether the wait is over.
     pub fn is_over(&self) -> bool {
         Instant::now() > self.deadline()
     }

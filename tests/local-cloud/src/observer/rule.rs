@@ -18,7 +18,7 @@ pub struct Rule {
     pub function: Option<String>,
     /// The URL of the queue between the rule and the function, if there is one.
     pub queue: Option<String>,
-    /// All functions that get its events, the first of them included.
+    /// All functions that receive its events, including [`Self::function`].
     pub targets: Vec<RuleTarget>,
     /// Its SQL.
     pub sql: String,
@@ -26,7 +26,7 @@ pub struct Rule {
     pub(super) role: Option<String>,
 }
 
-/// A function that gets a rule's events.
+/// A function that receives a rule's events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleTarget {
     /// The function's name.
@@ -36,12 +36,12 @@ pub struct RuleTarget {
 }
 
 impl Rule {
-    /// Whether the rule matches a topic.
+    /// Returns whether the rule matches a topic.
     pub fn matches(&self, topic: &str) -> bool {
         filter_matches(&self.filter, topic)
     }
 
-    /// Whether the rule invokes its function without a queue between them.
+    /// Returns whether the rule invokes its function without a queue between them.
     pub(super) fn invokes_directly(&self) -> bool {
         self.function.is_some() && self.queue.is_none()
     }
@@ -65,7 +65,7 @@ pub(super) async fn list(clients: &Clients) -> Result<Vec<Rule>> {
             Some(RuleTarget { function: function.clone(), queue: Some(url.to_owned()) })
         };
         let mut targets: Vec<_> = rule.actions().iter().filter_map(target).collect();
-        // Those that are invoked directly come first.
+        // Functions that are invoked directly come first.
         targets.sort_by_key(|target| target.queue.is_some());
         let first = targets.first().cloned();
         let sql = rule.sql().unwrap_or_default();
@@ -93,7 +93,7 @@ async fn queue_triggers(clients: &Clients) -> Result<Vec<(String, String)>> {
     Ok(mappings.iter().filter_map(pair).collect())
 }
 
-/// Whether an ARN and a URL name the same queue.
+/// Returns whether an ARN and a URL name the same queue.
 pub(super) fn is_same_queue(arn: &str, url: &str) -> bool {
     let mut of_arn = arn.rsplit(':');
     let mut of_url = url.rsplit('/');
@@ -106,8 +106,11 @@ pub(super) fn from_clause(sql: &str) -> Option<&str> {
     sql.get(at + "FROM '".len()..)?.split('\'').next()
 }
 
-/// Whether an MQTT topic filter matches a topic.
+/// Returns whether an MQTT topic filter matches a topic. A wildcard does not match a first level that starts with `$`.
 pub(super) fn filter_matches(filter: &str, topic: &str) -> bool {
+    if topic.starts_with('$') && filter.starts_with(['#', '+']) {
+        return false;
+    }
     let mut levels = topic.split('/');
     let mut wanted = filter.split('/');
     loop {

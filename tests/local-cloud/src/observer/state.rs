@@ -1,4 +1,4 @@
-//! What has been observed so far.
+//! The observations so far.
 
 use std::collections::{VecDeque, vec_deque};
 use std::ops::Add;
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::journal::Journal;
 use super::{Effect, Timed};
 
-/// How many observations of each kind are kept beside a journal.
+/// Maximum number of observations of each kind to keep if there is a journal.
 const KEPT: usize = 5_000;
 
 /// A message that reached AWS IoT.
@@ -21,7 +21,7 @@ pub struct PublishedMessage {
     pub topic: String,
     /// The client that published it.
     pub client_id: String,
-    /// The message's bytes.
+    /// The payload.
     pub payload: Vec<u8>,
     /// When it was received, in milliseconds since 1970.
     pub at: u64,
@@ -54,20 +54,19 @@ impl Add for InvocationCounts {
 #[derive(Debug)]
 pub(super) struct Observed {
     pub(super) event_id: String,
-    /// The function that logged it. `None` for what a topic or a queue delivered. Several functions may get the same
+    /// The function that logged it; `None` if a topic or a queue delivered it. Several functions may receive the same
     /// event.
     pub(super) function: Option<String>,
     pub(super) timed: Timed,
 }
 
-/// What has been observed so far.
-/// What has been observed so far.
+/// The observations so far.
 #[derive(Debug)]
 pub(super) struct State {
-    /// When something was observed last.
+    /// The time of the last observation.
     pub(super) changed_at: Instant,
     pub(super) messages: Newest<PublishedMessage>,
-    /// What AWS IoT published about connections and shadows.
+    /// Messages of AWS IoT about connections and shadows.
     pub(super) system_messages: Newest<PublishedMessage>,
     /// The function inputs that rules built, by event id, until they are redelivered.
     pub(super) events: Newest<(String, String)>,
@@ -75,9 +74,9 @@ pub(super) struct State {
     pub(super) effects: Newest<Observed>,
     /// Counts per invocation, with the function and, if the invocation had a single event, the event id.
     pub(super) invocations: Newest<(String, Option<String>, InvocationCounts)>,
-    /// What functions logged, without the platform's lines, by function.
+    /// Log lines with their functions, without the platform's lines.
     pub(super) lines: Newest<(String, String)>,
-    /// The paths of the newest events, if they are wanted.
+    /// The paths of the newest events, if requested.
     pub(super) journal: Option<Journal>,
     /// The last error of a watcher.
     pub(super) error: Option<String>,
@@ -88,7 +87,7 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Returns a state without observations. With a journal, it keeps the newest only.
+    /// Returns a state without observations. With a journal, it keeps only the newest ones.
     pub(super) fn new(journal: Option<Journal>) -> Self {
         let limit = if journal.is_some() { KEPT } else { usize::MAX };
         Self {
@@ -121,8 +120,8 @@ impl State {
         self.effects.push(observed);
     }
 
-    /// Returns the effects of an event, except what other functions reported about it, and including notifications of
-    /// state changes that it caused.
+    /// Returns the effects of an event, without those that other functions reported, and with notifications of state
+    /// changes that it caused.
     pub(super) fn effects(&self, event_id: &str, function: &str) -> Vec<Timed> {
         let message =
             self.messages.iter().chain(self.system_messages.iter()).find(|message| message.trace_id == event_id);
@@ -134,14 +133,14 @@ impl State {
         of_event.map(|observed| observed.timed.clone()).collect()
     }
 
-    /// Returns the first effect of an event that is not an attempt to be repeated.
+    /// Returns the first effect of an event that is not a retry.
     pub(super) fn outcome(&self, event_id: &str, function: &str) -> Option<Timed> {
         let is_outcome = |timed: &Timed| !matches!(timed.effect, Effect::Retried { .. });
         self.effects(event_id, function).into_iter().find(is_outcome)
     }
 }
 
-/// The newest items of a series, and how many there were before them.
+/// The newest items of a series, and the number of dropped ones.
 #[derive(Debug)]
 pub(super) struct Newest<T> {
     items: VecDeque<T>,
@@ -162,7 +161,7 @@ impl<T> Newest<T> {
         }
     }
 
-    /// Returns how many there were in all.
+    /// Returns the total number of items, including dropped ones.
     pub(super) fn count(&self) -> usize {
         self.dropped + self.items.len()
     }
@@ -171,7 +170,7 @@ impl<T> Newest<T> {
         self.items.iter()
     }
 
-    /// Returns the items after the first `count` of all, as far as they are kept.
+    /// Returns the items after the first `count` of all, unless they were dropped.
     pub(super) fn after(&self, count: usize) -> impl Iterator<Item = &T> {
         self.items.iter().skip(count.saturating_sub(self.dropped))
     }

@@ -16,6 +16,9 @@ fn filter_matches_topics_as_mqtt_specifies() {
         ("a/#", "a/b/c", true),
         ("#", "a", true),
         ("a/+/c", "a/b/c", true),
+        ("#", "$aws/things/a", false),
+        ("+/things/a", "$aws/things/a", false),
+        ("$aws/#", "$aws/things/a", true),
     ] {
         assert_eq!(filter_matches(filter, topic), is_match, "{filter} and {topic}");
     }

@@ -1,4 +1,4 @@
-//! The tasks that collect what happens in an account.
+//! The tasks that collect the observations in an account.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -27,10 +27,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Delay before an event is redelivered. In AWS it is a minute.
 const REDELIVERY_DELAY: Duration = Duration::from_secs(1);
 
-/// Topics on which AWS IoT publishes, other than those about new certificates.
+/// Prefixes of the topics on which AWS IoT publishes, except those about new certificates.
 const SYSTEM_TOPICS: [&str; 2] = ["$aws/events/presence/", "$aws/things/"];
 
-/// What a watching task needs.
+/// The shared state of the watching tasks.
 #[derive(Debug, Clone)]
 pub(super) struct Watcher {
     pub(super) clients: Clients,
@@ -51,7 +51,7 @@ impl Watcher {
         self.change.send_replace(());
     }
 
-    /// Adds an effect that a function reported, or, without a function, that a topic or a queue delivered.
+    /// Adds an effect that a function reported or, without a function, that a topic or a queue delivered.
     pub(super) fn add_effect(&self, event_id: &str, function: Option<&str>, effect: Effect, at: u64) {
         let (event_id, function) = (event_id.to_owned(), function.map(str::to_owned));
         self.add(|state| state.add_effect(Observed { event_id, function, timed: Timed { effect, at } }));
@@ -93,14 +93,14 @@ impl Watcher {
         Ok(())
     }
 
-    /// Sends a marker to the queue. It is received after everything that was sent before.
+    /// Sends a marker to the queue. It is received after everything that was sent before it.
     pub(super) async fn send_marker(&self, url: &str, marker: u64) -> Result<()> {
         let body = json!({"marker": marker}).to_string();
         self.clients.sqs.send_message().queue_url(url).message_body(body).send().await?;
         Ok(())
     }
 
-    /// Adds what a message of the queue contains, recognized by its fields.
+    /// Adds the observation in a message of the queue, whose fields show its kind.
     async fn add_observed(&self, body: &str, at: u64, logs: &[FunctionLog]) -> Result<()> {
         let fields: Value = serde_json::from_str(body)?;
         if let Some(marker) = fields.get("marker").and_then(Value::as_u64) {
@@ -209,7 +209,7 @@ impl Watcher {
         }
     }
 
-    /// Redelivers an event that a function wants to retry, as AWS does, and the local cloud's rules engine does not.
+    /// Redelivers an event that a function wants to retry. AWS does so, but the local cloud's rules engine does not.
     pub(super) fn redeliver(&self, function: &str, event_id: &str) {
         let Some((_, event)) = lock(&self.state).events.take(|(id, _)| id == event_id) else { return };
         let invoke = self.clients.lambda.invoke().function_name(function).invocation_type(InvocationType::Event);

@@ -24,7 +24,7 @@ impl Crl {
         Self { number, revoked: Vec::new(), this_update: now - DAY, next_update: now + 30 * DAY }
     }
 
-    /// Adds a certificate.
+    /// Adds the serial number of a revoked certificate.
     #[must_use]
     pub fn with_revoked(mut self, serial: &[u8]) -> Self {
         self.revoked.push(serial.to_vec());

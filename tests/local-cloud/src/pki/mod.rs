@@ -1,4 +1,5 @@
-//! A public key infrastructure for devices: a CA that signs valid certificates, every kind of invalid one, and CRLs.
+//! A public key infrastructure for devices: a CA that signs CRLs and certificates, valid ones and every kind of invalid
+//! ones.
 
 mod authority;
 mod certificate;

@@ -14,7 +14,7 @@ use crate::observer::{millis, now};
 /// Maximum size of the chunk of a CRL in one item of the devices table.
 pub const MAX_CHUNK_BYTES: usize = 256 * 1024;
 
-/// How long the chunks of a CRL remain in the table after the next CRL was due.
+/// How long the chunks of a CRL stay in the table after its next update is due.
 const RETENTION: Duration = Duration::from_hours(30 * 24);
 
 impl CertificateAuthority {
@@ -34,12 +34,12 @@ impl CertificateAuthority {
         register.await.context("failed to register the CA")
     }
 
-    /// Signs and publishes a CRL as `gatehouse ca publish-crl` does. Returns false if there is one that is not older.
+    /// Signs and publishes a CRL as `gatehouse ca publish-crl` does. Returns `false` if the published one is not older.
     pub async fn publish_crl(&self, clients: &Clients, devices_table: &str, crl: &Crl) -> Result<bool> {
         self.publish_crl_bytes(clients, devices_table, crl, self.sign_crl(crl)?.der()).await
     }
 
-    /// Publishes other bytes than those of the CRL.
+    /// Publishes these bytes, which may be invalid, in place of the CRL's.
     pub async fn publish_crl_bytes(
         &self,
         clients: &Clients,

@@ -10,7 +10,7 @@ fn text(pem: &str) -> String {
     output_of(&["x509", "-noout", "-text", "-nameopt", "utf8"], pem)
 }
 
-/// Whether openssl verifies that this CA signed the certificate.
+/// Returns whether openssl verifies that this CA signed the certificate.
 fn is_signed_by(authority: &CertificateAuthority, issued: &IssuedCertificate) -> bool {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), &authority.pem).expect("written");
@@ -66,7 +66,7 @@ fn certificate_has_the_specified_content() {
     {
         assert!(bad.contains(part), "{part} is not in {bad}");
     }
-    assert!(!bad.contains("Extended KeyType Usage"), "{bad}");
+    assert!(!bad.contains("Extended Key Usage"), "{bad}");
 }
 
 #[test]

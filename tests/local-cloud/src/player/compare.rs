@@ -9,7 +9,7 @@ use super::StepResult;
 use crate::observer::{Effect, Notification, QueueMessage};
 use crate::scenario::{Expectation, ExpectedNotification, Stored};
 
-/// Whether a forwarded message has the payload that the device sent, byte for byte.
+/// Returns whether a forwarded message has the payload that the device sent, byte for byte.
 pub(super) fn is_unmodified(message: &QueueMessage, payload: &[u8]) -> bool {
     match message.attributes.get("contentTransferEncoding").map(String::as_str) {
         Some("base64") => BASE64_STANDARD.decode(&message.body).is_ok_and(|body| body == payload),
@@ -18,7 +18,8 @@ pub(super) fn is_unmodified(message: &QueueMessage, payload: &[u8]) -> bool {
     }
 }
 
-/// Whether an effect is of the expected kind. The content of notifications and forwarded messages is not compared.
+/// Returns whether an effect is of the expected kind. Does not compare the content of notifications and forwarded
+/// messages.
 pub(super) fn matches_kind(expected: &Expectation, effect: &Effect) -> bool {
     match (expected, effect) {
         (Expectation::Quarantine(expected), Effect::Quarantined { reason, .. })

@@ -1,4 +1,4 @@
-//! What devices need that are new to AWS IoT: a registered CA that signs their certificates.
+//! The registered CA that signs the certificates of devices that are new to AWS IoT.
 
 use anyhow::Result;
 

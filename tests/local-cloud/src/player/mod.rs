@@ -42,7 +42,7 @@ use compare::mismatch;
 /// This is shorter than the schedule's minute, so that the schedule alone does not extend a wait.
 const EFFECT_PATIENCE: Duration = Duration::from_secs(50);
 
-/// How long to wait for an effect if a function has already handled the event. Another one may get the same event.
+/// How long to wait for an effect if a function has already handled the event. Another one may receive the same event.
 const HANDLED_PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long to watch for effects of a step that must have none.
@@ -54,7 +54,7 @@ const SETTLE_TIME: Duration = Duration::from_millis(750);
 /// A device of a scenario.
 #[derive(Debug, Default)]
 struct Actor {
-    /// The device, once AWS IoT has accepted a connection of it.
+    /// The device, once AWS IoT has accepted one of its connections.
     device: Option<Device>,
     /// The certificate of its last connection attempt.
     last_certificate: Option<IssuedCertificate>,
@@ -62,7 +62,7 @@ struct Actor {
     last_step_at: Option<Instant>,
 }
 
-/// The results of a step, now or later.
+/// The results of a step, complete or pending.
 enum StepOutcome {
     Complete(Vec<StepResult>),
     Pending(Pin<Box<dyn Future<Output = Vec<StepResult>> + Send>>),
@@ -240,7 +240,8 @@ impl Player {
         error.unwrap_or_else(|| anyhow!("{what}"))
     }
 
-    /// Waits a moment, then reports surplus notifications and duplicate forwards, and rejections without a notification.
+    /// Waits a moment, then reports surplus notifications and duplicate forwards, and rejections without a
+    /// notification.
     async fn check_repeats(&self, results: &mut [StepResult]) -> Result<()> {
         let effects = |result: &StepResult| {
             let (event_id, function) = (result.event_id.as_deref(), result.function.as_deref());
@@ -264,7 +265,7 @@ impl Player {
             let notified = notified(result);
             let is_expected = match result.expected {
                 Expectation::Notification(_) => notified <= 1,
-                // The admissions topic gets each rejection.
+                // Each rejection is published on the admissions topic.
                 Expectation::Rejected(_) => notified == 1,
                 _ => notified == 0,
             };
@@ -278,7 +279,7 @@ impl Player {
     }
 }
 
-/// Plays all scenarios concurrently. `on_complete` gets the results of each as it completes.
+/// Plays all scenarios concurrently. Passes the results of each to `on_complete` as it completes.
 pub async fn play_all(
     player: &Arc<Player>,
     scenarios: &[Scenario],

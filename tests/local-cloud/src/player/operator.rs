@@ -1,4 +1,4 @@
-//! What operators do: commands to functions, actions on alarms, and reads and updates of device shadows.
+//! Operators' steps: commands to functions, actions on alarms, and reads and updates of device shadows.
 
 use std::time::Duration;
 
@@ -15,12 +15,13 @@ use crate::observer::{Effect, now};
 use crate::scenario::{Command, Expectation, OperatorAction, Shadow};
 
 impl Player {
-    /// Sends a function a command, by invoking it.
+    /// Invokes a function with a command.
     pub(super) async fn send_command(&self, command: &Command, result: StepResult) -> Result<StepResult> {
         self.invoke(&command.function, command.input.get(), result).await
     }
 
-    /// Acts on the alarm of a thing, and waits until the alarm has the expected state. Returns its last state otherwise.
+    /// Acts on the alarm of a thing, and waits until the alarm has the expected state. Otherwise returns its last
+    /// state.
     pub(super) async fn act_on_alarm(
         &self,
         action: &OperatorAction,
@@ -65,7 +66,7 @@ impl Player {
         Ok(StepResult { function: Some(function.to_owned()), effect: Some(effect), millis, ..result })
     }
 
-    /// Waits until a device shadow has the expected state. Returns its last state otherwise.
+    /// Waits until a device shadow has the expected state. Otherwise returns its last state.
     pub(super) async fn read_shadow(&self, shadow: &Shadow, result: StepResult) -> Result<StepResult> {
         let (started_at, wait) = (now(), self.wait());
         if matches!(result.expected, Expectation::Recorded(_)) {

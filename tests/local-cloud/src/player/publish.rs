@@ -83,7 +83,7 @@ impl Player {
         results
     }
 
-    /// Waits for the effect of a connection or disconnection, which AWS IoT reports by itself.
+    /// Waits for the effect of a connection or disconnection, which AWS IoT itself reports.
     pub(super) async fn await_presence(
         &self,
         event_type: &str,
@@ -130,7 +130,7 @@ impl Player {
             }
             Some(_) => self.recorded_presence(&message, &result.thing, &wait).await,
             None => {
-                // Two functions may get the same event.
+                // Two functions may receive the same event.
                 let is_wanted = |timed: &Timed| expected.iter().any(|expected| matches_kind(expected, &timed.effect));
                 let (event_id, function) = (&message.trace_id, result.function.as_deref().unwrap_or_default());
                 let find = |observer: &Observer| observer.effects(event_id, function).into_iter().find(is_wanted);

@@ -1,4 +1,4 @@
-//! Effects that show in tables: stored readings, the recorded presence and shadows of devices, and the states of alarms.
+//! Effects that appear in tables: stored readings, recorded presence and shadows of devices, and states of alarms.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -69,8 +69,8 @@ impl Player {
         .await
     }
 
-    /// Waits until the record of a shadow has at least this version and the expected state. Returns its last state
-    /// otherwise.
+    /// Waits until the record of a shadow has at least this version and the expected state. Otherwise returns its last
+    /// state.
     pub(super) async fn recorded_shadow(
         &self,
         thing: &str,

@@ -1,4 +1,4 @@
-//! Deploys what scenarios need, and registers their devices.
+//! Deploys the stacks that scenarios need, and registers their devices.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,13 +19,13 @@ use crate::scenario::{self, Scenario};
 /// Whether the paths of events are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Paths {
-    /// They are not.
+    /// No paths are kept.
     Forgotten,
-    /// Those of this many events are.
+    /// The paths of this number of events are kept.
     Kept(usize),
 }
 
-/// Deploys everything that the scenarios need, and registers their devices.
+/// Deploys the stacks that the scenarios need, and registers their devices.
 pub async fn set_up(
     cloud: &Cloud,
     account: &Account,

@@ -1,5 +1,5 @@
-//! Draws one field of a thing's readings over time, the limits of a rule, the alarm's state with its severity, and what
-//! operators did about it.
+//! Draws one field of a thing's readings over time, the limits of a rule, the alarm's state with its severity, and
+//! operators' actions on it.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use crate::observer::Effect;
 use crate::player::StepResult;
 use crate::scenario::{Action, Chart, OperatorAction, Scenario};
 
-/// Lines of the plot.
+/// Height of the plot, in lines.
 const LINES: u32 = 8;
 
 /// A reading's value, and the state of the alarm from then on.
@@ -17,14 +17,14 @@ struct Reading<'a> {
     value: f64,
     /// The severity of the alarm, or the state of its condition if it has none.
     state: &'a str,
-    /// What an operator did before the next reading.
+    /// An operator's action before the next reading.
     action: Option<&'a OperatorAction>,
 }
 
-/// The states in the order of the legend.
+/// The states, in the order of the legend.
 const STATES: [&str; 8] = ["OK", "info", "warning", "minor", "major", "critical", "ALARM", "STALE"];
 
-/// Draws the readings in file order, one column each; the oldest are left out if they do not fit.
+/// Draws the readings in file order, in up to three columns each. Omits the oldest if they do not fit.
 pub fn draw(chart: &Chart, scenario: &Scenario, results: &[StepResult], columns: usize) -> String {
     let readings = readings(chart, scenario, results);
     #[expect(clippy::cast_precision_loss, reason = "limits in scenarios have few digits")]
@@ -74,7 +74,7 @@ pub fn draw(chart: &Chart, scenario: &Scenario, results: &[StepResult], columns:
     out
 }
 
-/// Explains the marks that the chart has.
+/// Returns the legend of the marks in the chart.
 fn legend(readings: &[Reading<'_>]) -> String {
     let occurs = |state: &str| readings.iter().any(|reading| reading.state == state);
     let has_severity = readings.iter().any(|reading| !matches!(reading.state, "OK" | "ALARM" | "STALE" | "CLOSED"));

@@ -22,7 +22,7 @@ const MODULES: [&str; 4] = [
     include_str!("../../console/report.js"),
 ];
 
-/// Returns the page. It loads nothing, and what devices sent is data in it, never markup.
+/// Returns the page. It loads nothing, and contains payloads as data, never as markup.
 pub fn html(scenarios: &[Scenario], results: &[StepResult], observer: &Observer, duration: Duration) -> String {
     let scenarios: Vec<_> = scenarios
         .iter()
@@ -42,7 +42,7 @@ pub fn html(scenarios: &[Scenario], results: &[StepResult], observer: &Observer,
     page(&json!({"seconds": duration.as_secs_f64(), "scenarios": scenarios}))
 }
 
-/// Returns a result as JSON, with the path of its event if the observer has it.
+/// Returns a result as JSON, with the path of its event if the observer has kept it.
 pub fn with_path(result: &StepResult, observer: &Observer) -> Value {
     let path = result.event_id.as_ref().and_then(|id| {
         let path = observer.read_journal(|journal| journal.event(id).map(|event| event.path(&observer.rules)));
@@ -58,7 +58,7 @@ pub fn with_path(result: &StepResult, observer: &Observer) -> Value {
 fn page(data: &Value) -> String {
     let script = script();
     let (style_hash, script_hash) = (hash(STYLE), hash(&script));
-    // Nothing in it can end the element.
+    // So that nothing in the data can end the element.
     let data = data.to_string().replace('<', "\\u003c");
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\

@@ -1,4 +1,4 @@
-//! Colors, which only a terminal gets.
+//! Colors, for terminals only.
 
 use std::io::IsTerminal;
 

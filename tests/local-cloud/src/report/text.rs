@@ -133,13 +133,13 @@ pub fn summary(results: &[StepResult], duration: Duration, style: Style) -> Stri
     out
 }
 
-/// Whether the event is a connection or disconnection, not a message.
+/// Returns whether the event is a connection or disconnection, not a message.
 fn is_connection(result: &StepResult) -> bool {
     let is_presence = result.topic.as_ref().is_some_and(|topic| topic.starts_with("$aws/events/presence/"));
     is_presence || matches!(result.effect, Some(Effect::Admitted { .. } | Effect::Rejected { .. } | Effect::Accepted))
 }
 
-/// Returns the word for an outcome in the summary.
+/// Returns the name of an outcome in the summary.
 fn kind(result: &StepResult) -> &'static str {
     match &result.effect {
         _ if result.denied => "denied by AWS IoT",

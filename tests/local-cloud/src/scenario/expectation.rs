@@ -98,7 +98,7 @@ pub struct AlarmView {
 }
 
 impl AlarmView {
-    /// Whether this is what an expectation says.
+    /// Returns whether this meets an expectation.
     pub(crate) fn meets(&self, expected: &Self) -> bool {
         self.state == expected.state && (expected.severity.is_none() || self.severity == expected.severity)
     }
@@ -136,7 +136,7 @@ impl fmt::Display for ShadowState {
 }
 
 impl Expectation {
-    /// Whether such an action can have this outcome.
+    /// Returns whether such an action can have this outcome.
     pub(super) fn is_possible_for(&self, action: &StepAction<'_>) -> bool {
         match self {
             Self::Nothing | Self::Denied => matches!(action, StepAction::Connect(_) | StepAction::Publish { .. }),
@@ -163,7 +163,7 @@ impl Expectation {
         }
     }
 
-    /// Whether this is the outcome of a connection after a `disconnect` step.
+    /// Returns whether this is the outcome of a connection after a `disconnect` step.
     pub fn is_reconnection(&self) -> bool {
         matches!(self, Self::Notification(_) | Self::Connected)
     }

@@ -1,4 +1,4 @@
-//! Scenarios: what devices and operators do, and the expected outcome of each step. `events/README.md` documents the
+//! Scenarios: steps of devices and operators, with the expected outcome of each. `events/README.md` documents the
 //! format.
 
 mod certificate;
@@ -32,7 +32,7 @@ pub struct Scenario {
     pub steps: Vec<Step>,
     /// The chart to draw at the end.
     pub chart: Option<Chart>,
-    /// The things that get another IoT policy than the device policy, and the stack output that names it.
+    /// The things that have another IoT policy than the device policy, with the stack output that names it.
     #[serde(default)]
     pub policies: BTreeMap<String, String>,
     /// The queue in another account that messages are forwarded to.
@@ -90,13 +90,13 @@ impl Scenario {
         new_things
     }
 
-    /// Whether any device connects with a new certificate.
+    /// Returns whether any device connects with a new certificate.
     pub fn needs_certificate_authority(&self) -> bool {
         self.steps.iter().any(|step| matches!(step.connect, Some(Connect::Certificate(_))))
     }
 }
 
-/// Reads these files, or every shipped scenario if the list is empty.
+/// Reads these files, or every shipped scenario if the list is empty. No two files may have steps of the same thing.
 pub fn read_all(files: &[PathBuf]) -> Result<Vec<Scenario>> {
     let files = if files.is_empty() { shipped()? } else { files.to_owned() };
     let scenarios: Vec<_> = files.iter().map(|file| Scenario::read(file)).collect::<Result<_>>()?;

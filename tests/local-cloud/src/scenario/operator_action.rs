@@ -1,4 +1,4 @@
-//! What an operator does about an alarm.
+//! An operator's action on an alarm.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -7,15 +7,15 @@ use serde_json::{Value, json};
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct OperatorAction {
-    /// What the operator does.
+    /// The kind of action.
     pub action: Action,
     /// The alarm's rule.
     pub rule: String,
-    /// Who does it.
+    /// The operator's name.
     pub by: String,
-    /// Why.
+    /// The operator's note.
     pub note: Option<String>,
-    /// For how long, if it is a snooze.
+    /// The duration of a snooze, such as `30 min`.
     #[serde(rename = "for")]
     pub duration: Option<String>,
 }
@@ -24,20 +24,20 @@ pub struct OperatorAction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
-    /// Somebody takes care of the alarm.
+    /// Records that somebody takes care of the alarm.
     Acknowledge,
-    /// It is silenced for a time.
+    /// Silences the alarm for a time.
     Snooze,
-    /// It is silenced.
+    /// Silences the alarm.
     Disable,
-    /// It is no longer silenced.
+    /// Ends the silence.
     Enable,
-    /// It is set to NORMAL.
+    /// Sets the alarm to NORMAL.
     Reset,
 }
 
 impl Action {
-    /// The field of the function's command.
+    /// Returns the name of the command's field.
     pub fn field(self) -> &'static str {
         match self {
             Self::Acknowledge => "acknowledge",
@@ -50,7 +50,7 @@ impl Action {
 }
 
 impl OperatorAction {
-    /// The function's command for the alarm of this thing.
+    /// Returns the function's command for the alarm of this thing.
     pub fn command(&self, thing: &str) -> Value {
         let Self { action, rule, by, note, duration } = self;
         let fields = [

@@ -13,8 +13,8 @@ use serde_json::value::RawValue;
 use super::{Connect, Expectation, OperatorAction};
 use crate::device::MAX_MESSAGE_BYTES;
 
-/// A message (or several copies of it), a connection or its end, a command, an operator's action on an alarm, or a read or
-/// update of a device shadow.
+/// A message (or several copies of it), a connection or its end, a command, an operator's action on an alarm, or a read
+/// or update of a device shadow.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Step {
@@ -70,21 +70,21 @@ struct Repeat {
     bytes: usize,
 }
 
-/// What a step does.
+/// The action of a step.
 #[derive(Debug, Clone)]
 pub enum StepAction<'a> {
     /// The device publishes a message.
     Publish {
         /// The topic.
         topic: &'a str,
-        /// The message's bytes.
+        /// The payload.
         payload: Vec<u8>,
     },
     /// The device connects.
     Connect(&'a Connect),
     /// The device drops its connection without an MQTT DISCONNECT.
     Disconnect,
-    /// An operator sends a function a command.
+    /// An operator sends a command to a function.
     Command(&'a Command),
     /// An operator acts on an alarm.
     Operator(&'a OperatorAction),
@@ -95,7 +95,7 @@ pub enum StepAction<'a> {
 }
 
 impl StepAction<'_> {
-    /// Returns what an error message calls the action, with an article.
+    /// Returns the action's name for error messages, with an article.
     pub(super) fn description(&self) -> &'static str {
         match self {
             Self::Publish { .. } => "a message",
@@ -151,7 +151,7 @@ pub fn confirmation_topic(topic: &str) -> Option<String> {
 }
 
 impl Step {
-    /// Returns what the step does.
+    /// Returns the action of the step.
     pub fn action(&self) -> Result<StepAction<'_>> {
         let payloads = [
             self.payload.is_some(),
@@ -174,12 +174,12 @@ impl Step {
         }
     }
 
-    /// Whether the step is a connection.
+    /// Returns whether the step is a connection.
     pub fn is_connection(&self) -> bool {
         self.connect.is_some()
     }
 
-    /// Returns what an operator does about this rule's alarm, if that is the step.
+    /// Returns the operator's action, if the step is one on this rule's alarm.
     pub fn operator_action(&self, rule: &str) -> Option<&OperatorAction> {
         self.operator.as_ref().filter(|action| action.rule == rule)
     }
@@ -189,7 +189,7 @@ impl Step {
         serde_json::from_str::<Value>(self.payload.as_ref()?.get()).ok()?.pointer(pointer)?.as_f64()
     }
 
-    /// Returns the bytes to publish.
+    /// Returns the payload to publish.
     pub(super) fn payload(&self) -> Result<Vec<u8>> {
         let given = (&self.payload, &self.payload_text, &self.payload_base64, &self.payload_repeat);
         let bytes = match given {

@@ -128,7 +128,7 @@ impl Step {
     }
 }
 
-/// Whether a text is a valid thing name.
+/// Returns whether a text is a valid thing name.
 fn is_name(text: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'_' | b'-');
     (1..=128).contains(&text.len()) && text.bytes().all(is_allowed)

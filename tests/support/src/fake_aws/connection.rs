@@ -1,4 +1,4 @@
-//! What is between a process and AWS: each call waits for its turn, and may fail.
+//! The connection between a process and AWS: each call waits for its turn, and may fail.
 
 use std::any::Any;
 use std::fmt;
@@ -18,7 +18,7 @@ use super::request::{Call, Service};
 use super::response::Response;
 use super::{FakeAws, Fault, State};
 
-/// What happens to a process, shared with its connection.
+/// The fault plan of a process and whether it has died, shared with its connection.
 #[derive(Default)]
 pub(super) struct Life {
     plan: Mutex<FaultPlan>,

@@ -14,7 +14,7 @@ pub type Item = Map<String, Value>;
 /// A table's name and the values of an item's key.
 pub type ItemKey = (String, Vec<String>);
 
-/// A table, as far as the function's role allows it to be used.
+/// A table, with the operations on it that the function's role allows.
 #[derive(Clone, Copy, Debug)]
 pub struct Table {
     /// Its name.
@@ -25,7 +25,7 @@ pub struct Table {
     pub operations: &'static [&'static str],
     /// Its index, which may be queried.
     pub index: Option<Index>,
-    /// What an item with this key is called in [`Call::name`](super::Call::name).
+    /// Returns the label, in [`Call::name`](super::Call::name), of an item in the named table with this key.
     pub label: fn(&str, &[String]) -> String,
 }
 
@@ -40,13 +40,13 @@ pub struct Index {
     pub projects_all: bool,
 }
 
-/// What every function has.
+/// The tables of every function.
 pub(super) static COMMON: [Table; 2] = [
     Table::new("idempotency", &["id"], &["PutItem", "UpdateItem", "DeleteItem"]),
     Table::new("quarantine", &["function", "eventId"], &["PutItem"]),
 ];
 
-/// What a request may contain.
+/// The fields that a request may contain.
 const FIELDS: [&str; 16] = [
     "TableName",
     "IndexName",
@@ -66,7 +66,7 @@ const FIELDS: [&str; 16] = [
     "Limit",
 ];
 
-/// The most keys of a `BatchGetItem`, and the most items of a `BatchWriteItem`.
+/// The maximum numbers of keys in a `BatchGetItem` and of items in a `BatchWriteItem`.
 const MAX_BATCH_GET: usize = 100;
 const MAX_BATCH_WRITE: usize = 25;
 
@@ -139,7 +139,7 @@ impl State {
         self.table_named(name)
     }
 
-    /// What a request is about, without ids: an item, an index, or a table.
+    /// Returns what a request is about, without ids: an item, an index, or a table.
     pub(super) fn dynamodb_label(&self, body: &Value) -> String {
         let table = self.table_of(body);
         match body["IndexName"].as_str() {
@@ -154,7 +154,7 @@ impl State {
             assert!(FIELDS.contains(&field.as_str()), "the fake does not support {field}");
         }
         let table = self.table_of(body);
-        // A role that may query an index may not query its table.
+        // Permission to query an index does not require permission to query its table.
         let is_of_index = operation == "Query" && body["IndexName"].is_string();
         assert!(is_of_index || table.operations.contains(&operation), "{operation} of {} is not allowed", table.name);
         match operation {
@@ -247,8 +247,8 @@ impl State {
         Response::Output(json!({"UnprocessedItems": later}))
     }
 
-    /// Returns a page of the items that the filter lets through. Items are in the order of the key, and have all their
-    /// attributes whatever is projected.
+    /// Returns a page of the items that pass the filter. Items are in the order of the key, and have all their
+    /// attributes regardless of the projection.
     fn scan(&self, table: &Table, body: &Value) -> Response {
         let is_after = |key: &ItemKey| {
             let start = &body["ExclusiveStartKey"];

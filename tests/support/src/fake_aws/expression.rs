@@ -1,4 +1,4 @@
-//! DynamoDB's condition, key condition and update expressions, as far as the functions use them.
+//! The parts of DynamoDB's condition, key condition and update expressions that the functions use.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::mem::discriminant;
@@ -134,7 +134,7 @@ impl<'a> Expressions<'a> {
         self.names[token].as_str().unwrap_or_else(|| panic!("name {token} is missing")).to_owned()
     }
 
-    /// Returns the value of a placeholder, an attribute, or `if_not_exists`.
+    /// Parses a placeholder, an attribute, or `if_not_exists`, and returns its value.
     fn value(&mut self) -> Option<Value> {
         if self.take("if_not_exists") {
             self.expect("(");
@@ -183,14 +183,14 @@ impl<'a> Expressions<'a> {
         next
     }
 
-    /// DynamoDB rejects a request with a placeholder that is not used.
+    /// Fails unless every placeholder is used; DynamoDB rejects other requests.
     pub(super) fn assert_all_used(&self) {
         for given in [self.names, self.values].into_iter().filter_map(Value::as_object).flat_map(|given| given.keys()) {
             assert!(self.used.contains(given), "{given} is not used");
         }
     }
 
-    /// DynamoDB accepts only a key in the condition of a query.
+    /// Fails unless the condition reads only key attributes; DynamoDB rejects other queries.
     pub(super) fn assert_is_key_condition(mut self, text: &str, key: &[&str]) {
         self.holds(text);
         self.assert_all_used();

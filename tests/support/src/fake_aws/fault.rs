@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::State;
 use super::request::Call;
 
-/// What goes wrong with a call.
+/// How a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The process dies before AWS receives the call.
@@ -14,7 +14,7 @@ pub enum Fault {
     Denied,
     /// AWS throttles the call; the SDK retries it.
     Throttled,
-    /// AWS performs the call, but the response is lost: the SDK sends it again.
+    /// AWS performs the call, but the response is lost; the SDK sends the call again.
     Lost,
     /// AWS performs the call, but responds with an error that the SDK does not retry.
     Unconfirmed,
@@ -22,7 +22,7 @@ pub enum Fault {
     Hangs,
     /// AWS does not perform the call, and responds with this HTTP status and error code.
     Error(u16, &'static str),
-    /// DynamoDB leaves this many of a batch unprocessed, the last ones.
+    /// DynamoDB leaves the last items of a batch, this many, unprocessed.
     Unprocessed(usize),
     /// DynamoDB writes the whole batch, and returns an unprocessed item that nobody sent.
     UnknownUnprocessed,
@@ -34,12 +34,12 @@ pub const FAULTS: [Fault; 5] = [Fault::DiesBefore, Fault::DiesAfter, Fault::Deni
 type Change = Box<dyn FnOnce(&mut State) + Send>;
 type Condition = Box<dyn FnMut(&Call) -> Option<Fault> + Send>;
 
-/// What happens at which calls: of one process, or of all processes together.
+/// The faults and changes at the calls of one process, or of all processes together.
 #[derive(Default)]
 pub(super) struct FaultPlan {
     /// The number of calls received so far.
     pub(super) calls: usize,
-    /// By number, from 1.
+    /// By the number of the call, from 1.
     pub(super) numbered: BTreeMap<usize, Fault>,
     pub(super) changes: BTreeMap<usize, Change>,
     /// For the next calls of this name.

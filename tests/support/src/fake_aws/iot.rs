@@ -16,11 +16,12 @@ pub struct Registry {
     pub cas: BTreeMap<String, RegisteredCa>,
     /// Things' attributes by name, with the thing's type under the empty name.
     pub things: BTreeMap<String, BTreeMap<String, String>>,
-    /// Things and the certificates (ARNs) that are attached to them, in the order of attaching.
+    /// Things and the certificates (ARNs) that are attached to them, in the order of attachment.
     pub attached: Vec<(String, String)>,
-    /// Policies and what they are attached to (ARNs).
+    /// Policies and the certificates (ARNs) to which they are attached.
     pub policies: BTreeSet<(String, String)>,
-    /// The most certificates or principals on a page, if fewer than requested.
+    /// The maximum number of certificates or principals on a page. The default is the requested number, or one
+    /// principal.
     pub page_size: Option<usize>,
     registrations: usize,
 }
@@ -49,7 +50,7 @@ pub struct RegisteredCa {
 }
 
 impl Default for Registry {
-    /// An empty registry. `ListThingPrincipals` returns one principal per page.
+    /// Returns an empty registry. `ListThingPrincipals` returns one principal per page.
     fn default() -> Self {
         Self {
             certificates: BTreeMap::new(),
@@ -88,7 +89,7 @@ fn not_found() -> Response {
 }
 
 impl Registry {
-    /// Registers a device certificate after those that are registered.
+    /// Registers a device certificate, which becomes the last one in lists.
     pub fn register(&mut self, id: &str, status: &str, pem: &str, ca: Option<&str>) {
         self.registrations += 1;
         let certificate = RegisteredCertificate {
@@ -176,7 +177,7 @@ impl Registry {
         }}))
     }
 
-    /// In the order of registration. A marker is the number of the certificate that the page starts with.
+    /// Lists certificates in the order of registration. A marker is the index of the first certificate on the page.
     fn list_certificates(&self, ca: &str, query: &BTreeMap<String, String>) -> Response {
         assert_eq!(query.get("isAscendingOrder").map(String::as_str), Some("true"), "new certificates must come last");
         let mut all: Vec<_> = self.certificates.iter().filter(|(_, found)| found.ca.as_deref() == Some(ca)).collect();
@@ -190,7 +191,7 @@ impl Registry {
         Response::Output(json!({"certificates": page, "nextMarker": (to < all.len()).then(|| to.to_string())}))
     }
 
-    /// Creating the same thing again succeeds.
+    /// Creates a thing. Creating the same thing again succeeds.
     fn create_thing(&mut self, name: &str, body: &Value) -> Response {
         let attributes = body["attributePayload"]["attributes"].as_object().into_iter().flatten();
         let attributes = attributes.map(|(name, value)| (name.as_str(), value));
@@ -204,7 +205,7 @@ impl Registry {
         }
     }
 
-    /// One principal per page, unless the page size says otherwise.
+    /// Lists a page of principals: one, unless a page size is set.
     fn list_principals(&self, thing: &str, query: &BTreeMap<String, String>) -> Response {
         if !self.things.contains_key(thing) {
             return not_found();

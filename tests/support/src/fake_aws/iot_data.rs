@@ -21,7 +21,7 @@ pub struct ShadowUpdate {
 }
 
 impl ShadowUpdate {
-    /// The desired state.
+    /// Returns the desired state.
     pub fn desired(&self) -> &Value {
         &self.document["state"]["desired"]
     }

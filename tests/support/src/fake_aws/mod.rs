@@ -1,8 +1,8 @@
 //! An AWS account behind the SDK's HTTP layer.
 //!
-//! Requests and responses are the real ones, so that what the SDK sends a second time arrives a second time. All
-//! processes of the function share one account; any call can fail before or after AWS performs it, end its process, or
-//! be held back until another process's call has been served.
+//! Requests and responses are those of the real SDK, including its retries. All processes of the function share one
+//! account. Any call can fail before or after AWS performs it, end its process, or be held back until another process's
+//! call has been served.
 
 mod connection;
 mod dynamodb;
@@ -42,16 +42,17 @@ use fault::FaultPlan;
 /// The time at which most tests start: 2025-11-21T09:00:00Z.
 pub const NOW: Timestamp = Timestamp::from_millis(1_763_715_600_000);
 
-/// How often a queue delivers a message before it goes to the dead-letter queue.
+/// How many times a queue delivers a message before it goes to the dead-letter queue.
 pub const MAX_RECEIVES: usize = 5;
 
-/// How long a test waits for the account's state. Tests run on one thread, so that waiting longer would not help.
+/// The pause between attempts to lock the account's state. Each test runs on one thread, so more attempts would not
+/// help.
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 const MAX_LOCK_ATTEMPTS: usize = 200;
 
-/// An account, and how the function under test is set up in it.
+/// An account, and the configuration of the function under test in it.
 ///
-/// The methods that configure it return it, so that they can be chained. A clone is the same account.
+/// Most methods that configure it can be chained. A clone is the same account.
 #[derive(Clone)]
 pub struct FakeAws(Arc<Shared>);
 
@@ -64,7 +65,7 @@ struct Shared {
 
 type Observer = Box<dyn FnMut(&State, &Call) -> Result<(), String> + Send>;
 
-/// What is in the account, and what happened in it.
+/// The content of the account, and what has happened in it.
 #[derive(Default)]
 pub struct State {
     /// Items of all tables.
@@ -79,19 +80,19 @@ pub struct State {
     pub entry_fault: Option<EntryFaults>,
     /// AWS IoT's registry.
     pub iot: Registry,
-    /// The clients that AWS IoT's data plane knows, by id: whether they are connected, or have a stored session only.
+    /// MQTT clients by id: `true` if they are connected, `false` if they have only a stored session.
     pub connections: BTreeMap<String, bool>,
     /// Updates of device shadows, in order.
     pub shadow_updates: Vec<ShadowUpdate>,
     /// The calls that were served, in order.
     pub calls: Vec<Call>,
-    /// The most keys that one `BatchGetItem` reads; the others are left unprocessed.
+    /// The maximum number of keys that one `BatchGetItem` reads; it leaves the others unprocessed.
     pub max_batch_get: Option<usize>,
     settings: Settings,
     plan: FaultPlan,
     observers: Vec<Observer>,
     clock: Option<(Timestamp, Instant)>,
-    /// Whose call is served next, while the order is fixed.
+    /// The numbers of the processes whose calls are served next, if the order is fixed.
     turns: VecDeque<usize>,
     finished: BTreeSet<usize>,
     processes: usize,
@@ -125,7 +126,7 @@ impl Default for Settings {
 }
 
 impl FakeAws {
-    /// An account with a function of this name: it has the idempotency table and the quarantine, and a timeout of ten
+    /// Returns an account with the idempotency table, the quarantine, and a function of this name, whose timeout is ten
     /// seconds.
     pub fn new(function: &'static str) -> Self {
         let settings = Settings { function, ..Settings::default() };
@@ -141,7 +142,7 @@ impl FakeAws {
         self
     }
 
-    /// Sets how long Lambda gives an invocation.
+    /// Sets how long an invocation may take.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         self.state().settings.timeout = timeout;
@@ -169,7 +170,7 @@ impl FakeAws {
         self
     }
 
-    /// Sets how many items are on a page of a query. The default is one, so that there are pages.
+    /// Sets how many items are on a page of a query. The default is one, so that tests need several pages.
     #[must_use]
     pub fn page_size(self, items: usize) -> Self {
         self.state().settings.page_size = items;
@@ -183,13 +184,14 @@ impl FakeAws {
         self
     }
 
-    /// What is in the account, to be read or changed. Only one guard may exist at a time, also within one statement.
+    /// Returns the account's state, to be read or changed. Only one guard may exist at a time, even within one
+    /// statement.
     #[track_caller]
     pub fn state(&self) -> MutexGuard<'_, State> {
         for _ in 0..MAX_LOCK_ATTEMPTS {
             match self.0.state.try_lock() {
                 Ok(state) => return state,
-                // A panic inside a handler must not hide what caused it.
+                // A panic inside a handler must not hide its cause.
                 Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
                 Err(TryLockError::WouldBlock) => thread::sleep(LOCK_PAUSE),
             }
@@ -207,7 +209,7 @@ impl FakeAws {
         Process::new(self.clone(), number)
     }
 
-    /// Serves these processes' calls in this order, each number once per call; after that, as they arrive.
+    /// Serves calls in the order of these processes' numbers, one call per number, and later calls as they arrive.
     pub fn serve_in_order(&self, turns: impl IntoIterator<Item = usize>) {
         self.state().turns = turns.into_iter().collect();
     }
@@ -228,17 +230,17 @@ impl FakeAws {
         self.state().plan.next.push((name.to_owned(), faults));
     }
 
-    /// Makes those calls of this name or operation fail for which `condition` returns a fault.
+    /// Makes the calls of this name or operation fail for which `condition` returns a fault.
     pub fn fail_when(&self, name: &str, condition: impl FnMut(&Call) -> Option<Fault> + Send + 'static) {
         self.state().plan.conditions.push((name.to_owned(), Box::new(condition)));
     }
 
-    /// Changes something just before this call is served, counted like those of [`Self::fail`].
+    /// Changes the state just before this call is served. Calls are counted as for [`Self::fail`].
     pub fn change(&self, call: usize, change: impl FnOnce(&mut State) + Send + 'static) {
         self.state().plan.changes.insert(call, Box::new(change));
     }
 
-    /// Forgets the calls that were made, and starts counting anew.
+    /// Discards the recorded calls, and restarts counting.
     pub fn reset_calls(&self) {
         let mut state = self.state();
         state.calls.clear();
@@ -250,17 +252,18 @@ impl FakeAws {
         self.state().plan.calls
     }
 
-    /// Looks at the account after each call that AWS performed. An error fails the delivery's test.
+    /// Calls `observer` after each call that AWS performs. An error fails the test.
     pub fn observe(&self, observer: impl FnMut(&State, &Call) -> Result<(), String> + Send + 'static) {
         self.state().observers.push(Box::new(observer));
     }
 
-    /// The current time in the account: that of the last delivery ([`NOW`] before the first), and what has elapsed since.
+    /// The current time in the account: that of the last delivery ([`NOW`] before the first) plus the time elapsed
+    /// since.
     pub fn now(&self) -> Timestamp {
         self.state().now()
     }
 
-    /// Fails the test if anything was requested that the fake does not support, or an observer found an error.
+    /// Fails the test if the fake did not support a request, or if an observer returned an error.
     #[track_caller]
     pub fn assert_no_violations(&self) {
         let violations = self.0.violations.lock().unwrap_or_else(PoisonError::into_inner);
@@ -303,7 +306,7 @@ impl State {
         counts
     }
 
-    /// The most calls of this operation that were open at the same time.
+    /// The maximum number of calls of this operation that were open at the same time.
     pub fn max_in_flight(&self, operation: &str) -> usize {
         self.in_flight.get(operation).map_or(0, |(_, max)| *max)
     }

@@ -24,7 +24,7 @@ pub struct Process {
     life: Arc<Life>,
 }
 
-/// What a delivery resulted in.
+/// The result of a delivery.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Delivered {
     /// The function's response or error; `None` if the process died.
@@ -34,12 +34,12 @@ pub struct Delivered {
 }
 
 impl Delivered {
-    /// Whether a bare event is done.
+    /// Returns whether a bare event is done.
     pub fn is_done(&self) -> bool {
         self.response == Some(Ok(json!({"outcome": "done"})))
     }
 
-    /// Whether the whole delivery is made again: the process died, or a bare event must be retried.
+    /// Returns whether the whole delivery is made again, because the process died or a bare event must be retried.
     pub fn is_retried(&self) -> bool {
         matches!(self.response, None | Some(Err(_)))
     }
@@ -50,7 +50,7 @@ impl Delivered {
         Some((response["reason"].as_str()?, response["why"].as_str()?))
     }
 
-    /// The reason code of a bare event's refusal, or what happened instead.
+    /// Returns the reason code of a bare event's refusal, or `retried` or `not refused`.
     pub fn refusal_code(&self) -> &str {
         match (self.refusal(), self.is_retried()) {
             (Some((code, _)), _) => code,
@@ -59,7 +59,8 @@ impl Delivered {
         }
     }
 
-    /// The ids of a batch's messages that are delivered again; `None` if the process died, because all are.
+    /// Returns the ids of a batch's messages that are delivered again; `None` if the process died, because then all
+    /// are.
     pub fn retried_messages(&self) -> Option<Vec<&str>> {
         let response = self.response.as_ref()?.as_ref().expect("a batch has a response");
         let failures = response["batchItemFailures"].as_array().expect("the response is a batch's");
@@ -179,8 +180,8 @@ impl Process {
         Delivered { response, counts: invocation.counts() }
     }
 
-    /// Passes a bare event to this process, and to other processes until it is no longer retried, as the queue does:
-    /// returns the last delivery's result and time. For tests whose clock is paused.
+    /// Passes a bare event to this process and, like the queue, to further processes until it is no longer retried.
+    /// Returns the last delivery's result and time. For tests with a paused clock.
     pub async fn deliver_until_done<H: BatchHandler>(
         self,
         handler: impl Fn(&Self) -> H,

@@ -32,8 +32,8 @@ pub struct Call {
     pub service: Service,
     /// The operation, such as `PutItem`.
     pub operation: String,
-    /// The operation with what it applies to: DynamoDB's with the table's label of the item, such as
-    /// `PutItem thing/presence`; a certificate update with the new status, such as `UpdateCertificate ACTIVE`.
+    /// The operation and what it applies to: in DynamoDB the label of the item, as in `PutItem thing/presence`; for the
+    /// update of a certificate the new status, as in `UpdateCertificate ACTIVE`.
     pub name: String,
     /// Whether AWS refused it because of an injected fault.
     pub is_refused: bool,
@@ -54,7 +54,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// Whether this is the call's name or its operation.
+    /// Returns whether this is the call's name or its operation.
     pub fn is(&self, name: &str) -> bool {
         self.name == name || self.operation == name
     }

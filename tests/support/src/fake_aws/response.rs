@@ -21,7 +21,7 @@ impl Response {
         Self::error_with(status, code, json!({}))
     }
 
-    /// An error with these fields beside its code and message.
+    /// Returns an error with these fields in addition to its code and message.
     pub(super) fn error_with(status: u16, code: &'static str, more: Value) -> Self {
         Self::Error { status, code, message: format!("The test injects {code}."), more }
     }

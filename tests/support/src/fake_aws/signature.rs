@@ -1,4 +1,4 @@
-//! What AWS checks of every request: its length and its signature.
+//! The checks that AWS makes on every request: its length and its signature.
 //! <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html>
 
 use std::collections::BTreeMap;

@@ -26,17 +26,17 @@ pub struct Published {
 }
 
 impl Published {
-    /// What a phone receives.
+    /// Returns what a phone receives.
     pub fn text(&self) -> String {
         self.by_protocol("sms")
     }
 
-    /// What a queue receives, as JSON.
+    /// Returns the JSON that a queue receives.
     pub fn data(&self) -> Value {
         serde_json::from_str(&self.by_protocol("sqs")).unwrap()
     }
 
-    /// What subscribers with this protocol receive.
+    /// Returns what subscribers with this protocol receive.
     pub fn by_protocol(&self, protocol: &str) -> String {
         if !self.is_structured {
             return self.message.clone();

@@ -16,7 +16,7 @@ const DEDUPLICATION_INTERVAL: Duration = Duration::from_mins(5);
 /// The longest delay of a message, in seconds.
 const MAX_DELAY: u64 = 15 * 60;
 
-/// The most bytes in one call.
+/// The maximum number of bytes in one call.
 const MAX_BYTES: usize = 1_048_576;
 
 /// A queue.
@@ -24,7 +24,7 @@ const MAX_BYTES: usize = 1_048_576;
 pub struct Queue {
     /// The messages, as they were sent: each is the request of `SendMessage`, or an entry of `SendMessageBatch`.
     pub messages: Vec<Value>,
-    /// The code and message that every call receives if the queue is closed.
+    /// The code and message of the error that every call receives; `None` if the queue is open.
     pub closed: Option<(&'static str, &'static str)>,
     deduplication: HashMap<String, Timestamp>,
 }
@@ -38,10 +38,10 @@ pub struct SentMessage {
     pub delay: Duration,
 }
 
-/// What goes wrong with one entry of a batch.
+/// How one entry of a batch fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryFault {
-    /// It is not accepted, for the reason of this code, which may be the sender's fault.
+    /// It is not accepted. The response contains this error code, and whether the fault is the sender's.
     Failed(&'static str, bool),
     /// It is accepted, but the response says that it failed.
     AcceptedAndFailed,

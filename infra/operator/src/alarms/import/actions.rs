@@ -1,4 +1,4 @@
-//! Says what takes the place of a model's actions: rules have none.
+//! Notes what can replace a model's actions: rules have none.
 
 use crate::alarms::import::model::Action;
 use crate::alarms::import::notes::Notes;

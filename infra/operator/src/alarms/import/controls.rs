@@ -1,11 +1,11 @@
-//! The variables and timers of a detector model, as far as they debounce a threshold.
+//! The variables and timers with which a detector model debounces a threshold.
 
 use serde_json::Value;
 
 use crate::alarms::import::expression::{Comparison, Expression, Literal, Operator};
 use crate::alarms::import::model::{Action, Event};
 
-/// The operands of `&&`.
+/// Returns the operands of `&&`, or the expression itself.
 pub(super) fn conjuncts(expression: &Expression) -> Vec<&Expression> {
     match expression {
         Expression::Binary(left, Operator::And, right) => [conjuncts(left), conjuncts(right)].concat(),
@@ -13,7 +13,7 @@ pub(super) fn conjuncts(expression: &Expression) -> Vec<&Expression> {
     }
 }
 
-/// The one variable that an expression is about, if it is about nothing else.
+/// Returns the variable of an expression that depends on exactly one variable and on nothing else.
 pub(super) fn variable_of(expression: &Expression) -> Option<&str> {
     match expression {
         Expression::Variable(name) => Some(name),
@@ -27,7 +27,7 @@ pub(super) fn variable_of(expression: &Expression) -> Option<&str> {
     }
 }
 
-/// The comparison of a variable with a whole number.
+/// Parses the comparison of a variable with a whole number.
 pub(super) fn count(expression: &Expression) -> Option<(String, Comparison, u64)> {
     let Expression::Binary(left, Operator::Compare(op), right) = expression else { return None };
     match (left.as_ref(), right.as_ref()) {
@@ -44,9 +44,9 @@ fn whole(value: &Literal) -> Option<u64> {
 
 /// What an event does to a counter.
 pub(super) enum Step {
-    /// It is changed by this.
+    /// Adds this to it.
     By(i64),
-    /// It is set to this.
+    /// Sets it to this.
     To(u64),
 }
 
@@ -67,27 +67,27 @@ pub(super) fn step(value: &str, variable: &str) -> Option<Step> {
     }
 }
 
-/// Whether an action changes a variable or a timer.
+/// Returns whether an action changes a variable or a timer.
 pub(super) fn is_control(action: &Action) -> bool {
     ["setVariable", "setTimer", "clearTimer", "resetTimer"].iter().any(|name| action.contains_key(*name))
 }
 
-/// A text field of an action of this kind.
+/// Returns a text field of an action, if the action is of this kind.
 pub(super) fn names<'a>(action: &'a Action, kind: &str, field: &str) -> Option<&'a str> {
     action.get(kind)?.get(field)?.as_str()
 }
 
-/// The variables that an event sets, with the expressions of their values.
+/// Returns the variables that an event sets, with the expressions of their values.
 pub(super) fn variables(event: &Event) -> impl Iterator<Item = (&str, &str)> {
     event.actions.iter().filter_map(set_variable)
 }
 
-/// The variable that an action sets, with the expression of its value.
+/// Returns the variable that an action sets, with the expression of its value.
 pub(super) fn set_variable(action: &Action) -> Option<(&str, &str)> {
     Some((names(action, "setVariable", "variableName")?, names(action, "setVariable", "value")?))
 }
 
-/// The timer that an action starts, with its seconds, or why they are not known.
+/// Returns the timer that an action starts, with its duration in seconds, or why that is not known.
 pub(super) fn set_timer(action: &Action) -> Option<(&str, Result<u64, String>)> {
     let name = names(action, "setTimer", "timerName")?;
     let settings = action.get("setTimer")?;

@@ -1,4 +1,4 @@
-//! Recognizes how a state of a detector model is left: at once, when a timer elapses, or when a counter has counted.
+//! Recognizes how a detector model leaves a state: at once, when a timer elapses, or when a counter reaches its limit.
 
 use gatehouse::Span;
 
@@ -9,7 +9,7 @@ use crate::alarms::import::expression::{Comparison, Expression};
 use crate::alarms::import::model::{DetectorModel, State, Transition};
 use crate::alarms::import::rule::{Condition, Count, Sustained};
 
-/// The most readings that a rule counts.
+/// Maximum number of readings that a rule can count.
 const MAX_COUNT: u64 = 32;
 
 /// How a state is left.
@@ -23,18 +23,18 @@ pub struct Direction {
     pub notes: Vec<String>,
 }
 
-/// The states of a model, and which of them a rule accounts for.
+/// The states of a model, and which of them the rule covers.
 #[derive(Debug)]
 pub struct States<'a> {
     all: &'a [State],
     known: Vec<&'a str>,
-    /// The input that all conditions are about.
+    /// The input whose messages all conditions read.
     input: Option<String>,
-    /// Whether a variable that an event sets has its new value in the conditions that follow; `None` if not stated.
+    /// Whether later conditions see the new value of a variable that an event sets; `None` if the model does not say.
     is_serial: Option<bool>,
 }
 
-/// A condition without what debounces it.
+/// The trigger of a transition: a condition, and the timer or counter that debounces it.
 enum Trigger {
     Plain(Condition),
     Timer(String, Option<Condition>),
@@ -42,7 +42,7 @@ enum Trigger {
 }
 
 impl<'a> States<'a> {
-    /// The states of this model.
+    /// Reads the states of a model. Fails if its evaluation method is unknown.
     pub fn new(model: &'a DetectorModel) -> Result<Self, String> {
         let is_serial = match model.detector_model_configuration.evaluation_method.as_deref() {
             Some("SERIAL") => Some(true),
@@ -54,7 +54,7 @@ impl<'a> States<'a> {
         Ok(Self { all, known: Vec::new(), input: None, is_serial })
     }
 
-    /// Fails if a state has not been accounted for.
+    /// Fails if the rule does not cover a state.
     pub fn check_all_are_known(&self) -> Result<(), String> {
         let unknown = self.all.iter().find(|state| !self.known.contains(&state.state_name.as_str()));
         unknown.map_or(Ok(()), |state| {
@@ -62,7 +62,7 @@ impl<'a> States<'a> {
         })
     }
 
-    /// Finds a state, which is then accounted for.
+    /// Finds a state, and marks it as covered.
     fn state(&mut self, name: &str) -> Result<&'a State, String> {
         let state = self.all.iter().find(|state| state.state_name == name);
         let state = state.ok_or_else(|| format!("state {name} does not exist"))?;
@@ -70,7 +70,7 @@ impl<'a> States<'a> {
         Ok(state)
     }
 
-    /// Returns how a state is left for a state that is not only a delay.
+    /// Returns how the model leaves a state, up to the next state that is not a mere delay.
     pub fn direction_from(&mut self, name: &str) -> Result<Direction, String> {
         let state = self.state(name)?;
         let [transition] = state.on_input.transition_events.as_slice() else {
@@ -104,7 +104,7 @@ impl<'a> States<'a> {
             return Err(format!("state {target} starts the timer {timer}, which does not delay a transition"));
         }
         let seconds = seconds.clone()?;
-        // The timer's state is left when the timer elapses, or back if the condition no longer holds.
+        // The delaying state ends when the timer elapses, or goes back when the condition no longer holds.
         self.state(target)?;
         let (mut elapsed, mut back) = (None, None);
         for event in &next.on_input.transition_events {
@@ -127,7 +127,7 @@ impl<'a> States<'a> {
         }
     }
 
-    /// A timer that events of the state itself start and clear.
+    /// Recognizes a timer that events of the state itself start and clear.
     fn timer(
         &mut self,
         state: &State,
@@ -143,7 +143,7 @@ impl<'a> States<'a> {
             let starts = event.actions.iter().filter_map(set_timer).find(|(of, _)| *of == timer);
             if let Some((_, seconds)) = starts {
                 let (condition, guard) = self.guarded(condition, &event_place)?;
-                // Otherwise each reading starts the timer again, and it elapses only once there are none.
+                // Otherwise each reading restarts the timer, and it elapses only when readings stop.
                 let is_guarded = guard.is_some_and(|guard| variables(event).any(|(variable, _)| variable == guard));
                 if !is_guarded {
                     return Err(format!("{event_place} starts the timer {timer} again with each reading"));
@@ -166,7 +166,7 @@ impl<'a> States<'a> {
         Ok(sustained_for(condition, seconds, transition.next_state.clone()))
     }
 
-    /// A variable that counts readings, up from 0 to the limit or down from a number to 0.
+    /// Recognizes a variable that counts readings, up from 0 to the limit or down from a number to 0.
     fn counter(
         &mut self,
         state: &State,
@@ -243,7 +243,7 @@ impl<'a> States<'a> {
         let into = into
             .filter(|transition| transition.next_state == *name)
             .flat_map(|transition| transition.actions.iter().filter_map(set_variable));
-        // `$variable.v + n` is n, because a count that has ended is 0.
+        // `$variable.v + n` equals n, because a finished countdown is at 0.
         let is_start = |value: &str| match step(value, variable) {
             Some(Step::To(to)) => to == from,
             Some(Step::By(by)) => u64::try_from(by) == Ok(from) && from > 0,
@@ -261,7 +261,7 @@ impl<'a> States<'a> {
         Condition::of(&expression, &mut self.input).map_err(|why| format!("{place}: {why}"))
     }
 
-    /// Splits `C && guard`, in which the guard is about one variable. Returns that variable.
+    /// Splits `C && guard`, where the guard depends on one variable. Returns `C` and that variable.
     fn guarded(&mut self, text: &str, place: &str) -> Result<(Condition, Option<String>), String> {
         let expression = Expression::parse(text).map_err(|error| format!("{place}: {error}"))?;
         let (mut rest, mut guard) = (Vec::new(), None);

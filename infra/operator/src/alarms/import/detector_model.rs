@@ -1,8 +1,8 @@
 //! Turns a detector model into a rule, if it has the common shape: a normal state and an alarm state, with a threshold
 //! in each direction that is debounced by a timer, by a counter, or not at all.
 //!
-//! What each direction looks like is in [`debounce`](super::debounce). Everything else is named, and no rule is printed:
-//! a rule that behaves almost like the detector would be worse than none.
+//! [`debounce`](super::debounce) recognizes each direction. For any other shape, the import names the difference and
+//! prints no rule: a rule that behaves almost like the detector would be worse than none.
 
 use crate::alarms::import::actions;
 use crate::alarms::import::debounce::{Direction, States};
@@ -45,7 +45,7 @@ pub fn rule(model: &DetectorModel, options: &ImportOptions, notes: &mut Notes) -
     })
 }
 
-/// Returns how the alarm is raised, and how it is cleared; or what does not have the shape.
+/// Returns how the alarm is raised, and how it is cleared; or why the model does not have the shape.
 fn directions(model: &DetectorModel) -> Result<(Direction, Direction), String> {
     let mut states = States::new(model)?;
     let normal = model.detector_model_definition.initial_state_name.as_str();
@@ -61,7 +61,7 @@ fn directions(model: &DetectorModel) -> Result<(Direction, Direction), String> {
     Ok((raise, clear))
 }
 
-/// The actions that do something outside of the detector.
+/// Returns the actions that have an effect outside of the detector.
 fn effects(model: &DetectorModel) -> impl Iterator<Item = &Action> {
     let states = model.detector_model_definition.states.iter();
     let actions = states.flat_map(|state| {

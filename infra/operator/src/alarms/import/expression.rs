@@ -1,4 +1,4 @@
-//! Parses the part of IoT Events' expressions that rules can express.
+//! Parses the subset of IoT Events expressions that rules can express.
 
 use std::fmt;
 
@@ -22,7 +22,7 @@ pub enum Expression {
     IsUndefined(Field),
     /// A negation.
     Not(Box<Self>),
-    /// Two operands.
+    /// An operator with two operands.
     Binary(Box<Self>, Operator, Box<Self>),
 }
 
@@ -30,7 +30,7 @@ pub enum Expression {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Literal {
-    /// A number, with the digits of the model.
+    /// A number, with its digits as in the model.
     Number(Number),
     /// A string.
     Text(String),
@@ -80,7 +80,7 @@ pub enum Comparison {
 }
 
 impl Comparison {
-    /// The comparison that holds if and only if this one does not.
+    /// Returns the comparison that holds if and only if this one does not.
     pub fn negated(self) -> Self {
         match self {
             Self::Greater => Self::LessOrEqual,
@@ -92,7 +92,7 @@ impl Comparison {
         }
     }
 
-    /// The comparison with its operands exchanged.
+    /// Returns the comparison with its operands exchanged.
     pub fn mirrored(self) -> Self {
         match self {
             Self::Greater => Self::Less,
@@ -103,7 +103,7 @@ impl Comparison {
         }
     }
 
-    /// Whether it needs an order, which only numbers have.
+    /// Returns whether the operands must be numbers, because only they have an order.
     pub fn is_ordering(self) -> bool {
         !matches!(self, Self::Equal | Self::NotEqual)
     }
@@ -125,10 +125,10 @@ impl fmt::Display for Comparison {
 /// Why an expression was not parsed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExpressionError {
-    /// Rules have nothing like it.
+    /// Rules have no counterpart of it.
     #[error("rules have no counterpart of `{0}`")]
     NoCounterpart(String),
-    /// It is not an expression.
+    /// A token is not expected where it is.
     #[error("`{0}` is not expected")]
     Unexpected(String),
     /// It ends too early.
@@ -175,7 +175,7 @@ impl Parser<'_> {
         Err(self.rest.first().map_or(ExpressionError::End, Token::unexpected))
     }
 
-    /// Parses operators that bind at least this strongly.
+    /// Parses an expression whose operators have at least this precedence.
     fn expression(&mut self, strength: u8) -> Result<Expression, ExpressionError> {
         let mut left = self.operand()?;
         while let Some((operator, binds)) = self.operator()? {
@@ -189,7 +189,7 @@ impl Parser<'_> {
         Ok(left)
     }
 
-    /// Returns the operator that is next, and how strongly it binds.
+    /// Returns the next operator and its precedence.
     fn operator(&self) -> Result<Option<(Operator, u8)>, ExpressionError> {
         let Some(Token::Symbol(symbol)) = self.rest.first() else { return Ok(None) };
         Ok(Some(match *symbol {

@@ -1,9 +1,9 @@
 //! `gatehouse alarms import`: turns models of AWS IoT Events into rules.
 //!
 //! - [`model`]: the models, as the AWS CLI prints them.
-//! - [`expression`], with [`tokens`]: the expressions in them.
+//! - [`expression`], with [`tokens`]: the models' expressions.
 //! - [`alarm_model`] and [`detector_model`], with [`debounce`] and [`controls`]: the rule of a model.
-//! - [`actions`]: what takes the place of a model's actions.
+//! - [`actions`]: what can replace a model's actions.
 //! - [`rule`]: the rules, as they are printed.
 //! - [`notes`]: what could not be carried over.
 
@@ -32,7 +32,7 @@ use crate::alarms::import::rule::{Document, Rule};
 use crate::output::{Output, escape_line};
 use crate::status::Status;
 
-/// The longest name of a rule.
+/// Maximum length of a rule's name.
 const MAX_NAME_LENGTH: usize = 64;
 
 /// The arguments of `gatehouse alarms import`.
@@ -68,7 +68,7 @@ fn severity(text: &str) -> Result<(u64, Severity), String> {
 }
 
 impl ImportOptions {
-    /// The severity of a number. A model without one is `major`, as a threshold is.
+    /// Returns the severity that a number means. The default is `major`, as for thresholds.
     fn severity(&self, number: Option<u64>, notes: &mut Notes) -> Severity {
         let Some(number) = number else { return Severity::Major };
         let chosen = self.severities.iter().rev().find(|(of, _)| *of == number).map(|(_, severity)| *severity);
@@ -88,7 +88,7 @@ impl ImportOptions {
     }
 }
 
-/// The name of a model's rule.
+/// Returns the name of a model's rule.
 fn rule_name(model: &str, notes: &mut Notes) -> String {
     let mut name = String::new();
     for c in model.chars() {
@@ -106,12 +106,12 @@ fn rule_name(model: &str, notes: &mut Notes) -> String {
     name
 }
 
-/// Says what a model's key becomes.
+/// Returns the note on what replaces a model's key.
 fn key_note(key: &str) -> String {
     format!("there is one alarm per thing, not per `{key}`: the thing is that of the topic, telemetry/<thing>")
 }
 
-/// Prints the rules of all models. Makes no call.
+/// Prints the rules of all models. Makes no call to AWS.
 pub fn run(arguments: &Arguments) -> Result<Status> {
     let mut texts = Vec::new();
     for file in &arguments.files {
@@ -128,7 +128,7 @@ pub fn run(arguments: &Arguments) -> Result<Status> {
     Ok(if rules == models { Status::Success } else { Status::Problems })
 }
 
-/// The rules of these models, each with the name of its file.
+/// Returns the rules of these models, which are pairs of file name and text.
 fn import(models: &[(String, String)], options: &ImportOptions) -> (Document, Notes) {
     let (mut rules, mut notes) = (Vec::<Rule>::new(), Notes::default());
     let mut names = HashSet::new();
@@ -149,7 +149,7 @@ fn import(models: &[(String, String)], options: &ImportOptions) -> (Document, No
             }
         };
         let Some(rule) = rule else { continue };
-        // The function decides what a rule may be.
+        // Validated by the function's own code.
         let alone = serde_json::json!({"version": 2, "rules": [rule]}).to_string();
         if let Err(refusal) = parse_document::<RulesDocument>(&alone) {
             notes.lost("rule", &refusal.why);

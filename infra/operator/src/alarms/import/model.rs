@@ -1,4 +1,4 @@
-//! The models as `aws iotevents describe-alarm-model` and `describe-detector-model` print them, as far as they are read.
+//! The models as `aws iotevents describe-alarm-model` and `describe-detector-model` print them; only the fields in use.
 //!
 //! Fields: <https://docs.aws.amazon.com/iotevents/latest/apireference/API_DescribeAlarmModel.html> and
 //! <https://docs.aws.amazon.com/iotevents/latest/apireference/API_DescribeDetectorModel.html>
@@ -18,7 +18,7 @@ pub enum Model {
 }
 
 impl Model {
-    /// Parses what one of the commands printed; otherwise says why it is neither.
+    /// Parses the output of one of the commands, or returns why it is neither.
     pub fn parse(text: &str) -> Result<Self, String> {
         let value: Value = serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))?;
         let invalid = |error: serde_json::Error| format!("it is not a model: {error}");
@@ -34,7 +34,7 @@ impl Model {
     }
 }
 
-/// What `describe-alarm-model` prints.
+/// The output of `describe-alarm-model`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AlarmModel {
@@ -109,7 +109,7 @@ pub struct AcknowledgeFlow {
     pub enabled: bool,
 }
 
-/// The field `detectorModel` of what `describe-detector-model` prints.
+/// The field `detectorModel` of the output of `describe-detector-model`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DetectorModel {
@@ -178,5 +178,5 @@ pub struct Transition {
     pub next_state: String,
 }
 
-/// An action: an object with one field, which is named for the action.
+/// An action: an object with one field, whose name is the kind of action.
 pub type Action = Map<String, Value>;

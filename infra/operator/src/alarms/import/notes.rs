@@ -23,17 +23,17 @@ pub struct Note {
 }
 
 impl Notes {
-    /// From here on, notes are about this model.
+    /// Makes this the model of the notes that follow.
     pub fn begin(&mut self, model: &str) {
         model.clone_into(&mut self.model);
     }
 
-    /// Something is not carried over.
+    /// Notes that something is not carried over.
     pub fn lost(&mut self, what: &str, why: &str) {
         self.push(what, why, true);
     }
 
-    /// Something is carried over, but the rule differs.
+    /// Notes that something is carried over, but the rule differs.
     pub fn changed(&mut self, what: &str, why: &str) {
         self.push(what, why, false);
     }

@@ -39,7 +39,7 @@ pub struct Level {
     pub severity: Severity,
     /// What raises it.
     pub raise: Sustained,
-    /// What clears it; the opposite of what raises it if `None`.
+    /// What clears it; `None` is the opposite of `raise`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clear: Option<Sustained>,
 }
@@ -49,10 +49,10 @@ pub struct Level {
 pub struct Sustained {
     /// The condition.
     pub when: Condition,
-    /// For how long.
+    /// How long it must hold.
     #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
     pub for_duration: Option<Span>,
-    /// In how many readings.
+    /// How many readings must meet it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<Count>,
 }
@@ -60,14 +60,14 @@ pub struct Sustained {
 /// `n` of the last `of` readings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Count {
-    /// How many must meet the condition.
+    /// The number that must meet the condition.
     pub n: u64,
-    /// Of how many.
+    /// The number of latest readings to look at.
     pub of: u64,
 }
 
 impl Sustained {
-    /// One reading is enough.
+    /// A condition that one reading is enough for.
     pub fn at_once(when: Condition) -> Self {
         Self { when, for_duration: Some(Span::from_secs(0)), count: None }
     }
@@ -109,7 +109,8 @@ pub enum Presence {
 }
 
 impl Condition {
-    /// The condition of an expression, and the input whose messages it is about; or why there is none.
+    /// Converts an expression, or returns why rules cannot express it. All fields must be of `input`; the first one
+    /// sets it.
     pub fn of(expression: &Expression, input: &mut Option<String>) -> Result<Self, String> {
         match expression {
             Expression::Binary(left, Operator::And, right) => {
@@ -149,7 +150,7 @@ impl Condition {
         Ok(parts)
     }
 
-    /// The comparison of a field with a value, or with another field of the same message.
+    /// Converts the comparison of a field with a value, or with another field of the same message.
     pub fn comparison(
         left: &Expression,
         op: Comparison,
@@ -174,7 +175,7 @@ impl Condition {
         }
     }
 
-    /// The opposite. A comparison is negated by its operator, so that both forms of a condition are equal.
+    /// Returns the opposite. Negates a comparison through its operator, so that equivalent conditions are equal.
     #[must_use]
     pub fn negated(&self) -> Self {
         let each = |parts: &[Self]| parts.iter().map(Self::negated).collect();
@@ -189,7 +190,7 @@ impl Condition {
     }
 }
 
-/// Returns the field's pointer. All fields must be of one input: a reading is one message.
+/// Returns the field's pointer. All fields must be of the same input, because a reading is one message.
 fn pointer(field: &Field, input: &mut Option<String>) -> Result<String, String> {
     let known = input.get_or_insert_with(|| field.input.clone());
     if *known != field.input {

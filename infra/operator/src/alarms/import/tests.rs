@@ -1,4 +1,4 @@
-//! The fixtures are written for this project, from the reference of IoT Events' API.
+//! The fixtures were written for this project, from the API reference of IoT Events.
 
 use serde_json::{Value, json};
 
@@ -164,7 +164,7 @@ fn counter_becomes_a_count_of_readings() {
     assert_eq!(level["raise"], json!({"when": above, "for": "0 s"}));
     assert_eq!(level["clear"], json!({"when": below, "count": {"n": 3, "of": 3}}));
     assert_noted(&notes, &["detectorModelDefinition.sns arn:aws:sns:eu-west-1:123456789012:compressors"]);
-    // A variable that is set is seen one reading later.
+    // The transition sees a variable's new value one reading later.
     let (_, text) = fixture("compressor-vibration");
     let (rules, notes) = imported(&[("model".to_owned(), text.replace("SERIAL", "BATCH"))]);
     assert_eq!(rules[0]["severities"][0]["clear"]["count"], json!({"n": 4, "of": 4}));
@@ -181,7 +181,7 @@ fn delaying_state_becomes_a_duration() {
     assert_noted(&notes, &["TankLevel: note: raise: a timer elapses by itself", "lambda arn:aws:lambda:"]);
 }
 
-/// A model with a timer within its normal state, which these events start and clear.
+/// A model with a timer within its normal state, which the conditions `start` and `stop` start and clear.
 fn with_timer(start: &str, stop: &str) -> (String, String) {
     let set = |value: &str| json!({"setVariable": {"variableName": "waits", "value": value}});
     let timer = json!({"setTimer": {"timerName": "wait", "seconds": 120}});

@@ -1,11 +1,11 @@
-//! Splits IoT Events' expressions into tokens.
+//! Splits IoT Events expressions into tokens.
 
 use super::expression::ExpressionError;
 
 /// A token.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Token {
-    /// An identifier, or one in backticks.
+    /// An identifier, plain or in backticks.
     Name(String),
     /// `$input` and the like.
     Reference(String),
@@ -18,7 +18,7 @@ pub(super) enum Token {
 }
 
 impl Token {
-    /// The error that it is not expected here.
+    /// Returns the error that this token is not expected here.
     pub(super) fn unexpected(&self) -> ExpressionError {
         ExpressionError::Unexpected(match self {
             Self::Name(text) | Self::Number(text) | Self::Text(text) => text.clone(),
@@ -73,7 +73,7 @@ fn is_of_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_'
 }
 
-/// Splits after the first characters for which this holds.
+/// Splits after the leading characters for which this holds.
 fn split(text: &str, holds: impl Fn(char) -> bool) -> (String, &str) {
     let after = text.trim_start_matches(&holds);
     let length = text.len().saturating_sub(after.len());

@@ -83,7 +83,7 @@ fn only_the_actions_that_failed_get_the_event() {
     let both = [("SqsAction", arn("telemetry")), ("SqsAction", arn("alarm"))];
     let both: Vec<_> = both.iter().map(|(action, arn)| (*action, arn.as_str())).collect();
     assert_eq!(targets(&both), [Target::Queue("telemetry"), Target::Queue("alarm")]);
-    // Which of the two queues lacks it is unknown.
+    // It is unknown which of the two queues did not receive it.
     assert_eq!(targets(&[("SqsAction", "")]), []);
 }
 
@@ -275,6 +275,7 @@ fn anything_else_is_unrecognized_and_says_why() {
 fn uploads_of_documents_are_recognized() {
     use crate::documents::Kind::{Actions, Destinations, Thresholds};
     assert_eq!(uploaded_document(r#"{"thresholds": []}"#), Some(Thresholds));
+    assert_eq!(uploaded_document(r#"{"version": 2, "rules": []}"#), Some(Thresholds));
     assert_eq!(uploaded_document(r#"{"actions": []}"#), Some(Actions));
     assert_eq!(uploaded_document(r#"{"destinations": []}"#), Some(Destinations));
     assert_eq!(uploaded_document(r#"{"payload": {}}"#), None);

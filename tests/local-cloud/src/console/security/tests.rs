@@ -109,7 +109,7 @@ async fn form_of_another_page_is_refused_even_with_the_cookie() {
         let headers = [("origin", origin), ("cookie", &*cookie), ("content-type", "text/plain")];
         assert_eq!(server.status("POST", STREAM, &headers).await, StatusCode::FORBIDDEN, "{origin}");
     }
-    // A browser always adds the origin to a POST request; without it, it is not the page's.
+    // A browser always sends the origin with a POST request, so one without it is not from the page.
     assert_eq!(server.status("POST", STREAM, &[("cookie", &cookie)]).await, StatusCode::FORBIDDEN);
     let own = [("origin", "http://127.0.0.1:4000"), ("cookie", &*cookie)];
     assert_eq!(server.status("POST", STREAM, &own).await, StatusCode::OK);

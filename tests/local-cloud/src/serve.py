@@ -8,7 +8,6 @@ import os
 import queue
 import socket
 import socketserver
-import sys
 import time
 from types import SimpleNamespace
 
@@ -38,10 +37,6 @@ from ministack.core import lambda_runtime, responses
 from ministack.core.lambda_runtime import ProvidedWorker, Worker
 from ministack.services import cloudwatch, cloudwatch_logs, iot, iot_data, lambda_svc, s3, sns, sqs
 from ministack.services.cloudformation import _stacks, provisioners
-
-# The event loop waits this long for another thread's turn to end, whenever it has called the system. The default is 5 ms,
-# for each of the threads that are ready.
-sys.setswitchinterval(0.0005)
 
 # MiniStack has two threads for each process of a function, which look for work ten times a second. A hundred idle
 # processes would take half of a core.

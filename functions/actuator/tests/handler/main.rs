@@ -26,6 +26,7 @@ pub fn shade() -> Value {
     json!({"actions": [action("ALARM", "closed"), action("OK", "open")]})
 }
 
+/// A number of minutes.
 pub const fn minutes(minutes: u64) -> Duration {
     Duration::from_mins(minutes)
 }

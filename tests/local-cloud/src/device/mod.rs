@@ -169,7 +169,7 @@ impl Device {
         self.connection = None;
     }
 
-    /// Publishes all payloads concurrently, at least once (QoS 1), and waits for the result. Also returns the start
+    /// Publishes all payloads concurrently, at least once (`QoS` 1), and waits for the result. Also returns the start
     /// time.
     pub async fn publish(&mut self, topic: &str, payloads: &[&[u8]]) -> Result<(SystemTime, Published)> {
         self.connect().await?;
@@ -197,7 +197,7 @@ impl Device {
         Ok((started_at, Published::Accepted))
     }
 
-    /// Publishes a payload at most once (QoS 0), so it is unknown whether AWS IoT accepts it.
+    /// Publishes a payload at most once (`QoS` 0), so it is unknown whether AWS IoT accepts it.
     pub async fn publish_unacknowledged(&mut self, topic: &str, payload: &[u8]) -> Result<()> {
         self.connect().await?;
         let connection = self.connection.as_mut().context("not connected")?;

@@ -47,10 +47,12 @@ const MAX_RUN: Duration = Duration::from_mins(2);
 
 /// Statements and actions of calls that only save time: calls during INIT, which open a connection, and the release of
 /// a claim after a failure, so that a retry need not wait until the claim expires. If one is denied, nothing fails.
-const ONLY_FASTER: [(&str, &str); 6] = [
+const ONLY_FASTER: [(&str, &str); 8] = [
     ("Idempotency", "dynamodb:DeleteItem"),
     ("Quarantine", "dynamodb:GetItem"),
     ("Notify", "sns:GetTopicAttributes"),
+    ("NotifyOperators", "sns:GetTopicAttributes"),
+    ("WarmUp", "iot:GetThingShadow"),
     ("Claim", "dynamodb:GetItem"),
     ("ReceiveFromQueue", "sqs:GetQueueAttributes"),
     ("ReceiveFromAndSendToQueue", "sqs:GetQueueAttributes"),

@@ -60,7 +60,7 @@ pub struct RevocationRequest {
     pub reason: Option<String>,
 }
 
-/// What a valid command tells the function to do.
+/// What a valid command makes the function do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommandKind {
     /// Start a run.

@@ -82,9 +82,6 @@ impl MessageKind {
 }
 
 impl DataState {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Ok, Self::Alarm, Self::Stale, Self::Closed];
-
     /// Its name in messages and records.
     pub fn as_str(self) -> &'static str {
         match self {

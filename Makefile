@@ -20,7 +20,11 @@ AWS := $(TOOLS)/aws/bin/aws
 BUILD_ENV := PATH="$(CURDIR)/$(TOOLS)/build/bin:$$PATH" AWS_LC_SYS_NO_JITTER_ENTROPY=1
 CARGO_LAMBDA := $(BUILD_ENV) cargo lambda
 BUILD_FUNCTIONS := cargo lambda build --release --output-format zip --$(subst _,-,$(ARCH))
-CLOUD = cargo run --quiet --package local-cloud --bin
+# Each selected from the whole workspace, so that all commands share one set of compiled crates: cargo compiles a crate
+# again for each combination of features, and `--package` selects the features of that package only.
+PROGRAMS := cargo build --workspace --bin local --bin replay
+OPERATOR := --bin gatehouse
+DEBUG := $(or $(CARGO_TARGET_DIR),target)/debug
 PROGRESS := $(TOOLS)/build/bin/python tests/tools/progress
 
 # Only these reach an account. Everything else runs without anything that could name or open one.
@@ -70,8 +74,8 @@ local_tools := $(foreach tool,cloud aws build,$(TOOLS)/$(tool)/.installed)
 replay: | check ## play the sample events on the local cloud (EVENTS=file.json for your own, HTML=report.html)
 	@$(MAKE) --silent --jobs=3 $(local_tools)
 	$(call say,building the functions for $(ARCH) and the local cloud)
-	@$(BUILD_ENV) $(PROGRESS) crates $(BUILD_FUNCTIONS) + cargo build --package local-cloud --bins
-	@$(CLOUD) replay -- $(if $(JSON),--json) $(if $(HTML),--html '$(HTML)') $(EVENTS)
+	@$(BUILD_ENV) $(PROGRESS) crates $(BUILD_FUNCTIONS) + $(PROGRAMS)
+	@$(DEBUG)/replay $(if $(JSON),--json) $(if $(HTML),--html '$(HTML)') $(EVENTS)
 
 .PHONY: test
 ifdef FN
@@ -80,8 +84,8 @@ test: $(local_tools) ## run every test: units, properties, journeys on the local
 	@$(BUILD_ENV) $(PROGRESS) crates $(BUILD_FUNCTIONS) --package $(FN)
 	$(call say,testing $(FN))
 	@$(PROGRESS) crates cargo test --package $(FN)
-	@$(PROGRESS) crates cargo build --package local-cloud --package operator --bins
-	@$(PROGRESS) crates cargo test --package journeys -- $(FN)
+	@$(PROGRESS) crates $(PROGRAMS) $(OPERATOR)
+	@$(PROGRESS) crates cargo test --workspace --test journeys -- $(FN)
 else
 test: $(TOOLS)/device-sdk/.installed $(TOOLS)/browser/.installed
 test: build $(local_tools)
@@ -94,27 +98,27 @@ endif
 .PHONY: local
 local: build $(local_tools) ## leave the local cloud running, and print how to publish to it and the address of its console
 	$(call say,compiling the local cloud)
-	@$(PROGRESS) crates cargo build --package local-cloud --package operator --bins
-	@$(CLOUD) local
+	@$(PROGRESS) crates $(PROGRAMS) $(OPERATOR)
+	@$(DEBUG)/local
 
 .PHONY: console
 console: build $(local_tools) ## leave the local cloud running, and print the address of its console only
 	$(call say,compiling the local cloud)
-	@$(PROGRESS) crates cargo build --package local-cloud --package operator --bins
-	@$(CLOUD) local -- --console-only
+	@$(PROGRESS) crates $(PROGRAMS) $(OPERATOR)
+	@$(DEBUG)/local --console-only
 
 .PHONY: screenshots
 screenshots: build $(local_tools) $(TOOLS)/browser/.installed ## take screenshots of the console into target/screenshots; needs Chromium
-	@$(PROGRESS) crates cargo build --package local-cloud --package operator --bins
-	@cargo test --quiet --package journeys -- console::every_panel
+	@$(PROGRESS) crates $(PROGRAMS) $(OPERATOR)
+	@cargo test --quiet --workspace --test journeys -- console::every_panel
 	@echo $(CURDIR)/target/screenshots
 
 .PHONY: watch
 watch: build $(local_tools) ## run the functions under cargo-lambda's emulator, on a local cloud; rebuilds on change
 	$(call say,compiling the local cloud and the functions for the emulator)
-	@$(PROGRESS) crates cargo build --package local-cloud --package operator --bins
+	@$(PROGRESS) crates $(PROGRAMS) $(OPERATOR)
 	@$(PROGRESS) crates cargo build
-	@$(CLOUD) local -- --watch
+	@$(DEBUG)/local --watch
 
 .PHONY: invoke
 invoke: $(TOOLS)/build/.installed ## send an event to a function under `make watch`: FN=button EVENT=events/button/single.json
@@ -128,10 +132,13 @@ build: $(TOOLS)/build/.installed ## build the zips that ship (ARCH=x86_64 or arm
 
 # Compiled as in development, which takes a fraction of the time: it waits for AWS.
 .PHONY: operator
-operator: | check ## build the operator tool, gatehouse, and print where it is
+operator: operator-program ## build the operator tool, gatehouse, and print where it is
+	@echo $(abspath $(DEBUG))/gatehouse
+
+.PHONY: operator-program
+operator-program: | check
 	$(call say,compiling the operator tool)
-	@cargo build --quiet --package operator
-	@echo $(CURDIR)/target/debug/gatehouse
+	@cargo build --quiet --workspace $(OPERATOR)
 
 # The Node peers, each with its own modules, so that the size of one is not the other's. Not below .tools/peers: that
 # directory is made anew whenever its Python packages change.
@@ -159,7 +166,7 @@ bench: build $(TOOLS)/peers/.installed $(node_peers) ## measure cold start, spee
 
 .PHONY: prove-permissions
 prove-permissions: build $(local_tools) ## show for each permission that a test fails without it (FN=alarm for one function's)
-	@$(PROGRESS) crates cargo build --package local-cloud --package operator --bins
+	@$(PROGRESS) crates $(PROGRAMS) $(OPERATOR)
 	@$(PROGRESS) crates cargo build --workspace --test journeys
 	@cargo test --quiet --workspace --test journeys -- prove-permissions $(FN)
 
@@ -187,7 +194,7 @@ lint-code: | check
 	$(call say,what ships: no crate and no feature in it that must not be)
 	@tests/tools/check-shipped
 	$(call say,API documentation)
-	@RUSTDOCFLAGS='--deny warnings' cargo doc --no-deps --quiet
+	@RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --lib --no-deps --quiet
 
 lint-docs: $(foreach tool,lint schema,$(TOOLS)/$(tool)/.installed)
 	$(call say,shellcheck)
@@ -246,28 +253,30 @@ destroy: $(TOOLS)/aws/.installed ## remove the stack from an AWS account: STAGE=
 
 CA ?= sample
 # The operator tool, if it is in the PATH; else it is compiled first.
-CA_TOOL = $(or $(shell command -v gatehouse),cargo run --quiet --package operator --bin gatehouse --) ca
+installed_operator := $(shell command -v gatehouse)
+ca_tool := $(if $(installed_operator),check,operator-program)
+CA_TOOL := $(or $(installed_operator),$(DEBUG)/gatehouse) ca
 CA_AWS = --name $(CA) --region $(REGION) --prefix $(STACK)
 
 .PHONY: ca-create
-ca-create: | check ## make a sample CA for devices: CA=sample ALGORITHM=p256 or rsa
+ca-create: | $(ca_tool) ## make a sample CA for devices: CA=sample ALGORITHM=p256 or rsa
 	@$(CA_TOOL) create --name $(CA) $(if $(ALGORITHM),--algorithm $(ALGORITHM))
 
 .PHONY: ca-register
-ca-register: | check ## register a CA with AWS IoT: CA=… STACK=… REGION=…
+ca-register: | $(ca_tool) ## register a CA with AWS IoT: CA=… STACK=… REGION=…
 	@$(CA_TOOL) register $(CA_AWS)
 
 .PHONY: ca-issue
-ca-issue: | check ## issue a device's certificate: THING=… CA=… ALGORITHM=…
+ca-issue: | $(ca_tool) ## issue a device's certificate: THING=… CA=… ALGORITHM=…
 	@$(CA_TOOL) issue --name $(CA) --thing $(or $(THING),$(error THING is missing: make ca-issue THING=front-gate)) \
 		$(if $(ALGORITHM),--algorithm $(ALGORITHM))
 
 .PHONY: ca-publish-crl
-ca-publish-crl: | check ## publish a CA's revocation list: REVOKE='thing …' or CRL=file, CA=…
+ca-publish-crl: | $(ca_tool) ## publish a CA's revocation list: REVOKE='thing …' or CRL=file, CA=…
 	@$(CA_TOOL) publish-crl $(CA_AWS) $(if $(CRL),--crl $(CRL)) $(if $(REVOKE),--revoke $(REVOKE))
 
 .PHONY: ca-deactivate
-ca-deactivate: | check ## set a CA inactive: CA=… STACK=… REGION=…
+ca-deactivate: | $(ca_tool) ## set a CA inactive: CA=… STACK=… REGION=…
 	@$(CA_TOOL) deactivate $(CA_AWS)
 
 .PHONY: clean

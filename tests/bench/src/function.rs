@@ -128,11 +128,7 @@ const REVOKE: Function = Function {
 
 const TELEMETRY: Function = Function {
     name: "telemetry",
-    environment: &[
-        ("TELEMETRY_TABLE", TELEMETRY_TABLE),
-        ("RETENTION_DAYS", "365"),
-        ("MALLOC_MMAP_THRESHOLD_", "131072"),
-    ],
+    environment: &[("TELEMETRY_TABLE", TELEMETRY_TABLE), ("RETENTION_DAYS", "365"), ("MIMALLOC_PURGE_DELAY", "0")],
     event: |turn| Ok((turn.batch().delivery("telemetry"), Expected::Stored(turn.batch()))),
     needs_devices: false,
     peers: &[Peer::Python, Peer::Node],

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lambda_runtime::{LambdaEvent, service_fn};
+use mimalloc::MiMalloc;
 
 use crate::event::timestamp::Timestamp;
 use crate::runtime::delivery::{Delivery, Function};
@@ -15,6 +16,10 @@ use crate::runtime::logging;
 use crate::runtime::outcome::error_chain;
 use crate::runtime::setup::Setup;
 use crate::store::quarantine::Quarantine;
+
+/// Takes a quarter less CPU time for a batch than the system's allocator (docs/performance.md).
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// The environment variable with the deployed version, for the log.
 const VERSION: &str = "GATEHOUSE_VERSION";

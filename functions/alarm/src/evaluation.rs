@@ -14,10 +14,11 @@ use crate::notification::{Audience, Transition};
 use crate::notification_limit::NotificationLimiter;
 use crate::notifier::Notifier;
 
-/// The number of records per read call, and the maximum numbers of concurrent read calls and of concurrent writes.
+/// The number of records per read call, and the maximum numbers of concurrent read calls and of concurrent writes, which
+/// share calls.
 const RECORDS_PER_READ: usize = 100;
 const MAX_CONCURRENT_READS: usize = 8;
-const MAX_CONCURRENT_WRITES: usize = 16;
+const MAX_CONCURRENT_WRITES: usize = 50;
 
 /// The evaluation of one rule for one device.
 #[derive(Debug)]

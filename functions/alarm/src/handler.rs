@@ -55,7 +55,8 @@ impl AlarmHandler {
         let retention = environment.optional::<u64>("HISTORY_RETENTION_DAYS")?.unwrap_or(90);
         let retention = Duration::from_secs(retention.saturating_mul(DAY));
         let devices = VersionedTable::new(dynamodb.clone(), environment.required::<String>("DEVICES_TABLE")?);
-        let table = VersionedTable::new(dynamodb, environment.required::<String>("ALARMS_TABLE")?);
+        let table =
+            VersionedTable::new(dynamodb, environment.required::<String>("ALARMS_TABLE")?).with_batched_writes();
         let history = History::new(table.clone(), retention);
         Ok(Self {
             devices,

@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use gatehouse::store::item::{string, text};
 use gatehouse::{Invocation, Item, Key, TableError, Update, VersionedItem, VersionedTable};
 use serde_json::json;
@@ -16,7 +17,8 @@ use test_support::{FakeAws, Fault, NOW, Process, State, Table};
 const KEY: [&str; 2] = ["thing#a", "state"];
 
 fn account() -> FakeAws {
-    FakeAws::new("sample").table(Table::new("table", &["id", "part"], &["GetItem", "BatchGetItem", "PutItem"]))
+    let operations = &["GetItem", "BatchGetItem", "PutItem", "BatchExecuteStatement"];
+    FakeAws::new("sample").table(Table::new("table", &["id", "part"], operations))
 }
 
 fn table(process: &Process) -> VersionedTable {
@@ -196,4 +198,128 @@ async fn keys_that_stay_unprocessed_are_an_error_and_not_missing() {
     let found = table(&aws.process()).get_all([&key()]).await;
     assert!(matches!(found, Err(TableError::Unprocessed(_))), "{found:?}");
     assert_eq!(aws.state().calls_to("BatchGetItem").len(), 6);
+}
+
+/// The keys of this many records, which have a version.
+async fn existing(aws: &FakeAws, count: usize) -> Vec<Key> {
+    let keys: Vec<_> = (0..count).map(|number| Key::new(format!("thing#{number}"), "state")).collect();
+    for key in &keys {
+        let item = Item::from([("value".to_owned(), string("old")), ("note".to_owned(), string("gone"))]);
+        let write = async |_: &VersionedItem| Ok::<_, TableError>(Update::Write(item.clone(), ()));
+        table(&aws.process()).update(key, &invocation(), write).await.unwrap();
+    }
+    aws.reset_calls();
+    keys
+}
+
+/// Replaces these records at the same time, each by one that differs in its value and lacks the note.
+async fn replace_all(process: &Process, keys: &[Key], invocation: &Invocation) -> Vec<Result<u64, TableError>> {
+    let table = table(process).with_batched_writes();
+    let replace = async |key: &Key| {
+        let write = async |_: &VersionedItem| Ok::<_, TableError>(Update::Write(with_value(&key.pk), ()));
+        Ok(table.update(key, invocation, write).await?.record.version())
+    };
+    join_all(keys.iter().map(replace)).await
+}
+
+/// Asserts that each record was replaced by one write, and returns how many calls wrote.
+async fn assert_replaced_once(aws: &FakeAws, keys: &[Key]) -> (usize, usize) {
+    let found = table(&aws.process()).get_all(keys).await.unwrap();
+    for key in keys {
+        let record = &found[key];
+        let names = ["id", "part", "value", "version", "writer"];
+        let mut found: Vec<_> = record.item.keys().map(String::as_str).collect();
+        found.sort_unstable();
+        assert_eq!((record.version(), found), (2, names.to_vec()));
+        assert_eq!(text(&record.item, "value"), Some(key.pk.as_str()));
+    }
+    let state = aws.state();
+    (state.calls_to("BatchExecuteStatement").len(), state.calls_to("PutItem").len())
+}
+
+#[tokio::test(start_paused = true)]
+async fn concurrent_writes_share_calls() {
+    let (aws, invocation) = (account(), invocation());
+    let keys = existing(&aws, 60).await;
+    let versions = replace_all(&aws.process(), &keys, &invocation).await;
+    assert!(versions.iter().all(|version| matches!(version, Ok(2))), "{versions:?}");
+    assert_eq!(assert_replaced_once(&aws, &keys).await, (3, 0));
+    assert_eq!(invocation.counts().get("Conflicts"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn write_without_company_and_new_record_have_calls_of_their_own() {
+    let (aws, invocation) = (account(), invocation());
+    let keys = existing(&aws, 1).await;
+    replace_all(&aws.process(), &keys, &invocation).await.pop().unwrap().unwrap();
+    assert_eq!(assert_replaced_once(&aws, &keys).await, (0, 1));
+    let new = ["b", "c"].map(|name| Key::new(name, "state"));
+    let versions = replace_all(&aws.process(), &new, &invocation).await;
+    assert!(versions.iter().all(|version| matches!(version, Ok(1))), "{versions:?}");
+    assert_eq!(aws.state().calls_to("BatchExecuteStatement").len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn conflict_in_a_shared_call_concerns_one_record() {
+    let (aws, invocation) = (account(), invocation());
+    let keys = existing(&aws, 3).await;
+    // The first three calls read the records.
+    let process = aws.process().change(4, |state| {
+        let attributes = json!({"version": {"N": "2"}, "writer": {"S": "another"}});
+        state.set_attributes("table", &["thing#1", "state"], &attributes);
+    });
+    let versions = replace_all(&process, &keys, &invocation).await;
+    let versions: Vec<_> = versions.into_iter().map(Result::unwrap).collect();
+    assert_eq!(versions, [2, 3, 2]);
+    assert_eq!(invocation.counts()["Conflicts"], 1);
+    assert_eq!(aws.state().calls_to("PutItem").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shared_call_whose_response_was_lost_does_not_conflict_with_itself() {
+    let (aws, invocation) = (account(), invocation());
+    let keys = existing(&aws, 3).await;
+    let process = aws.process().fail(4, Fault::Lost);
+    let versions = replace_all(&process, &keys, &invocation).await;
+    assert!(versions.iter().all(|version| matches!(version, Ok(2))), "{versions:?}");
+    assert_eq!(assert_replaced_once(&aws, &keys).await, (2, 0));
+    assert_eq!(invocation.counts().get("Conflicts"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn throttled_statement_is_repeated_as_a_call_of_its_own() {
+    let (aws, invocation) = (account(), invocation());
+    let keys = existing(&aws, 5).await;
+    let process = aws.process().fail(6, Fault::Unprocessed(2));
+    let versions = replace_all(&process, &keys, &invocation).await;
+    assert!(versions.iter().all(|version| matches!(version, Ok(2))), "{versions:?}");
+    assert_eq!(assert_replaced_once(&aws, &keys).await, (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_shared_call_is_the_error_of_each_record() {
+    let (aws, invocation) = (account(), invocation());
+    let keys = existing(&aws, 3).await;
+    let results = replace_all(&aws.process().fail(4, Fault::Denied), &keys, &invocation).await;
+    assert!(results.iter().all(|result| matches!(result, Err(TableError::BatchPut(..)))), "{results:?}");
+    let state = aws.state();
+    assert_eq!(state.attribute("table", &["thing#0", "state"], "value").as_deref(), Some("old"));
+    assert_eq!(state.calls_to("PutItem").len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn canceled_update_does_not_block_those_that_wait_for_it() {
+    let (aws, invocation) = (account(), invocation());
+    let keys = existing(&aws, 3).await;
+    let latency = Duration::from_millis(100);
+    let table = table(&aws.clone().latency("BatchExecuteStatement", latency).process()).with_batched_writes();
+    let replace = async |key: &Key| {
+        let write = async |_: &VersionedItem| Ok::<_, TableError>(Update::Write(with_value(&key.pk), ()));
+        Ok::<_, TableError>(table.update(key, &invocation, write).await?.record.version())
+    };
+    // The first one sends the writes of all, and is canceled before the response arrives.
+    let first = tokio::time::timeout(latency / 2, replace(&keys[0]));
+    let (first, second, third) = tokio::join!(first, replace(&keys[1]), replace(&keys[2]));
+    assert!(first.is_err(), "{first:?}");
+    assert_eq!((second.unwrap(), third.unwrap()), (2, 2));
 }

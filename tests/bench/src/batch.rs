@@ -156,17 +156,22 @@ impl Batch {
         };
         for call in calls {
             ensure!(call.target == ALARMS_TABLE, "unexpected call {} {}", call.operation, call.target);
-            match call.operation.as_str() {
-                "GetItem" | "BatchGetItem" => {}
-                "PutItem" => {
-                    let found = newest
-                        .iter()
-                        .find(|(thing, at)| call.body.contains(thing.as_str()) && call.body.contains(&at.to_string()));
-                    let (thing, _) = found.with_context(|| format!("{} has no newest reading", call.body))?;
-                    let threshold = threshold(&call.body).with_context(|| format!("{} has no threshold", call.body))?;
-                    ensure!(written.insert((thing, threshold)), "a state of {thing} was written twice");
+            let writes = match call.operation.as_str() {
+                "GetItem" | "BatchGetItem" => Vec::new(),
+                "PutItem" => vec![call.body.clone()],
+                "BatchExecuteStatement" => {
+                    let fields: Value = serde_json::from_str(&call.body)?;
+                    let statements = fields.get("Statements").and_then(Value::as_array).context("no Statements")?;
+                    statements.iter().map(Value::to_string).collect()
                 }
                 other => bail!("unexpected call {other}"),
+            };
+            for write in writes {
+                let found =
+                    newest.iter().find(|(thing, at)| write.contains(thing.as_str()) && write.contains(&at.to_string()));
+                let (thing, _) = found.with_context(|| format!("{write} has no newest reading"))?;
+                let threshold = threshold(&write).with_context(|| format!("{write} has no threshold"))?;
+                ensure!(written.insert((thing, threshold)), "a state of {thing} was written twice");
             }
         }
         let expected = newest.len() * self.size.thresholds;

@@ -25,6 +25,7 @@ pub const ACTUATOR_TABLE: &str = "gatehouse-actuator";
 /// The maximum numbers of items in batch calls.
 const MAX_PUTS: usize = 25;
 const MAX_GETS: usize = 100;
+const MAX_STATEMENTS: usize = 25;
 
 type Item = Map<String, Value>;
 /// The partition key and the sort key.
@@ -56,6 +57,15 @@ impl Tables {
                 let table = table_name(&fields)?;
                 let found = self.get(table, object(&fields, "Key")?)?;
                 (table, found.map_or(json!({}), |item| json!({ "Item": item })))
+            }
+            "BatchExecuteStatement" => {
+                let mut table = "";
+                let statements = array(&fields, "Statements")?;
+                ensure!((1..=MAX_STATEMENTS).contains(&statements.len()), "a call has {} statements", statements.len());
+                for statement in statements {
+                    table = self.update(statement)?;
+                }
+                (table, json!({ "Responses": vec![json!({ "TableName": table }); statements.len()] }))
             }
             "PutItem" => {
                 let table = table_name(&fields)?;
@@ -93,6 +103,37 @@ impl Tables {
     fn put(&self, table: &str, item: &Item) -> Result<()> {
         well_formed(item)?;
         if table == ALARMS_TABLE { self.store(table, item) } else { Ok(()) }
+    }
+
+    /// Executes `UPDATE "table" SET "a"=? … REMOVE "b" … WHERE "id"=? AND "part"=? AND "version"=?`, and returns the
+    /// table.
+    fn update<'a>(&self, statement: &'a Value) -> Result<&'a str> {
+        let text = statement.get("Statement").and_then(Value::as_str).context("no Statement")?;
+        let mut values = array(statement, "Parameters")?.iter();
+        let words: Vec<_> = text.split(' ').collect();
+        let Some((["UPDATE", table], changes)) = words.split_first_chunk().map(|(first, rest)| (*first, rest)) else {
+            bail!("{text} is not supported by the fake");
+        };
+        let unquoted = |word: &'a str| word.trim_matches('"');
+        let (mut set, mut removed, mut expected) = (Item::new(), Vec::new(), Item::new());
+        for change in changes.chunks(2) {
+            let [keyword, word] = *change else { bail!("{text} is incomplete") };
+            if keyword == "REMOVE" {
+                removed.push(unquoted(word));
+                continue;
+            }
+            let name = unquoted(word.strip_suffix("=?").with_context(|| format!("{word} has no parameter"))?);
+            let fields = if keyword == "SET" { &mut set } else { &mut expected };
+            fields.insert(name.to_owned(), values.next().context("a parameter is missing")?.clone());
+        }
+        let table = unquoted(table);
+        well_formed(&set)?;
+        let mut item = self.get(table, &expected)?.context("the item does not exist")?;
+        ensure!(item.get("version") == expected.get("version"), "the item has another version");
+        item.extend(set);
+        item.retain(|name, _| !removed.contains(&name.as_str()));
+        self.store(table, &item)?;
+        Ok(table)
     }
 
     fn store(&self, table: &str, item: &Item) -> Result<()> {

@@ -332,6 +332,35 @@ def connection_arn(service, method, path, headers, body, query_params, region, a
 
 iam_actions.extract_resource_arn = connection_arn
 
+iam_action = iam_actions.extract_iam_action
+table_arns = iam_actions.dynamodb_resource_arns
+
+
+def updated_tables(body):
+    """Returns the tables that the PartiQL statements of a DynamoDB request update."""
+    if b'"Statements"' not in body:
+        return set()
+    statements = [statement["Statement"].split() for statement in json.loads(body)["Statements"]]
+    return {words[1].strip('"') for words in statements if words[0] == "UPDATE"}
+
+
+def action_of_statements(service, method, path, headers, body, query_params):
+    """Returns the action that a request needs. MiniStack asks for the operation's name, which is no action if the
+    request has statements."""
+    action = iam_action(service, method, path, headers, body, query_params)
+    is_update = action == "dynamodb:BatchExecuteStatement" and updated_tables(body)
+    return "dynamodb:PartiQLUpdate" if is_update else action
+
+
+def table_arns_of_statements(body, region, account_id):
+    """Returns the ARNs of the tables of a DynamoDB request."""
+    arns = [f"arn:aws:dynamodb:{region}:{account_id}:table/{table}" for table in sorted(updated_tables(body))]
+    return arns or table_arns(body, region, account_id)
+
+
+iam_actions.extract_iam_action = action_of_statements
+iam_actions.dynamodb_resource_arns = table_arns_of_statements
+
 update_resource = provisioners._update_resource
 
 

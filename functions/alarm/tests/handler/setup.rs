@@ -14,9 +14,10 @@ pub const MINUTE: u64 = 60_000;
 /// How long the queue waits before it redelivers a message.
 pub const VISIBILITY_TIMEOUT: Duration = Duration::from_mins(6);
 
-const ALARMS: Table = Table::new("alarms", &["id", "part"], &["GetItem", "BatchGetItem", "PutItem"])
-    .index(Index { name: "due", key: &["due", "dueAt"], projects_all: false })
-    .label(label);
+const ALARMS: Table =
+    Table::new("alarms", &["id", "part"], &["GetItem", "BatchGetItem", "PutItem", "BatchExecuteStatement"])
+        .index(Index { name: "due", key: &["due", "dueAt"], projects_all: false })
+        .label(label);
 const DEVICES: Table = Table::new("devices", &["id", "part"], &["Scan"]);
 
 /// Items of the history are labeled as such, others by the kind in their partition key.

@@ -13,6 +13,7 @@ mod lease;
 mod outbox;
 pub(crate) mod quarantine;
 pub(crate) mod versioned_table;
+mod write_batch;
 
 pub use devices::{CaStatus, CrlFetchError, Devices, PublishedCrl};
 pub use document::{

@@ -1,8 +1,10 @@
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::SdkError;
+use aws_sdk_dynamodb::operation::batch_execute_statement::BatchExecuteStatementError;
 use aws_sdk_dynamodb::operation::batch_get_item::BatchGetItemError;
 use aws_sdk_dynamodb::operation::get_item::GetItemError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
@@ -13,6 +15,7 @@ use uuid::Uuid;
 use crate::runtime::invocation::Invocation;
 use crate::runtime::outcome::Failure;
 use crate::store::item::{Item, integer, number, string, text};
+use crate::store::write_batch::{BatchedWrite, WriteBatch, replace};
 
 /// The maximum number of items that Amazon DynamoDB reads in one call.
 const MAX_BATCH_KEYS: usize = 100;
@@ -46,6 +49,8 @@ const WRITER: &str = "writer";
 pub struct VersionedTable {
     client: Client,
     name: String,
+    /// Combines writes, if they may be.
+    batch: Option<Arc<WriteBatch>>,
 }
 
 /// The primary key of a record.
@@ -131,6 +136,9 @@ pub enum TableError {
     /// A record could not be written.
     #[error("failed to write table {0}")]
     Put(String, #[source] Box<SdkError<PutItemError>>),
+    /// Several records could not be written in one call, which share its error.
+    #[error("failed to write table {0}")]
+    BatchPut(String, #[source] Arc<SdkError<BatchExecuteStatementError>>),
     /// Other processes kept writing the record.
     #[error("failed to update a record of table {0}: other invocations keep changing it")]
     Conflict(String),
@@ -151,7 +159,17 @@ pub(crate) enum Put {
 impl VersionedTable {
     /// The table of this name.
     pub fn new(client: Client, name: impl Into<String>) -> Self {
-        Self { client, name: name.into() }
+        Self { client, name: name.into(), batch: None }
+    }
+
+    /// Combines the writes of updates that run concurrently in one task: up to 25 per call. This takes a fraction of
+    /// the CPU time of single calls. The function's role needs `dynamodb:PartiQLUpdate`.
+    ///
+    /// Such updates must all be polled until they are done, as a stream of buffered futures does, because one of them
+    /// makes the call for all.
+    #[must_use]
+    pub fn with_batched_writes(self) -> Self {
+        Self { batch: Some(Arc::new(WriteBatch::new(self.client.clone()))), ..self }
     }
 
     /// The client, for requests that only one function makes.
@@ -254,6 +272,17 @@ impl VersionedTable {
         let version = old.version + 1;
         item.extend(key.attributes());
         item.extend([(VERSION.to_owned(), number(version)), (WRITER.to_owned(), string(&writer))]);
+        let written = |item| Put::Written(VersionedItem { item, version });
+        let condition_failed = |item, found: Option<&Item>| {
+            let is_ours = found.is_some_and(|found| text(found, WRITER) == Some(&writer));
+            if is_ours { written(item) } else { Put::Conflict }
+        };
+        match self.put_batched(key, &item, old).await {
+            BatchedWrite::Written => return Ok(written(item)),
+            BatchedWrite::ConditionFailed(found) => return Ok(condition_failed(item, found.as_ref())),
+            BatchedWrite::Failed(error) => return Err(TableError::BatchPut(self.name.clone(), error)),
+            BatchedWrite::NotBatched => {}
+        }
         let put = self
             .client
             .put_item()
@@ -269,13 +298,21 @@ impl VersionedTable {
         };
         // The SDK's future is several kilobytes, which the streams of futures that await this one would copy
         // repeatedly.
-        let Err(error) = Box::pin(put.send()).await else { return Ok(Put::Written(VersionedItem { item, version })) };
+        let Err(error) = Box::pin(put.send()).await else { return Ok(written(item)) };
         match error.as_service_error() {
-            Some(PutItemError::ConditionalCheckFailedException(failed)) => {
-                let is_ours = failed.item().is_some_and(|found| text(found, WRITER) == Some(&writer));
-                Ok(if is_ours { Put::Written(VersionedItem { item, version }) } else { Put::Conflict })
-            }
+            Some(PutItemError::ConditionalCheckFailedException(failed)) => Ok(condition_failed(item, failed.item())),
             _ => Err(TableError::Put(self.name.clone(), error.into())),
+        }
+    }
+
+    /// Replaces a record together with others, if writes are batched. A new record is written by itself, since a
+    /// statement that inserts does not return the item that it finds in its place.
+    async fn put_batched(&self, key: &Key, item: &Item, old: &VersionedItem) -> BatchedWrite {
+        let Some(batch) = self.batch.as_ref().filter(|_| old.version > 0) else { return BatchedWrite::NotBatched };
+        let expected = key.attributes().into_iter().chain([(VERSION.to_owned(), number(old.version))]).collect();
+        match replace(&self.name, &old.item, item, &expected) {
+            Ok(statement) => batch.write(key, statement).await,
+            Err(_) => BatchedWrite::NotBatched,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Amazon DynamoDB: single items with conditions and updates, batches, and queries of a table or an index.
+//! Amazon DynamoDB: single items with conditions and updates, batches, PartiQL updates, and queries of a table or an
+//! index.
 
 use std::collections::BTreeSet;
 
@@ -47,12 +48,13 @@ pub(super) static COMMON: [Table; 2] = [
 ];
 
 /// The fields that a request may contain.
-const FIELDS: [&str; 16] = [
+const FIELDS: [&str; 17] = [
     "TableName",
     "IndexName",
     "Key",
     "Item",
     "RequestItems",
+    "Statements",
     "ConsistentRead",
     "ConditionExpression",
     "ReturnValuesOnConditionCheckFailure",
@@ -66,9 +68,10 @@ const FIELDS: [&str; 16] = [
     "Limit",
 ];
 
-/// The maximum numbers of keys in a `BatchGetItem` and of items in a `BatchWriteItem`.
+/// The maximum numbers of keys in a `BatchGetItem`, of items in a `BatchWriteItem`, and of statements in a batch.
 const MAX_BATCH_GET: usize = 100;
 const MAX_BATCH_WRITE: usize = 25;
+const MAX_STATEMENTS: usize = 25;
 
 /// The kind in a partition key such as `thing#greenhouse-1`.
 pub fn kind(partition_key: &str) -> &str {
@@ -117,6 +120,47 @@ impl Table {
     }
 }
 
+/// A PartiQL update: `UPDATE "table" SET "a"=? REMOVE "b" WHERE "c"=? AND "d"=?`, with any number of changes.
+struct UpdateStatement<'a> {
+    table: &'a str,
+    /// The values of attributes that are set; `None` if one is removed.
+    changes: Vec<(&'a str, Option<&'a Value>)>,
+    conditions: Vec<(&'a str, &'a Value)>,
+}
+
+impl<'a> UpdateStatement<'a> {
+    fn parse(statement: &'a Value) -> Self {
+        let mut values = statement["Parameters"].as_array().unwrap().iter();
+        let mut words = statement["Statement"].as_str().unwrap().split(' ');
+        let unquoted = |word: &'a str| word.strip_prefix('"').unwrap().strip_suffix('"').unwrap();
+        let mut assigned = |word: &'a str| (unquoted(word.strip_suffix("=?").unwrap()), values.next().unwrap());
+        assert_eq!(words.next(), Some("UPDATE"), "the fake supports updates only");
+        let table = unquoted(words.next().unwrap());
+        let (mut changes, mut conditions) = (Vec::new(), Vec::new());
+        while let (Some(keyword), Some(word)) = (words.next(), words.next()) {
+            match keyword {
+                "SET" => {
+                    let (name, value) = assigned(word);
+                    changes.push((name, Some(value)));
+                }
+                "REMOVE" => changes.push((unquoted(word), None)),
+                "WHERE" | "AND" => conditions.push(assigned(word)),
+                other => panic!("the fake does not support {other}"),
+            }
+        }
+        assert_eq!(values.next(), None, "there are more parameters than the statement uses");
+        Self { table, changes, conditions }
+    }
+
+    fn key(&self, table: &Table) -> ItemKey {
+        assert_eq!(self.table, table.name, "the fake supports batches of one table");
+        let is_key = |name: &str| table.key.contains(&name);
+        assert!(self.changes.iter().all(|(name, _)| !is_key(name)), "an update cannot change the key");
+        let key: Item = self.conditions.iter().map(|(name, value)| ((*name).to_owned(), (*value).clone())).collect();
+        table.key_of(&key.into())
+    }
+}
+
 /// The item that a request is about, or its key.
 fn subject(body: &Value) -> &Value {
     if body["Key"].is_null() { &body["Item"] } else { &body["Key"] }
@@ -134,7 +178,10 @@ impl State {
                 assert_eq!(requests.len(), 1, "the fake supports batches of one table");
                 requests.keys().next().unwrap()
             }
-            None => body["TableName"].as_str().unwrap(),
+            None => match body["Statements"].as_array() {
+                Some(statements) => UpdateStatement::parse(&statements[0]).table,
+                None => body["TableName"].as_str().unwrap(),
+            },
         };
         self.table_named(name)
     }
@@ -162,6 +209,7 @@ impl State {
             "Scan" => self.scan(&table, body),
             "BatchGetItem" => self.batch_get(&table, body, fault),
             "BatchWriteItem" => self.batch_write(&table, body, fault),
+            "BatchExecuteStatement" => self.batch_execute(&table, body, fault),
             "GetItem" => {
                 assert_eq!(
                     body["ConsistentRead"],
@@ -245,6 +293,52 @@ impl State {
             json!({table.name: later})
         };
         Response::Output(json!({"UnprocessedItems": later}))
+    }
+
+    fn batch_execute(&mut self, table: &Table, body: &Value, fault: Option<Fault>) -> Response {
+        let statements = body["Statements"].as_array().unwrap();
+        let distinct: BTreeSet<_> =
+            statements.iter().map(|statement| UpdateStatement::parse(statement).key(table)).collect();
+        assert!((1..=MAX_STATEMENTS).contains(&statements.len()), "a call has {} statements", statements.len());
+        assert_eq!(distinct.len(), statements.len(), "a key appears twice");
+        let throttled = if let Some(Fault::Unprocessed(count)) = fault { count } else { 0 };
+        let throttled_from = statements.len().saturating_sub(throttled);
+        let responses: Vec<_> = statements
+            .iter()
+            .enumerate()
+            .map(|(index, statement)| {
+                let error = if index < throttled_from {
+                    self.execute(table, statement)
+                } else {
+                    Some(json!({"Code": "ThrottlingError"}))
+                };
+                error.map_or_else(|| json!({"TableName": table.name}), |error| json!({"Error": error}))
+            })
+            .collect();
+        Response::Output(json!({"Responses": responses}))
+    }
+
+    /// Executes an update, and returns its error.
+    fn execute(&mut self, table: &Table, statement: &Value) -> Option<Value> {
+        let update = UpdateStatement::parse(statement);
+        let key = update.key(table);
+        let Some(item) = self.tables.get(&key) else { return Some(json!({"Code": "ConditionalCheckFailed"})) };
+        if !update.conditions.iter().all(|(name, value)| item.get(*name) == Some(*value)) {
+            let mut error = json!({"Code": "ConditionalCheckFailed"});
+            if statement["ReturnValuesOnConditionCheckFailure"] == json!("ALL_OLD") {
+                error["Item"] = item.clone().into();
+            }
+            return Some(error);
+        }
+        let mut item = item.clone();
+        for (name, value) in update.changes {
+            match value {
+                Some(value) => drop(item.insert(name.to_owned(), value.clone())),
+                None => drop(item.remove(name)),
+            }
+        }
+        self.store(key, item);
+        None
     }
 
     /// Returns a page of the items that pass the filter. Items are in the order of the key, and have all their

@@ -22,7 +22,7 @@ pub enum Fault {
     Hangs,
     /// AWS does not perform the call, and responds with this HTTP status and error code.
     Error(u16, &'static str),
-    /// DynamoDB leaves the last items of a batch, this many, unprocessed.
+    /// DynamoDB leaves the last items of a batch, this many, unprocessed; statements of a batch it throttles.
     Unprocessed(usize),
     /// DynamoDB writes the whole batch, and returns an unprocessed item that nobody sent.
     UnknownUnprocessed,

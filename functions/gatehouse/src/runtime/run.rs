@@ -17,7 +17,7 @@ use crate::runtime::outcome::error_chain;
 use crate::runtime::setup::Setup;
 use crate::store::quarantine::Quarantine;
 
-/// Takes a quarter less CPU time for a batch than the system's allocator (docs/performance.md).
+/// Takes less CPU time and memory for a batch than the system's allocator (docs/performance.md).
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 

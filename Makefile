@@ -20,7 +20,7 @@ AWS := $(TOOLS)/aws/bin/aws
 BUILD_ENV := PATH="$(CURDIR)/$(TOOLS)/build/bin:$$PATH" AWS_LC_SYS_NO_JITTER_ENTROPY=1
 CARGO_LAMBDA := $(BUILD_ENV) cargo lambda
 BUILD_FUNCTIONS := cargo lambda build --release --output-format zip --$(subst _,-,$(ARCH))
-# Each selected from the whole workspace, so that all commands share one set of compiled crates: cargo compiles a crate
+# Selected from the whole workspace, so that programs and tests share one set of compiled crates: cargo compiles a crate
 # again for each combination of features, and `--package` selects the features of that package only.
 PROGRAMS := cargo build --workspace --bin local --bin replay
 OPERATOR := --bin gatehouse

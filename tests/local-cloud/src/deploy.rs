@@ -96,7 +96,7 @@ const UNSCOPED_ACTIONS: [(&str, &[&str]); 3] = [
     ("RevokeFunction", &["iot:DescribeCACertificate", "iot:UpdateCACertificate"]),
 ];
 
-/// Adds a policy to the functions' roles that allows [`UNSCOPED_ACTIONS`].
+/// Adds a policy to the functions' roles that allows `UNSCOPED_ACTIONS`.
 ///
 /// The shipped policies name specific resources, which the local cloud cannot resolve for a few actions. They stay
 /// unchanged.

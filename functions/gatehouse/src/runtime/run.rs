@@ -17,7 +17,7 @@ use crate::runtime::outcome::error_chain;
 use crate::runtime::setup::Setup;
 use crate::store::quarantine::Quarantine;
 
-/// Takes less CPU time and memory for a batch than the system's allocator (docs/performance.md).
+/// In place of the system's allocator: docs/performance.md compares them.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 

@@ -305,8 +305,8 @@ impl VersionedTable {
         }
     }
 
-    /// Replaces a record together with others, if writes are batched. A new record is written by itself, since a
-    /// statement that inserts does not return the item that it finds in its place.
+    /// Replaces a record together with others, if writes are batched. A new record, which is rare, is written by itself:
+    /// it would need a statement of another kind.
     async fn put_batched(&self, key: &Key, item: &Item, old: &VersionedItem) -> BatchedWrite {
         let Some(batch) = self.batch.as_ref().filter(|_| old.version > 0) else { return BatchedWrite::NotBatched };
         let expected = key.attributes().into_iter().chain([(VERSION.to_owned(), number(old.version))]).collect();

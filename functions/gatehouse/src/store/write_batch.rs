@@ -44,7 +44,7 @@ pub(super) enum BatchedWrite {
 #[derive(Debug)]
 pub(super) struct WriteBatch {
     client: Client,
-    /// By key, because DynamoDB rejects a call in which a key appears twice.
+    /// By key: of two writes of one item in a call, at most one could succeed.
     waiting: Mutex<BTreeMap<Key, (BatchStatementRequest, oneshot::Sender<BatchedWrite>)>>,
 }
 

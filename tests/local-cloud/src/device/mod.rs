@@ -224,7 +224,7 @@ impl Device {
         }
     }
 
-    /// Returns the next message of its subscriptions. Fails if there is none for [`TIMEOUT`].
+    /// Returns the next message of its subscriptions. Fails if there is none for `TIMEOUT`.
     pub async fn receive(&mut self) -> Result<Message> {
         let connection = self.connection.as_mut().context("the device is not connected")?;
         if let Some(message) = connection.inbox.pop_front() {

@@ -155,8 +155,8 @@ impl Handling {
         self.snoozed_until.filter(|until| self.state == AlarmState::SnoozeDisabled && *until <= now)
     }
 
-    /// Performs an action on an alarm with this severity level. Returns the previous state, or `None` if nothing
-    /// changed. Refused with `invalid-action` if the state does not allow the action.
+    /// Performs an action on an alarm with this severity level, and remembers the command. Returns the previous state,
+    /// or `None` if the action changed nothing. Refused with `invalid-action` if the state does not allow the action.
     pub fn perform(&mut self, command: &ActionCommand, level: Option<usize>) -> Result<Option<AlarmState>, Refusal> {
         if self.commands.contains(&command.id) {
             return Ok(None);
@@ -168,6 +168,10 @@ impl Handling {
             let why = format!("Alarm `{rule}` of {thing} is {state}, so it cannot be {past}.");
             return Err(Refusal::new("invalid-action", why));
         };
+        // Even if it has no effect now: delivered again, it must not undo a later command.
+        self.commands.push(command.id.clone());
+        let excess = self.commands.len().saturating_sub(MAX_COMMANDS);
+        self.commands.drain(..excess);
         if next == self.state && (command.action != Action::Snooze || self.snoozed_until == until) {
             return Ok(None);
         }
@@ -177,9 +181,6 @@ impl Handling {
         }
         (self.by, self.note, self.action) = (Some(command.by.clone()), command.note.clone(), Some(command.action));
         self.snoozed_until = until.filter(|_| next == AlarmState::SnoozeDisabled);
-        self.commands.push(command.id.clone());
-        let excess = self.commands.len().saturating_sub(MAX_COMMANDS);
-        self.commands.drain(..excess);
         Ok(Some(previous))
     }
 
@@ -230,7 +231,8 @@ mod tests {
         let before = handling.clone();
         let done = handling.perform(&command(action, "c-1", 10), level).map_err(|refusal| refusal.why.into_owned())?;
         if done.is_none() {
-            assert_eq!(handling, before, "what is in place stays as it is");
+            let after = Handling { commands: Vec::new(), ..handling.clone() };
+            assert_eq!(after, before, "only the command is remembered");
         }
         Ok(handling.state)
     }
@@ -286,13 +288,24 @@ mod tests {
         assert_eq!(handling.perform(&acknowledge, None), Ok(Some(Latched)));
         let after = handling.clone();
         assert_eq!(handling.perform(&acknowledge, None), Ok(None));
-        assert_eq!(handling.perform(&command(Action::Acknowledge, "c-2", 11), None), Ok(None), "given a second time");
         assert_eq!(handling, after);
+        assert_eq!(handling.perform(&command(Action::Acknowledge, "c-2", 11), None), Ok(None), "given a second time");
+        assert_eq!(Handling { commands: after.commands.clone(), ..handling.clone() }, after);
         // Later commands do not make an earlier one new.
         assert_eq!(handling.perform(&command(Action::Disable, "c-3", 12), None), Ok(Some(Normal)));
         assert_eq!(handling.perform(&command(Action::Enable, "c-4", 13), None), Ok(Some(Disabled)));
         assert_eq!(handling.perform(&command(Action::Disable, "c-3", 12), None), Ok(None));
         assert_eq!(handling.state, Normal);
+    }
+
+    #[test]
+    fn late_repeat_of_a_command_without_effect_changes_nothing() {
+        let mut handling = Handling::default();
+        let enable = command(Action::Enable, "c-1", 10);
+        assert_eq!(handling.perform(&enable, None), Ok(None));
+        assert_eq!(handling.perform(&command(Action::Disable, "c-2", 11), None), Ok(Some(Normal)));
+        assert_eq!(handling.perform(&enable, None), Ok(None));
+        assert_eq!(handling.state, Disabled);
     }
 
     #[test]

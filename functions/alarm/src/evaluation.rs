@@ -66,9 +66,9 @@ impl Evaluation<'_> {
     fn evaluate(&self, record: &VersionedItem, now: Timestamp) -> Result<Evaluated, AlarmError> {
         let mut record = AlarmRecord::parse(record).ok_or_else(|| AlarmError::InvalidRecord(self.key.clone()))?;
         let Self { current, thing, .. } = *self;
-        // The schedule checks few records, so they are compared as a whole. For the other triggers, each step reports
-        // whether it changed the record.
-        let before = matches!(self.trigger, Trigger::Schedule(_)).then(|| record.clone());
+        // The schedule and people change few records, so they are compared as a whole. For the other triggers, each step
+        // reports whether it changed the record.
+        let before = matches!(self.trigger, Trigger::Schedule(_) | Trigger::Action(_)).then(|| record.clone());
         let (mut announcements, mut is_changed, mut out_of_order, mut undecided) = (Vec::new(), false, 0, 0);
         match (record.adopt(current, thing), &self.trigger) {
             (Adoption::Unchanged, _) => {}
@@ -101,10 +101,7 @@ impl Evaluation<'_> {
                 announcements.extend(record.check_never_reported(current, rule, thing, (*since, *now)));
                 is_changed |= !announcements.is_empty();
             }
-            (Trigger::Action(command), _) => {
-                announcements.extend(record.perform(current, thing, command)?);
-                is_changed |= !announcements.is_empty();
-            }
+            (Trigger::Action(command), _) => announcements.extend(record.perform(current, thing, command)?),
             (Trigger::Samples(_) | Trigger::NeverReported(..), None) => {}
         }
         record.schedule_check(current.rule, now);

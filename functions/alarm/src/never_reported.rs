@@ -85,12 +85,23 @@ impl NeverReported<'_> {
         if progress.cursor.is_none() && progress.next_at > self.now && !is_new_rule {
             return Ok(());
         }
+        if progress.cursor.is_none() {
+            // It stays due until its first page is read, even if that fails.
+            progress.next_at = self.now;
+        }
         let mut outcome = Ok(());
         for _ in 0..MAX_PAGES {
             if self.invocation.is_running_late() {
                 break;
             }
-            let page = self.page(progress.cursor.take()).await.map_err(|error| failed(error.into()))?;
+            let page = match self.page(progress.cursor.clone()).await {
+                Ok(page) => page,
+                // The next check continues here.
+                Err(error) => {
+                    outcome = outcome.and(Err(failed(error.into())));
+                    break;
+                }
+            };
             outcome = outcome.and(self.check_things(&page.0, &progress.since).await);
             progress.cursor = page.1;
             if progress.cursor.is_none() {

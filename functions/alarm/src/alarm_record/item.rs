@@ -30,7 +30,7 @@ impl AlarmRecord {
         let state = text(item, "state")?;
         let is_unseen = is_true(item, "neverReported");
         let is_closed = state == DataState::Closed.as_str();
-        // A record without data exists only because a person performed an action.
+        // A record without data exists only because a person gave a command.
         let is_without_data = is_unseen && state == DataState::Ok.as_str();
         let has_status = !is_closed && !is_without_data;
         let status = if has_status { Some(status(item, state, is_unseen)?) } else { None };
@@ -69,8 +69,8 @@ impl AlarmRecord {
         let status = self.status.as_ref();
         let is_unseen = self.closed_at.is_none() && status.is_none_or(|status| status.is_unseen);
         let Some(since) = status.map(|status| status.since).or(self.closed_at).or_else(|| {
-            // No data yet, only a person's action.
-            self.handling.action.map(|_| self.handling.since)
+            // No data yet, only people's commands.
+            (!self.handling.commands.is_empty()).then_some(self.handling.since)
         }) else {
             return Ok(Item::new());
         };

@@ -288,6 +288,7 @@ impl AlarmRecord {
                 return Err(Refusal::new("invalid-action", why));
             };
             self.begin(rule, command.at);
+            self.handling.since = command.at;
         }
         let mut announcements: Vec<_> = self.end_snooze(current, thing, command.at).into_iter().collect();
         let level = self.status.as_ref().and_then(AlarmStatus::level);

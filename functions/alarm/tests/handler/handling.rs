@@ -64,10 +64,9 @@ async fn latched_alarm_waits_for_an_acknowledgment() {
     deliver(&aws, &[lux(4, 50)], 4000).await;
     assert!(act(&aws, "acknowledge", 5000).await.is_done());
     assert_eq!((alarm_state(&aws), attribute(&aws.state(), "severity")), ("NORMAL".to_owned(), None));
-    // Given again, it changes nothing.
-    let before = record(&aws);
+    // Given again, it has no effect.
     assert!(act(&aws, "acknowledge", 6000).await.is_done());
-    assert_eq!(record(&aws), before);
+    assert_eq!((alarm_state(&aws), messages(&aws.state()).len()), ("NORMAL".to_owned(), 5));
     assert_eq!(
         history(&aws.state()),
         [
@@ -109,6 +108,16 @@ async fn snooze_is_silent_and_ends_with_what_the_data_says() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn snooze_before_the_first_reading_ends() {
+    let aws = account_with_rule(two_levels()).await;
+    assert!(act(&aws, "snooze", 2000).await.is_done());
+    assert_eq!(check(&aws, 11 * MINUTE).await.count("StateEnded"), 1);
+    assert_eq!(alarm_state(&aws), "NORMAL");
+    let delivered = deliver(&aws, &[reading("e-1", 20 * MINUTE, 150)], 20 * MINUTE).await;
+    assert_eq!((delivered.retried_messages(), alarm_state(&aws).as_str()), (Some(vec![]), "ACTIVE"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn reading_after_a_snooze_ends_it_like_the_schedule() {
     let aws = account_with_rule(two_levels()).await;
     deliver(&aws, &[lux(1, 150)], 1000).await;
@@ -137,6 +146,19 @@ async fn disabled_alarm_is_evaluated_but_notifies_nobody() {
         history(&aws.state()),
         [entry(1000, "condition", "DISABLED", "DISABLED"), entry(2000, "action", "DISABLED", "ACTIVE")]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn late_repeat_of_an_enable_without_effect_does_not_undo_a_disable() {
+    let aws = account_with_rule(two_levels()).await;
+    deliver(&aws, &[lux(1, 50)], 1000).await;
+    let mut enable = sqs_batch([action_command("enable")]);
+    enable["Records"][0]["messageId"] = "enable-1".into();
+    assert_eq!(deliver_to(&aws.process(), &enable, at(2000)).await.retried_messages(), Some(vec![]));
+    assert!(act(&aws, "disable", 3000).await.is_done());
+    let before = record(&aws);
+    assert_eq!(deliver_to(&aws.process(), &enable, at(4000)).await.retried_messages(), Some(vec![]));
+    assert_eq!((alarm_state(&aws).as_str(), record(&aws)), ("DISABLED", before));
 }
 
 #[tokio::test(start_paused = true)]

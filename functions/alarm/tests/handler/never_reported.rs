@@ -1,7 +1,7 @@
 //! Things that were admitted and have never reported.
 
 use serde_json::{Value, json};
-use test_support::{FAULTS, FakeAws, Published};
+use test_support::{FAULTS, FakeAws, Fault, Published};
 
 use crate::setup::*;
 
@@ -89,6 +89,38 @@ async fn devices_are_read_only_if_a_rule_asks_and_rarely() {
     // Nine items in pages of two, every ten minutes.
     let scans = aws.state().calls_to("Scan").len();
     assert!((15..=20).contains(&scans), "{scans}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn scan_continues_at_the_page_that_failed() {
+    let aws = account_with_rule(rule()).await;
+    for n in 0..5 {
+        admit(&aws, &format!("greenhouse-{n}"), 0);
+    }
+    aws.reset_calls();
+    aws.fail_next("Scan", [None, None, Some(Fault::Denied)]);
+    assert!(!check(&aws, 61 * MINUTE).await.is_done());
+    check_each(&aws, 62..=66).await;
+    assert_eq!(found(&aws).len(), 5);
+    // Fifteen items in pages of two, at most five pages per check: the failed page is read once more, no other is.
+    assert_eq!(aws.state().calls_to("Scan").len(), 8 + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn scan_for_a_new_rule_stays_due_if_its_first_page_fails() {
+    let aws = account_with_rule(two_levels()).await;
+    admit(&aws, "greenhouse-1", 0);
+    assert!(put_rules(&aws, json!([rule()]), 0).await.is_done());
+    check_each(&aws, 1..=1).await;
+    let mut second = rule();
+    second["name"] = "second".into();
+    assert!(put_rules(&aws, json!([rule(), second]), MINUTE).await.is_done());
+    aws.reset_calls();
+    aws.fail_next("Scan", [Some(Fault::Denied)]);
+    assert!(!check(&aws, 2 * MINUTE).await.is_done());
+    assert_eq!(aws.state().calls_to("Scan").len(), 1);
+    check_each(&aws, 3..=3).await;
+    assert!(aws.state().calls_to("Scan").len() > 1, "it is not put off until the next scan");
 }
 
 #[tokio::test(start_paused = true)]

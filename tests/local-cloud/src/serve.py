@@ -1,6 +1,7 @@
 """Starts the local cloud, MiniStack 1.5, with changes that make it faster and expose the functions' logs."""
 
 import _ssl
+import asyncio
 import contextvars
 import hashlib
 import json
@@ -36,7 +37,7 @@ from ministack import app
 from ministack.core import lambda_runtime, responses
 from ministack.core.lambda_runtime import ProvidedWorker, Worker
 from ministack.services import cloudwatch, cloudwatch_logs, iot, iot_data, lambda_svc, s3, sns, sqs
-from ministack.services.cloudformation import _stacks, provisioners
+from ministack.services.cloudformation import _stacks, provisioners, stacks
 
 # MiniStack has two threads for each process of a function, which look for work ten times a second. A hundred idle
 # processes would take half of a core.
@@ -373,5 +374,31 @@ def update_with_attributes(kind, physical_id, old, new, stack, logical_id=None, 
 
 
 provisioners._update_resource = update_with_attributes
+
+
+def on_loop_and_wait(function):
+    """Calls what creates, updates or deletes a resource on the event loop, as MiniStack does for a stack that is not
+    nested. A nested stack has its own thread, on which these functions would read what others change."""
+
+    def call(kind, *arguments, **options):
+        try:
+            asyncio.get_running_loop()
+            is_on_loop = True
+        except RuntimeError:
+            is_on_loop = False
+        if is_on_loop or stacks._runs_on_worker_thread(kind):
+            return function(kind, *arguments, **options)
+        context = contextvars.copy_context()
+
+        async def run():
+            return context.run(function, kind, *arguments, **options)
+
+        return asyncio.run_coroutine_threadsafe(run(), app._MAIN_LOOP).result()
+
+    return call
+
+
+for name in ("_provision_resource", "_update_resource", "_delete_resource"):
+    setattr(provisioners, name, on_loop_and_wait(getattr(provisioners, name)))
 
 app.main()

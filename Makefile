@@ -90,9 +90,10 @@ test: $(local_tools) ## run every test: units, properties, journeys on the local
 	@$(PROGRESS) crates cargo test --workspace --test journeys -- $(FN)
 else
 test: $(TOOLS)/device-sdk/.installed $(TOOLS)/browser/.installed
+# Not `--tests`: it would link each program once more, with a harness for tests that it does not have.
 test: build $(local_tools)
 	$(call say,compiling all tests and running them: first those of the functions, then those on the local cloud)
-	@$(PROGRESS) crates cargo test --workspace --lib --bins --tests -- --include-ignored
+	@$(PROGRESS) crates cargo test --workspace --lib --test '*' -- --include-ignored
 	$(call say,running the commands in the documentation)
 	@tests/tools/run-docs
 endif

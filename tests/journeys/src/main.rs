@@ -61,6 +61,8 @@ fn main() -> ExitCode {
     stop_on_signal(&suite);
 
     let mut trials: Vec<Trial> = Vec::new();
+    // First, because its journeys include the longest: it waits two minutes for messages that a killed process received.
+    trials.extend(operator::trials(&suite));
     trials.extend(actuator::trials(&suite));
     trials.extend(deployment::trials(&suite));
     trials.extend(revocation::trials(&suite));
@@ -80,7 +82,6 @@ fn main() -> ExitCode {
     trials.extend(isolation::trials(&suite));
     trials.extend(idempotency::trials(&suite));
     trials.extend(invalid_events::trials(&suite));
-    trials.extend(operator::trials(&suite));
     let conclusion = libtest_mimic::run(&arguments, trials);
     suite.stop();
     conclusion.exit_code()

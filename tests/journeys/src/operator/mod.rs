@@ -22,10 +22,10 @@ use crate::stage::Stage;
 use crate::suite::Suite;
 
 pub fn trials(suite: &Arc<Suite>) -> Vec<Trial> {
-    let mut trials = quarantine::trials(suite);
+    let mut trials = many::trials(suite);
+    trials.extend(quarantine::trials(suite));
     trials.extend(dead_letters::trials(suite));
     trials.extend(health::trials(suite));
-    trials.extend(many::trials(suite));
     trials.extend(state::trials(suite));
     trials
 }

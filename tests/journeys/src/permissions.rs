@@ -1,8 +1,8 @@
 //! `make prove-permissions`: shows that each permission of a deployed role is needed.
 //!
-//! First, all journeys run, and the local cloud records which permissions they use. Then each permission in turn is
-//! removed from its role, and one of the journeys that used it runs again: it must fail, and a call must have been
-//! denied for this reason. It is an error if no journey uses a permission, or if nothing fails without it.
+//! First, all journeys run, or those of one function, and the local cloud records which permissions they use. Then each
+//! permission in turn is removed from its role, and one of the journeys that used it runs again: it must fail, and a call
+//! must have been denied for this reason. It is an error if no journey uses a permission, or if nothing fails without it.
 //!
 //! This cannot show the need of an action that the local cloud never checks for a role, such as Lambda's polling of a
 //! queue, or that it checks for all resources only. The table lists such actions.
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use futures_util::stream::{self, StreamExt};
 use local_cloud::cloud::Cloud;
 use local_cloud::deploy::{self, Deployment, RolePolicy};
@@ -190,9 +190,10 @@ pub async fn prepare(cloud: &Cloud, account: &Account, prefix: &str) -> Result<(
     deploy::put_role_policy(cloud, account, &policy).await
 }
 
-/// Proves the permissions of all roles, or of those whose name starts with one of `roles`.
-pub fn prove(roles: &[String]) -> ExitCode {
-    let result = Runtime::new().context("failed to start a runtime").and_then(|runtime| runtime.block_on(run(roles)));
+/// Proves the permissions of all roles, or of those whose name starts with `function`.
+pub fn prove(function: Option<&str>) -> ExitCode {
+    let result =
+        Runtime::new().context("failed to start a runtime").and_then(|runtime| runtime.block_on(run(function)));
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -203,24 +204,26 @@ pub fn prove(roles: &[String]) -> ExitCode {
     }
 }
 
-async fn run(roles: &[String]) -> Result<bool> {
+async fn run(function: Option<&str>) -> Result<bool> {
     let directory = tools::root().join("target/permissions");
     if directory.exists() {
         std::fs::remove_dir_all(&directory)?;
     }
     std::fs::create_dir_all(&directory)?;
-    let permissions = deployed_permissions(&directory).await?;
-    eprintln!("Running all journeys, to see which of {} permissions they use …", permissions.len());
+    let mut selected = deployed_permissions(&directory).await?;
+    selected.retain(|permission| function.is_none_or(|function| permission.role.starts_with(function)));
+    let count = selected.len();
+    ensure!(count > 0, "no role's name starts with {}", function.unwrap_or_default());
+    let journeys_of = function.map(|function| format!(" of {function}")).unwrap_or_default();
+    eprintln!("Running all journeys{journeys_of}, to see which of {count} permissions they use …");
     let all = directory.join("all");
-    if !journeys(&all, None, None).await? {
+    // A function's journeys have its name in theirs.
+    if !journeys(&all, function.as_slice(), None).await? {
         // The permissions that they used are still recorded, and each verdict depends on a denied call.
         eprintln!("Some journeys fail with all permissions: see {}", all.join("output").display());
     }
     let usage = Usage::read(&all)?;
 
-    let is_selected = |one: &Permission| roles.is_empty() || roles.iter().any(|role| one.role.starts_with(role));
-    let selected: Vec<_> = permissions.into_iter().filter(is_selected).collect();
-    let count = selected.len();
     let mut verdicts = stream::iter(selected.into_iter().enumerate())
         .map(async |(number, permission)| {
             let verdict = verdict(&directory.join(number.to_string()), &permission, &usage).await;
@@ -354,7 +357,7 @@ async fn verdict(directory: &Path, permission: &Permission, usage: &Usage) -> Re
     }
     for (number, journey) in candidates.into_iter().take(MAX_JOURNEYS).enumerate() {
         let directory = directory.join(number.to_string());
-        let passed = journeys(&directory, Some(&journey), Some(permission)).await?;
+        let passed = journeys(&directory, &["--exact", &journey], Some(permission)).await?;
         let is_denied = read_lines::<Decision>(&directory.join("decisions"))?.iter().any(|decision| {
             decision.result != "Allow"
                 && decision.action.eq_ignore_ascii_case(&permission.action)
@@ -369,15 +372,13 @@ async fn verdict(directory: &Path, permission: &Permission, usage: &Usage) -> Re
     Ok(Verdict::NothingFailed(journeys_tried))
 }
 
-/// Runs all journeys, or one of them without a permission. Returns whether they passed.
-async fn journeys(directory: &Path, journey: Option<&str>, without: Option<&Permission>) -> Result<bool> {
+/// Runs the journeys that these arguments select, with all permissions or without one. Returns whether they passed.
+async fn journeys(directory: &Path, arguments: &[&str], without: Option<&Permission>) -> Result<bool> {
     std::fs::create_dir_all(directory)?;
     let output = File::create(directory.join("output"))?;
     let mut command = Command::new(std::env::current_exe()?);
-    command.env(DIRECTORY, directory).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-    if let Some(journey) = journey {
-        command.args(["--exact", journey]);
-    }
+    command.args(arguments).env(DIRECTORY, directory);
+    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     if let Some(without) = without {
         command.env(WITHOUT, serde_json::to_string(without)?).env("PATIENCE_SECONDS", PATIENCE_SECONDS);
     }

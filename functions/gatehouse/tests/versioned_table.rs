@@ -300,11 +300,23 @@ async fn throttled_statement_is_repeated_as_a_call_of_its_own() {
 async fn failed_shared_call_is_the_error_of_each_record() {
     let (aws, invocation) = (account(), invocation());
     let keys = existing(&aws, 3).await;
-    let results = replace_all(&aws.process().fail(4, Fault::Denied), &keys, &invocation).await;
+    let process = aws.process().fail_each("BatchExecuteStatement", Fault::Throttled);
+    let results = replace_all(&process, &keys, &invocation).await;
     assert!(results.iter().all(|result| matches!(result, Err(TableError::BatchPut(..)))), "{results:?}");
     let state = aws.state();
     assert_eq!(state.attribute("table", &["thing#0", "state"], "value").as_deref(), Some("old"));
     assert_eq!(state.calls_to("PutItem").len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rejected_shared_call_is_replaced_by_calls_of_their_own() {
+    for fault in [Fault::Denied, Fault::Error(400, "ValidationException")] {
+        let (aws, invocation) = (account(), invocation());
+        let keys = existing(&aws, 3).await;
+        let versions = replace_all(&aws.process().fail(4, fault), &keys, &invocation).await;
+        assert!(versions.iter().all(|version| matches!(version, Ok(2))), "{fault:?}: {versions:?}");
+        assert_eq!(assert_replaced_once(&aws, &keys).await, (1, 3), "{fault:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::{BuildError, SdkError};
+use aws_sdk_dynamodb::error::{BuildError, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::batch_execute_statement::BatchExecuteStatementError;
 use aws_sdk_dynamodb::types::{
     AttributeValue, BatchStatementErrorCodeEnum, BatchStatementRequest, BatchStatementResponse,
@@ -14,6 +14,7 @@ use futures_util::future::join_all;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
+use crate::runtime::outcome::error_chain;
 use crate::store::item::Item;
 use crate::store::versioned_table::Key;
 
@@ -27,8 +28,8 @@ pub(super) enum BatchedWrite {
     Written,
     /// The condition does not hold. This is the item that was found.
     ConditionFailed(Option<Item>),
-    /// There was no other write to share a call with, or DynamoDB rejected this statement. The write must be made in a
-    /// call of its own.
+    /// There was no other write to share a call with, or DynamoDB rejected this statement or the whole call. The write
+    /// must be made in a call of its own.
     NotBatched,
     /// The call failed for all writes in it.
     Failed(Arc<SdkError<BatchExecuteStatementError>>),
@@ -91,6 +92,12 @@ impl WriteBatch {
                 for (sender, response) in senders.into_iter().zip(output.responses.unwrap_or_default()) {
                     drop(sender.send(outcome(response)));
                 }
+            }
+            // The senders are dropped, so each write is made in a call of its own. That call needs no permission for
+            // PartiQL, and its error says which write is invalid.
+            Err(error) if matches!(error.code(), Some("AccessDeniedException" | "ValidationException")) => {
+                let error = error_chain(&error);
+                tracing::warn!(error, "DynamoDB rejected a batch of writes; each is made in a call of its own");
             }
             Err(error) => {
                 let error = Arc::new(error);

@@ -256,6 +256,9 @@ async fn run(function: Option<&str>) -> Result<bool> {
         println!("{role:<26} {sid:<22} {action:<34} {verdict}");
         all_needed &= !matches!(verdict, Verdict::Unused | Verdict::NothingFailed(_));
     }
+    if !all_needed && function.is_some() {
+        eprintln!("Journeys of other functions may show the rest: run `make prove-permissions` without FN.");
+    }
     Ok(all_needed)
 }
 

@@ -219,7 +219,7 @@ async fn run(function: Option<&str>) -> Result<bool> {
     let journeys_of = function.map(|function| format!(" of {function}")).unwrap_or_default();
     eprintln!("Running all journeys{journeys_of}, to see which of {count} permissions they use …");
     let all = directory.join("all");
-    // A function's journeys have its name in theirs.
+    // Selected by name, as `make test FN=…` selects them.
     if !journeys(&all, function.as_slice(), None).await? {
         // The permissions that they used are still recorded, and each verdict depends on a denied call.
         eprintln!("Some journeys fail with all permissions: see {}", all.join("output").display());
